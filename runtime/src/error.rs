@@ -1,0 +1,125 @@
+//! The one error of the public interface, with a kind that tells the reader what to do.
+
+use std::fmt;
+
+/// Who can act on an [`Error`], and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// User code failed or panicked: fix the closure.
+    User,
+    /// The job, an option or a directory is not as it must be: change it.
+    Config,
+    /// A record cannot be read: fix the data, or choose what to do with bad records.
+    Data,
+    /// A checkpoint is damaged, foreign or does not fit this job: choose another one.
+    State,
+    /// A file system or an outside system failed: may work when tried again.
+    External,
+    /// A promise inside Millstream was broken: please report it.
+    Internal,
+}
+
+/// What went wrong, where, and what to do about it.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    operator: Option<String>,
+    hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// A result with the crate's own [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error { kind, message: message.into(), operator: None, hint: None, source: None }
+    }
+
+    /// User code failed.
+    pub fn user(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::User, message)
+    }
+
+    /// The job, an option or a directory is wrong.
+    pub fn config(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Config, message)
+    }
+
+    /// A record cannot be read.
+    pub fn data(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Data, message)
+    }
+
+    /// A checkpoint cannot be used.
+    pub fn state(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::State, message)
+    }
+
+    /// Something outside this process failed.
+    pub fn external(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::External, message)
+    }
+
+    /// Millstream itself is wrong.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// Keeps the cause, which is printed after the message.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Says what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Names the operator, unless a deeper layer already did.
+    #[must_use]
+    pub fn in_operator(mut self, name: &str) -> Self {
+        self.operator.get_or_insert_with(|| name.to_string());
+        self
+    }
+
+    /// What the reader can do.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The operator in which it happened, when there is one.
+    pub fn operator(&self) -> Option<&str> {
+        self.operator.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(operator) = &self.operator {
+            write!(f, "operator `{operator}`: ")?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(source) = &self.source {
+            write!(f, ": {source}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // The cause is part of the message already; printing it again as a chain would repeat it.
+        self.source.as_ref().and_then(|source| source.source())
+    }
+}
