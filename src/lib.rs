@@ -1,1 +1,74 @@
-//! x
+//! # Millstream
+//!
+//! Flink's DataStream API as a Rust library in your own process: typed jobs of stateless operators and event-time windows, on
+//! worker threads over timely dataflow, with checkpoints in RocksDB, so that every job survives a crash and goes on where
+//! it was.
+//!
+//! ```no_run
+//! use millstream::prelude::*;
+//!
+//! #[derive(Clone, serde::Serialize, serde::Deserialize)]
+//! struct Order {
+//!     #[serde(with = "iso8601")]
+//!     at: EventTime,
+//!     customer: String,
+//!     cents: i64,
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     let job = Job::new("spend").checkpoint_dir("spend.checkpoints");
+//!     let orders = CsvFiles::<Order>::new(["orders.csv"]);
+//!     job.source(orders, Watermarks::bounded_out_of_orderness(EventSpan::secs(5), |order: &Order| order.at))
+//!         .key_by(|order| order.customer.clone())
+//!         .window(Tumbling::of(EventSpan::mins(1)))
+//!         .aggregate((Count, Sum::of(|order: &Order| order.cents)))
+//!         .name("spend")
+//!         .map(|(customer, window, (orders, cents))| format!("{customer} {window}: {orders} orders, {cents} cents"))
+//!         .sink(stdout());
+//!     job.main()
+//! }
+//! ```
+//!
+//! Run it again after a crash and it goes on from its newest checkpoint; `--help` shows what every job can do.
+//!
+//! Where to go from here: [`operators`] has the table of all operators, [`aggregate`] the aggregates, [`connectors`] the
+//! sources and sinks; `ARCHITECTURE.md` in the repository tells how a record and a checkpoint live.
+
+pub use millstream_connectors as connectors;
+pub use millstream_operators as operators;
+pub use millstream_operators::{aggregate, window};
+pub use millstream_runtime::{
+    StopMode, cli, error, handle, job, metrics, moment, operator, record, rows, sink, source, stream, summary, time,
+    watermark,
+};
+pub use millstream_state as state;
+
+/// Everything that a job usually needs, in one import.
+pub mod prelude {
+    pub use millstream_connectors::*;
+    pub use millstream_operators::aggregate::{
+        Aggregate, Count, DistinctCount, FastSum, First, Fold, Last, Max, Mean, Min, Origin, StdDev, Sum, Variance,
+    };
+    pub use millstream_operators::filter::FilterExt;
+    pub use millstream_operators::filter_map::FilterMapExt;
+    pub use millstream_operators::flat_map::FlatMapExt;
+    pub use millstream_operators::fold::FoldExt;
+    pub use millstream_operators::inspect::InspectExt;
+    pub use millstream_operators::map::MapExt;
+    pub use millstream_operators::split::SplitExt;
+    pub use millstream_operators::window::{Sliding, Tumbling, Window, WindowExt};
+    pub use millstream_runtime::StopMode;
+    pub use millstream_runtime::cli::JobArgs;
+    pub use millstream_runtime::error::{Error, ErrorKind};
+    pub use millstream_runtime::handle::{JobHandle, Status};
+    pub use millstream_runtime::job::{Job, Settings};
+    pub use millstream_runtime::operator::Side;
+    pub use millstream_runtime::record::{Data, Record};
+    pub use millstream_runtime::source::{BadRecord, OnBadRecord};
+    pub use millstream_runtime::stream::{KeyedStream, Stream};
+    pub use millstream_runtime::summary::{Outcome, Summary};
+    pub use millstream_runtime::time::{EventSpan, EventTime, iso8601};
+    pub use millstream_runtime::watermark::{WatermarkGenerator, Watermarks};
+    pub use millstream_state::checkpoint::StartFrom;
+    pub use millstream_state::snapshot::Key;
+}

@@ -1,1 +1,25 @@
-//! x
+//! Stateless operators, windows and aggregates of Millstream.
+//!
+//! | operator | input | output | state | results depend on the order of records |
+//! |---|---|---|---|---|
+//! | [`map`](map::MapExt::map), [`try_map`](map::MapExt::try_map) | stream | stream | none | no |
+//! | [`filter`](filter::FilterExt::filter) | stream | stream | none | no |
+//! | [`filter_map`](filter_map::FilterMapExt::filter_map) | stream | stream | none | no |
+//! | [`flat_map`](flat_map::FlatMapExt::flat_map) | stream | stream | none | no |
+//! | [`inspect`](inspect::InspectExt::inspect) | stream | the same stream | none | no |
+//! | [`split`](split::SplitExt::split), [`partition`](split::SplitExt::partition) | stream | two streams | none | no |
+//! | `union` ([`Stream::union`](millstream_runtime::stream::Stream::union)) | streams | stream | none | no |
+//! | `key_by` ([`Stream::key_by`](millstream_runtime::stream::Stream::key_by)) | stream | keyed stream | none | no |
+//! | [`fold`](fold::FoldExt::fold), [`reduce`](fold::FoldExt::reduce) | keyed stream | stream | one value a key | yes, by nature |
+//! | [`window`](window::WindowExt::window) + [`aggregate`](window::WindowedStream::aggregate) | keyed stream | stream, late records | one accumulator a slice and key | no |
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod aggregate;
+pub mod filter;
+pub mod filter_map;
+pub mod flat_map;
+pub mod fold;
+pub mod inspect;
+pub mod map;
+pub mod split;
+pub mod window;

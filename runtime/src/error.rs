@@ -26,6 +26,7 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     operator: Option<String>,
+    place: Option<String>,
     hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -36,7 +37,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), operator: None, hint: None, source: None }
+        Error { kind, message: message.into(), operator: None, place: None, hint: None, source: None }
     }
 
     /// User code failed.
@@ -90,6 +91,13 @@ impl Error {
         self
     }
 
+    /// Says which record it was, or where else it happened, unless a deeper layer already did.
+    #[must_use]
+    pub fn at_place(mut self, place: impl Into<String>) -> Self {
+        self.place.get_or_insert_with(|| place.into());
+        self
+    }
+
     /// What the reader can do.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -104,7 +112,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(operator) = &self.operator {
-            write!(f, "operator `{operator}`: ")?;
+            write!(f, "operator `{operator}`")?;
+            f.write_str(if self.place.is_some() { ", " } else { ": " })?;
+        }
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
         }
         f.write_str(&self.message)?;
         if let Some(source) = &self.source {
@@ -121,5 +133,28 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         // The cause is part of the message already; printing it again as a chain would repeat it.
         self.source.as_ref().and_then(|source| source.source())
+    }
+}
+
+impl From<millstream_state::StateError> for Error {
+    fn from(error: millstream_state::StateError) -> Self {
+        use millstream_state::StateError;
+        let kind = match &error {
+            StateError::Io { .. } | StateError::Rocks { .. } => ErrorKind::External,
+            StateError::Damaged { .. } | StateError::Mismatch { .. } => ErrorKind::State,
+            StateError::Locked { .. } => ErrorKind::Config,
+            StateError::Codec { .. } => ErrorKind::User,
+            _ => ErrorKind::Internal,
+        };
+        let made = Error::new(kind, error.to_string());
+        match error {
+            StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                made.hint("the disk is full; free some space and start the job again, it goes on from its last checkpoint")
+            }
+            StateError::Locked { .. } => {
+                made.hint("one job works in a directory at a time; wait for that one, stop it, or choose another directory")
+            }
+            _ => made,
+        }
     }
 }

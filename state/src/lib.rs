@@ -1,1 +1,25 @@
-//! x
+//! Keyed state in memory, and checkpoints of it in RocksDB.
+//!
+//! This crate knows nothing of dataflow. It holds what an operator remembers per key ([`keyed`], [`slices`]), says how
+//! keys are hashed and sharded ([`hash`], [`key_group`]), and keeps checkpoints on disk ([`store`], [`manifest`],
+//! [`rocks`]). What decides is pure ([`checkpoint`]); what touches the disk is thin.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod checkpoint;
+pub mod codec;
+mod error;
+pub mod groups;
+pub mod hash;
+pub mod key_group;
+pub mod keyed;
+pub mod manifest;
+pub mod rocks;
+pub mod slices;
+pub mod snapshot;
+pub mod store;
+mod table;
+
+pub use error::StateError;
+
+/// A result with this crate's own error.
+pub type Result<T, E = StateError> = std::result::Result<T, E>;

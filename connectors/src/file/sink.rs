@@ -1,0 +1,355 @@
+//! A sink of part files, each of which belongs to one epoch and appears when that epoch's checkpoint is published.
+//!
+//! A writer opens a part with the epoch's first record, under a pending name, and closes it when it is full or the epoch
+//! is over. `prepare` returns when the parts and the directory's entries for them are on disk (`fsync`); see `commit` for
+//! the second step. An epoch without records makes no file.
+//!
+//! **Errors**: `User` for a value that the format cannot express, `External` when the disk fails.
+
+use std::io;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use millstream_runtime::error::{Error, Result};
+use millstream_runtime::moment::Epoch;
+use millstream_runtime::record::{Data, Record};
+use millstream_runtime::sink::{Committer, Sink, SinkTask, SinkWriter};
+use serde::Serialize;
+
+use super::commit::{FileCommitter, sync_dir};
+use super::output::{Encoding, Format, Part, WriteError};
+use super::part::pending_name;
+
+/// Writes values into part files in a directory, exactly once.
+///
+/// Parts appear as `part-e{epoch}-w{worker}-{number}.csv` (or `.jsonl`) when the checkpoint of their epoch is complete.
+/// Until then they are there under names that end in `.pending-` and eight more characters; whoever reads the output
+/// takes `*.csv` only. The event times are not written, unless they are part of the value.
+///
+/// A directory serves one sink of one job at a time; a lock sees to that.
+///
+/// ```
+/// use millstream_connectors::FileSink;
+///
+/// #[derive(Clone, serde::Serialize)]
+/// struct Total {
+///     customer: String,
+///     cents: i64,
+/// }
+///
+/// let totals = FileSink::<Total>::csv("totals").roll_at_bytes(64 << 20);
+/// ```
+#[derive(Clone, Debug)]
+pub struct FileSink<T> {
+    settings: Settings,
+    of: PhantomData<fn(T)>,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    dir: PathBuf,
+    encoding: Encoding,
+    roll_at_bytes: u64,
+    roll_after: Duration,
+}
+
+impl<T: Serialize + Data> FileSink<T> {
+    /// CSV. `T` must be a struct of plain fields, whose names become the header of each part.
+    pub fn csv(dir: impl Into<PathBuf>) -> Self {
+        Self::new(dir.into(), Format::Csv)
+    }
+
+    /// One JSON value a line.
+    pub fn json_lines(dir: impl Into<PathBuf>) -> Self {
+        Self::new(dir.into(), Format::JsonLines)
+    }
+
+    fn new(dir: PathBuf, format: Format) -> Self {
+        let encoding = Encoding { format, gzip: false };
+        let settings = Settings { dir, encoding, roll_at_bytes: u64::MAX, roll_after: Duration::MAX };
+        FileSink { settings, of: PhantomData }
+    }
+
+    /// Starts another part when one has this many bytes (before compression), even within an epoch.
+    #[must_use]
+    pub fn roll_at_bytes(mut self, bytes: u64) -> Self {
+        self.settings.roll_at_bytes = bytes;
+        self
+    }
+
+    /// Starts another part when one has been open for this long at the arrival of records, even within an epoch.
+    #[must_use]
+    pub fn roll_after(mut self, age: Duration) -> Self {
+        self.settings.roll_after = age;
+        self
+    }
+
+    /// Compresses parts, and adds `.gz` to their names.
+    #[must_use]
+    pub fn gzip(mut self) -> Self {
+        self.settings.encoding.gzip = true;
+        self
+    }
+}
+
+impl<T: Serialize + Data> Sink<T> for FileSink<T> {
+    type Writer = FileSinkWriter<T>;
+
+    fn kind(&self) -> &'static str {
+        match self.settings.encoding.format {
+            Format::Csv => "csv files",
+            Format::JsonLines => "json lines",
+        }
+    }
+
+    fn writer(&self, task: &SinkTask) -> Result<FileSinkWriter<T>> {
+        let (settings, task) = (self.settings.clone(), task.clone());
+        Ok(FileSinkWriter { settings, task, last: None, part: None, closed: Vec::new(), of: PhantomData })
+    }
+
+    fn committer(&self, job: &str) -> Option<Box<dyn Committer>> {
+        Some(Box::new(FileCommitter::new(self.settings.dir.clone(), job)))
+    }
+}
+
+/// Writes the parts of one worker of a [`FileSink`].
+pub struct FileSinkWriter<T> {
+    settings: Settings,
+    task: SinkTask,
+    /// Epoch and number of the last part that was opened.
+    last: Option<(Epoch, u32)>,
+    /// The open part, with its epoch and name.
+    part: Option<(Epoch, String, Part)>,
+    /// Closed parts that are not yet named to the checkpoint.
+    closed: Vec<(Epoch, String)>,
+    of: PhantomData<fn(T)>,
+}
+
+impl<T: Serialize + Data> SinkWriter<T> for FileSinkWriter<T> {
+    fn write(&mut self, epoch: Epoch, records: &mut Vec<Record<T>>) -> Result<()> {
+        let over = |(of, _, part): &(Epoch, String, Part)| *of != epoch || part.age() >= self.settings.roll_after;
+        if self.part.as_ref().is_some_and(over) {
+            self.close()?;
+        }
+        for record in records.drain(..) {
+            if self.part.is_none() {
+                self.part = Some(self.open(epoch)?);
+            }
+            let Some((_, _, part)) = &mut self.part else { continue };
+            part.write(&record.value).map_err(|e| failed(&self.settings.dir, e))?;
+            if part.bytes() >= self.settings.roll_at_bytes {
+                self.close()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, epoch: Epoch) -> Result<Vec<String>> {
+        if self.part.as_ref().is_some_and(|(of, ..)| *of <= epoch) {
+            self.close()?;
+        }
+        let (ready, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.closed).into_iter().partition(|(of, _)| *of <= epoch);
+        self.closed = later;
+        if !ready.is_empty() {
+            sync_dir(&self.settings.dir)?;
+        }
+        Ok(ready.into_iter().map(|(_, name)| name).collect())
+    }
+}
+
+impl<T> FileSinkWriter<T> {
+    fn open(&mut self, epoch: Epoch) -> Result<(Epoch, String, Part)> {
+        let number = match self.last {
+            Some((of, number)) if of == epoch => number + 1,
+            _ => 0,
+        };
+        let Settings { dir, encoding, .. } = &self.settings;
+        let name = pending_name(epoch, self.task.worker, number, encoding.ending(), &self.task.execution);
+        let part = Part::create(&dir.join(&name), *encoding).map_err(|e| failed(dir, e.into()))?;
+        self.last = Some((epoch, number));
+        Ok((epoch, name, part))
+    }
+
+    fn close(&mut self) -> Result<()> {
+        if let Some((epoch, name, part)) = self.part.take() {
+            part.close().map_err(|e| failed(&self.settings.dir, e.into()))?;
+            self.closed.push((epoch, name));
+        }
+        Ok(())
+    }
+}
+
+fn failed(dir: &Path, e: WriteError) -> Error {
+    match e {
+        WriteError::Io(e) => {
+            let full = e.kind() == io::ErrorKind::StorageFull;
+            let error = Error::external(format!("output cannot be written to `{}`", dir.display())).because(e);
+            if full { error.hint("the disk is full; free some space and start the job again") } else { error }
+        }
+        WriteError::Value(e) => Error::user("a value cannot be written in this format")
+            .because(e)
+            .hint("CSV takes structs of plain fields; JSON lines take nested ones as well"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_runtime::error::ErrorKind;
+    use millstream_runtime::time::EventTime;
+
+    #[derive(Clone, Debug, PartialEq, Serialize)]
+    struct Row {
+        name: &'static str,
+        n: u64,
+    }
+
+    fn records(numbers: std::ops::Range<u64>) -> Vec<Record<Row>> {
+        numbers
+            .map(|n| Record { at: EventTime::from_secs(n as i64), value: Row { name: "a, \"b\"\n", n } })
+            .collect()
+    }
+
+    fn writer(sink: &FileSink<Row>, execution: &str) -> FileSinkWriter<Row> {
+        sink.writer(&SinkTask { worker: 2, execution: execution.to_string() }).unwrap()
+    }
+
+    fn parts(dir: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.starts_with("part-")).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn an_epoch_appears_when_it_is_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = FileSink::csv(dir.path());
+        let mut committer = sink.committer("job").unwrap();
+        committer.recover(None, &[], false).unwrap();
+        let mut writer = writer(&sink, "00000001");
+        assert!(writer.prepare(1).unwrap().is_empty());
+        let mut records = records(0..2);
+        writer.write(2, &mut records).unwrap();
+        assert!(records.is_empty());
+        let handles = writer.prepare(2).unwrap();
+        assert_eq!(handles, ["part-e0000000002-w002-0000.csv.pending-00000001"]);
+        assert_eq!(parts(dir.path()), handles);
+        for _ in 0..2 {
+            committer.commit(&handles).unwrap();
+            assert_eq!(parts(dir.path()), ["part-e0000000002-w002-0000.csv"]);
+        }
+        let text = std::fs::read_to_string(dir.path().join("part-e0000000002-w002-0000.csv")).unwrap();
+        assert_eq!(text, "name,n\n\"a, \"\"b\"\"\n\",0\n\"a, \"\"b\"\"\n\",1\n");
+        assert!(writer.prepare(3).unwrap().is_empty());
+    }
+
+    #[test]
+    fn when_a_run_dies_between_the_two_steps_then_the_next_one_goes_on_without_loss_or_doubles() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = FileSink::json_lines(dir.path());
+        let mut committer = sink.committer("job").unwrap();
+        committer.recover(None, &[], false).unwrap();
+        let mut first = writer(&sink, "00000001");
+        first.write(1, &mut records(0..2)).unwrap();
+        let in_checkpoint = first.prepare(1).unwrap();
+        first.write(2, &mut records(2..4)).unwrap();
+        first.prepare(2).unwrap();
+        first.write(3, &mut records(4..6)).unwrap();
+        drop((first, committer));
+
+        // Checkpoint 1 was published and its commit was not; nothing of epoch 2 or 3 counts.
+        let mut committer = sink.committer("job").unwrap();
+        committer.recover(Some(1), &in_checkpoint, false).unwrap();
+        assert_eq!(parts(dir.path()), ["part-e0000000001-w002-0000.jsonl"]);
+        let mut second = writer(&sink, "00000002");
+        second.write(2, &mut records(2..6)).unwrap();
+        let handles = second.prepare(2).unwrap();
+        committer.commit(&handles).unwrap();
+        let text: String = parts(dir.path())
+            .iter()
+            .map(|name| std::fs::read_to_string(dir.path().join(name)).unwrap())
+            .collect();
+        assert_eq!(text.lines().count(), 6);
+    }
+
+    #[test]
+    fn parts_roll_and_never_span_epochs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sink = FileSink::csv(dir.path()).roll_at_bytes(30);
+        let mut by_size = writer(&sink, "00000001");
+        by_size.write(1, &mut records(0..3)).unwrap();
+        by_size.write(2, &mut records(3..4)).unwrap();
+        let first = by_size.prepare(1).unwrap();
+        let expected = [0, 1].map(|n| format!("part-e0000000001-w002-000{n}.csv.pending-00000001"));
+        assert_eq!(first, expected);
+        assert_eq!(by_size.prepare(2).unwrap(), ["part-e0000000002-w002-0000.csv.pending-00000001"]);
+        for name in &first {
+            assert!(std::fs::read_to_string(dir.path().join(name)).unwrap().starts_with("name,n\n"));
+        }
+
+        sink = FileSink::json_lines(dir.path()).roll_after(Duration::ZERO);
+        let mut by_age = writer(&sink, "00000002");
+        by_age.write(1, &mut records(0..2)).unwrap();
+        by_age.write(1, &mut records(2..3)).unwrap();
+        assert_eq!(by_age.prepare(1).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn every_format_reads_back() {
+        #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+        struct Back {
+            name: String,
+            n: u64,
+        }
+        fn read<F: crate::FileFormat<Item = Back>>(path: PathBuf) -> Vec<Back> {
+            use millstream_runtime::source::{Batch, Source, SplitReader, Waker};
+            let source = crate::FileSource::<F>::new([path]);
+            let mut reader = source.open(&source.splits().unwrap()[0], None, Waker::new(|| {})).unwrap();
+            let mut batch = Batch::default();
+            reader.read(100, &mut batch).unwrap();
+            batch.records
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let expected: Vec<_> = (0..5).map(|n| Back { name: "a, \"b\"\n".to_string(), n }).collect();
+        let (csv, json) = (FileSink::csv(dir.path()), FileSink::json_lines(dir.path()));
+        for (at, sink) in [csv.clone(), csv.gzip(), json.clone(), json.gzip()].iter().enumerate() {
+            let mut committer = sink.committer("job").unwrap();
+            committer.recover(Some(10), &[], false).unwrap();
+            let mut writer = writer(sink, "00000001");
+            writer.write(at as u64, &mut records(0..5)).unwrap();
+            let handles = writer.prepare(at as u64).unwrap();
+            committer.commit(&handles).unwrap();
+            let path = dir.path().join(handles[0].split_once(".pending").unwrap().0);
+            let back = if at < 2 { read::<crate::Csv<Back>>(path) } else { read::<crate::Json<Back>>(path) };
+            assert_eq!(back, expected);
+        }
+    }
+
+    #[test]
+    fn when_a_value_does_not_fit_then_the_user_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = FileSink::<(Vec<u64>, Vec<Row>)>::csv(dir.path());
+        let mut writer = sink.writer(&SinkTask { worker: 0, execution: "00000001".to_string() }).unwrap();
+        let nested = Record { at: EventTime::EPOCH, value: (vec![1], vec![Row { name: "x", n: 1 }]) };
+        let error = writer.write(1, &mut vec![nested]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::User, "{error}");
+    }
+
+    #[test]
+    fn when_csv_would_have_no_header_then_it_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = FileSink::<(u64, u64)>::csv(dir.path());
+        let task = SinkTask { worker: 0, execution: "00000001".to_string() };
+        let mut writer = sink.writer(&task).unwrap();
+        let error = writer
+            .write(1, &mut vec![Record { at: EventTime::EPOCH, value: (1, 2) }])
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::User);
+        assert!(error.to_string().contains("header"), "{error}");
+    }
+}

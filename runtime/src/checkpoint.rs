@@ -1,0 +1,421 @@
+//! The coordinator: announces epochs, collects what the workers report, publishes checkpoints, tells sinks to commit.
+//!
+//! **The order of one checkpoint**, each step only after the one before: all parts are in; the changes of state are in
+//! RocksDB; its files are linked and durable; the manifest is renamed into place, and the checkpoint exists; sinks commit;
+//! old checkpoints are deleted. Only then is the next epoch announced, so at most two are ever open.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use millstream_state::checkpoint::collectable;
+use millstream_state::manifest::{FORMAT, Manifest, OperatorEntry, SinkEntry, SourceEntry, SplitEntry};
+use millstream_state::rocks::StateDb;
+use millstream_state::snapshot::{Frozen, Run};
+use millstream_state::store::{CheckpointStore, DirLock};
+use millstream_state::{codec, hash, key_group};
+
+use crate::dataflow::WorkerThreads;
+use crate::driver::panic_text;
+use crate::error::{Error, Result};
+use crate::handle::{JobHandle, Status};
+use crate::job::Settings;
+use crate::metrics;
+use crate::moment::Epoch;
+use crate::progress::Progress;
+use crate::shared::{Part, Report, Shared, StopMode};
+use crate::sink::Committer;
+use crate::summary::{Outcome, Summary};
+
+/// What a manifest says of a node, apart from what the workers report.
+#[derive(Clone, Debug)]
+pub(crate) struct OperatorInfo {
+    pub name: String,
+    pub kind: Kind,
+    pub detail: String,
+    pub state: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Source,
+    Keyed { id: u32 },
+    Sink,
+    Other,
+}
+
+/// See the module. Made by [`execute`](crate::execute), then runs on a thread of its own.
+pub(crate) struct Coordinator {
+    pub job: String,
+    pub execution: String,
+    pub settings: Settings,
+    pub shared: Arc<Shared>,
+    pub reports: Receiver<Report>,
+    pub store: Option<CheckpointStore>,
+    pub db: Option<Arc<RwLock<StateDb>>>,
+    pub restored: Option<Epoch>,
+    pub operators: Vec<OperatorInfo>,
+    pub committers: HashMap<usize, Box<dyn Committer>>,
+    /// How many parts make a checkpoint complete.
+    pub expected: usize,
+    pub sources: usize,
+    pub started: Instant,
+    pub workers: WorkerThreads,
+    pub _lock: Option<DirLock>,
+}
+
+/// Why an epoch is being closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    Interval,
+    Stop,
+    Finish,
+}
+
+/// An epoch that is being closed.
+struct Open {
+    epoch: Epoch,
+    reason: Reason,
+    since: Instant,
+    warned: Instant,
+    parts: usize,
+    splits: HashMap<usize, Vec<SplitEntry>>,
+    state: Vec<(u32, Box<dyn Frozen>)>,
+    entries: HashMap<usize, u64>,
+    handles: HashMap<usize, Vec<String>>,
+}
+
+/// A checkpoint that is not complete after this long, or three intervals, is spoken of.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// How long workers get to leave after a failure.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// How often counters are shown and handed to the metrics facade.
+const SHOW: Duration = Duration::from_millis(250);
+
+impl Coordinator {
+    /// Runs on a new thread; the handle knows when it is done.
+    pub(crate) fn spawn(self) -> Result<JobHandle> {
+        let (handle, done) = JobHandle::new(&self.shared, self.status_names());
+        let run = move || {
+            let shared = Arc::clone(&self.shared);
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run()));
+            done(result.unwrap_or_else(|panic| {
+                shared.fail(Error::internal("the coordinator panicked"));
+                Err(Error::internal(format!("the coordinator panicked: {}", panic_text(&*panic))))
+            }));
+        };
+        let thread = std::thread::Builder::new().name("millstream-coordinator".into()).spawn(run);
+        thread.map_err(|error| Error::external("cannot start the coordinator's thread").because(error))?;
+        Ok(handle)
+    }
+
+    fn status_names(&self) -> Vec<(String, Kind)> {
+        self.operators.iter().map(|operator| (operator.name.clone(), operator.kind)).collect()
+    }
+
+    fn run(mut self) -> Result<Summary> {
+        let mut summary = Summary::empty(&self.job, Outcome::Finished);
+        summary.restored = self.restored;
+        summary.epoch = self.restored;
+        tracing::info!(job = %self.job, workers = self.settings.workers, restored = ?self.restored, "started");
+        let result = self.supervise(&mut summary);
+        if let Err(error) = &result {
+            // Workers must not go on after the coordinator has given up.
+            tracing::error!(job = %self.job, "failed: {error}");
+            self.shared.fail(Error::internal("the job has failed"));
+        }
+        self.shared.teardown.store(true, Ordering::SeqCst);
+        self.shared.wake_workers();
+        let all_left = self.join_workers();
+        let status = Status::read(&self.shared, &self.status_names());
+        summary.elapsed = self.started.elapsed();
+        summary.records_in = status.records_in;
+        summary.records_out = status.records_out;
+        summary.late = status.late;
+        summary.bad = status.bad;
+        summary.windows_fired = status.windows_fired;
+        metrics::publish(&self.job, &status);
+        // The live database is of no use to anyone: the next start copies its checkpoint's.
+        if all_left && let (Some(store), Some(db)) = (&self.store, self.db.take()) {
+            drop(db);
+            let _ = std::fs::remove_dir_all(store.live_dir(&self.execution));
+        }
+        match result {
+            Ok(outcome) => {
+                summary.outcome = outcome;
+                tracing::info!(job = %self.job, "{summary}");
+                Ok(summary)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until every worker has left, but not for one that hangs in user code.
+    fn join_workers(&mut self) -> bool {
+        let deadline = Instant::now() + LEAVE;
+        while !self.workers.are_finished() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::warn!(job = %self.job, "a worker does not leave: it hangs in user code and is left behind");
+                self.workers.abandon();
+                return false;
+            }
+            let _ = self.reports.recv_timeout(left.min(Duration::from_millis(20)));
+        }
+        true
+    }
+
+    fn supervise(&mut self, summary: &mut Summary) -> Result<Outcome> {
+        let mut open: Option<Open> = None;
+        let mut ended = 0;
+        let mut stop: Option<StopMode> = None;
+        let mut due = Instant::now() + self.settings.checkpoint_interval;
+        let mut shown = Instant::now();
+        let mut read_at_cut = 0;
+        let mut progress = Progress::new(self.settings.progress);
+        let instances = self.sources * self.settings.workers;
+        loop {
+            let wait = if open.is_none() { due.saturating_duration_since(Instant::now()) } else { SHOW };
+            match self.reports.recv_timeout(wait.clamp(Duration::from_millis(1), SHOW)) {
+                Ok(Report::Cut { node, epoch, splits }) => {
+                    let open = expect_open(&mut open, epoch)?;
+                    open.splits.entry(node).or_default().extend(splits);
+                    open.parts += 1;
+                }
+                Ok(Report::Closed { node, epoch, part, pause }) => {
+                    summary.longest_pause = summary.longest_pause.max(pause);
+                    let open = expect_open(&mut open, epoch)?;
+                    open.parts += 1;
+                    match (part, self.operators[node].kind) {
+                        (Part::State { frozen, entries }, Kind::Keyed { id }) => {
+                            open.state.extend(frozen.map(|frozen| (id, frozen)));
+                            *open.entries.entry(node).or_default() += entries;
+                        }
+                        (Part::Prepared(handles), _) => open.handles.entry(node).or_default().extend(handles),
+                        (Part::State { .. }, _) => return Err(Error::internal("state from a stateless operator")),
+                    }
+                }
+                Ok(Report::Ended) => ended += 1,
+                Ok(Report::Failed) => return Err(self.failure()),
+                Ok(Report::Left) => {
+                    return Err(if self.shared.has_failed() {
+                        self.failure()
+                    } else {
+                        Error::internal("a worker left while the job was running")
+                    });
+                }
+                Ok(Report::Stop(mode)) => {
+                    if mode == StopMode::Now {
+                        return Ok(Outcome::Stopped);
+                    }
+                    stop = stop.or(Some(mode));
+                    self.shared.hold.store(true, Ordering::SeqCst);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("all workers are gone")),
+            }
+            let now = Instant::now();
+            if now.duration_since(shown) >= SHOW {
+                shown = now;
+                let status = Status::read(&self.shared, &self.status_names());
+                if summary.time_to_first_record.is_none() && status.records_in > 0 {
+                    summary.time_to_first_record = Some(self.started.elapsed());
+                }
+                metrics::publish(&self.job, &status);
+                progress.show(&status, self.started.elapsed());
+                if let Some(open) = &mut open {
+                    self.speak_of_slow(open, &status, now);
+                }
+            }
+            if let Some(complete) = open.take_if(|open| open.parts == self.expected) {
+                let reason = complete.reason;
+                let checkpointed = self.complete(complete, summary)?;
+                due = Instant::now() + self.settings.checkpoint_interval;
+                match reason {
+                    Reason::Interval => {}
+                    Reason::Stop => return Ok(Outcome::Stopped),
+                    Reason::Finish => return Ok(Outcome::Finished),
+                }
+                let _ = checkpointed;
+            }
+            if open.is_none() {
+                let read = self.records_read();
+                let reason = if ended == instances {
+                    Some(Reason::Finish)
+                } else if stop.is_some() {
+                    Some(Reason::Stop)
+                } else if self.store.is_some() && Instant::now() >= due {
+                    due = Instant::now() + self.settings.checkpoint_interval;
+                    (read != read_at_cut).then_some(Reason::Interval)
+                } else {
+                    None
+                };
+                if let Some(reason) = reason {
+                    read_at_cut = read;
+                    open = Some(self.begin(reason));
+                }
+            }
+        }
+    }
+
+    fn failure(&self) -> Error {
+        self.shared.take_error().unwrap_or_else(|| Error::internal("the job failed without saying why"))
+    }
+
+    fn records_read(&self) -> u64 {
+        let sources = self.operators.iter().enumerate().filter(|(_, operator)| operator.kind == Kind::Source);
+        sources.map(|(node, _)| self.shared.total(node, |s| &s.records_out) + self.shared.total(node, |s| &s.bad)).sum()
+    }
+
+    /// Ends the current epoch.
+    fn begin(&self, reason: Reason) -> Open {
+        let epoch = self.shared.announced.load(Ordering::SeqCst);
+        tracing::debug!(job = %self.job, epoch, ?reason, "closing epoch");
+        self.shared.announce(epoch + 1);
+        let now = Instant::now();
+        Open {
+            epoch,
+            reason,
+            since: now,
+            warned: now,
+            parts: 0,
+            splits: HashMap::new(),
+            state: Vec::new(),
+            entries: HashMap::new(),
+            handles: HashMap::new(),
+        }
+    }
+
+    /// All parts are in: makes the checkpoint and has the sinks commit. Returns whether there is a checkpoint now.
+    fn complete(&mut self, open: Open, summary: &mut Summary) -> Result<bool> {
+        let (epoch, since) = (open.epoch, open.since);
+        let handles = open.handles.clone();
+        let stored = self.store.is_some();
+        if stored {
+            summary.checkpoint_bytes += self.store_checkpoint(open)?;
+            summary.checkpoints += 1;
+            summary.epoch = Some(epoch);
+        }
+        if self.shared.has_failed() {
+            return Err(self.failure());
+        }
+        for (node, handles) in handles {
+            if handles.is_empty() {
+                continue;
+            }
+            let name = &self.operators[node].name;
+            let Some(committer) = self.committers.get_mut(&node) else {
+                return Err(Error::internal("prepared output without a committer").in_operator(name));
+            };
+            committer.commit(&handles).map_err(|error| error.in_operator(name))?;
+        }
+        self.shared.closed.store(epoch, Ordering::SeqCst);
+        let took = since.elapsed();
+        summary.longest_checkpoint = summary.longest_checkpoint.max(took);
+        if let Some(store) = self.store.as_ref().filter(|_| stored) {
+            for old in collectable(&store.epochs()?, self.settings.retain) {
+                store.delete(old)?;
+            }
+            metrics::checkpoint(&self.job, took);
+            tracing::debug!(job = %self.job, epoch, ms = took.as_millis() as u64, "checkpoint complete");
+        }
+        Ok(stored)
+    }
+
+    /// Writes and publishes a checkpoint; returns the bytes of state written.
+    fn store_checkpoint(&self, open: Open) -> Result<u64> {
+        let (Some(store), Some(db)) = (&self.store, &self.db) else {
+            return Err(Error::internal("a checkpoint without a store"));
+        };
+        let mut run = Run::default();
+        for (operator, frozen) in open.state {
+            run.begin(operator);
+            frozen.encode(&mut run)?;
+        }
+        run.sort();
+        let mut db = db.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let bytes = db.apply(&run)?;
+        drop(run);
+        let dir = store.epoch_dir(open.epoch);
+        std::fs::create_dir_all(&dir).map_err(millstream_state::StateError::io("create", &dir))?;
+        let files = db.checkpoint(&store.db_dir(open.epoch))?;
+        let mut splits = open.splits;
+        let mut handles = open.handles;
+        let entries = open.entries;
+        let mut manifest = Manifest {
+            millstream: env!("CARGO_PKG_VERSION").into(),
+            job: self.job.clone(),
+            execution: self.execution.clone(),
+            epoch: open.epoch,
+            finished: open.reason == Reason::Finish,
+            written_ms: wall_clock_ms(),
+            workers: self.settings.workers,
+            key_groups: key_group::KEY_GROUPS,
+            hasher: hash::HASHER_ID.into(),
+            codec: codec::CODEC_ID.into(),
+            operators: Vec::new(),
+            sources: Vec::new(),
+            sinks: Vec::new(),
+            files,
+        };
+        for (node, info) in self.operators.iter().enumerate() {
+            let (name, kind) = (info.name.clone(), info.detail.clone());
+            match info.kind {
+                Kind::Source => {
+                    let mut splits = splits.remove(&node).unwrap_or_default();
+                    splits.sort_by(|a, b| a.split.cmp(&b.split));
+                    manifest.sources.push(SourceEntry { name, kind, splits });
+                }
+                Kind::Sink => {
+                    let mut handles = handles.remove(&node).unwrap_or_default();
+                    handles.sort();
+                    manifest.sinks.push(SinkEntry { name, kind, handles });
+                }
+                Kind::Keyed { id } => {
+                    let entries = entries.get(&node).copied().unwrap_or_default();
+                    manifest.operators.push(OperatorEntry { name, id, operator: kind, state: info.state.clone(), entries });
+                }
+                Kind::Other => {}
+            }
+        }
+        debug_assert_eq!(FORMAT, 1);
+        store.publish(&manifest)?;
+        Ok(bytes)
+    }
+
+    /// Says who holds up a checkpoint that takes long.
+    fn speak_of_slow(&self, open: &mut Open, status: &Status, now: Instant) {
+        let patience = SLOW.max(self.settings.checkpoint_interval * 3);
+        if now.duration_since(open.warned) < patience {
+            return;
+        }
+        open.warned = now;
+        tracing::warn!(
+            job = %self.job,
+            epoch = open.epoch,
+            seconds = now.duration_since(open.since).as_secs(),
+            "checkpoint is not complete: {} of {} parts; {}",
+            open.parts,
+            self.expected,
+            status.who_holds(open.epoch)
+        );
+    }
+}
+
+fn expect_open(open: &mut Option<Open>, epoch: Epoch) -> Result<&mut Open> {
+    match open {
+        Some(open) if open.epoch == epoch => Ok(open),
+        _ => Err(Error::internal(format!("a report for epoch {epoch}, which is not open"))),
+    }
+}
+
+/// For people who read manifests; nothing depends on it.
+#[allow(clippy::disallowed_methods)]
+fn wall_clock_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}

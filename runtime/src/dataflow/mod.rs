@@ -1,0 +1,157 @@
+//! The only module that names timely: moments as timestamps, batches as containers, logics as operators.
+//!
+//! Every operator that can hold something back (a source, a keyed operator) holds one capability per output, at the least
+//! moment under which it may still send. Stateless operators hold none: what they make travels under the moment of what
+//! they were given.
+
+mod source;
+mod stateful;
+mod stateless;
+mod worker;
+
+pub(crate) use worker::{Physical, WorkerPlan, WorkerThreads, run_workers};
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use timely::Accountable;
+use timely::communication::Push;
+use timely::dataflow::channels::pushers::Output;
+use timely::dataflow::channels::pushers::exchange::Distributor;
+use timely::dataflow::channels::{ContainerBytes, Message, Stamp};
+use timely::dataflow::operators::CapabilityTrait;
+use timely::order::PartialOrder;
+use timely::progress::timestamp::{PathSummary, Refines};
+use timely::progress::Timestamp;
+
+use crate::driver::Outbox;
+use crate::moment::Moment;
+use crate::rows::AnyRows;
+use crate::shared::Shared;
+use crate::time::EventTime;
+
+impl PartialOrder for Moment {
+    #[inline]
+    fn less_equal(&self, other: &Self) -> bool {
+        self.epoch <= other.epoch && self.watermark <= other.watermark
+    }
+}
+
+impl Timestamp for Moment {
+    type Summary = ();
+    fn minimum() -> Self {
+        Moment::new(0, EventTime::MIN)
+    }
+}
+
+/// No path in a job advances a moment: only sources do.
+impl PathSummary<Moment> for () {
+    fn results_in(&self, moment: &Moment) -> Option<Moment> {
+        Some(*moment)
+    }
+    fn followed_by(&self, _other: &()) -> Option<()> {
+        Some(())
+    }
+}
+
+impl Refines<()> for Moment {
+    fn to_inner(_outer: ()) -> Self {
+        Moment::minimum()
+    }
+    fn to_outer(self) {}
+    fn summarize(_path: ()) {}
+}
+
+/// A stream of batches between operators.
+type Stream<'scope> = timely::dataflow::Stream<'scope, Moment, Packet>;
+
+/// A batch as timely sees it: a container with a number of records.
+#[derive(Default)]
+struct Packet(Option<Box<dyn AnyRows>>);
+
+impl Clone for Packet {
+    fn clone(&self) -> Self {
+        Packet(self.0.as_ref().map(|rows| rows.copy()))
+    }
+}
+
+impl Accountable for Packet {
+    fn record_count(&self) -> i64 {
+        self.0.as_ref().map_or(0, |rows| rows.len() as i64)
+    }
+}
+
+/// Timely asks for this of everything that crosses workers; between threads of one process it is never called.
+impl ContainerBytes for Packet {
+    fn from_bytes(_bytes: timely::bytes::arc::Bytes) -> Self {
+        unreachable!("workers are threads of one process")
+    }
+    fn length_in_bytes(&self) -> usize {
+        unreachable!("workers are threads of one process")
+    }
+    fn into_bytes<W: std::io::Write>(&self, _writer: &mut W) {
+        unreachable!("workers are threads of one process")
+    }
+}
+
+/// The componentwise least moment of a frontier; `None` when it is empty, which means teardown.
+fn lower_bound<'a>(frontier: impl Iterator<Item = &'a Moment>) -> Option<Moment> {
+    let least = |a: Moment, b: &Moment| Moment::new(a.epoch.min(b.epoch), a.watermark.min(b.watermark));
+    frontier.fold(None, |bound, moment| Some(bound.map_or(*moment, |bound| least(bound, moment))))
+}
+
+/// The one moment under which a message travels: our operators send under single capabilities only.
+fn only(stamp: &Stamp<Moment>) -> Moment {
+    let [moment] = stamp.elements() else { panic!("a message travels under {} moments", stamp.elements().len()) };
+    *moment
+}
+
+/// Sends what an operator made, each batch at its output, under the capability of that output.
+fn send<C: CapabilityTrait<Moment>>(outputs: &mut [Output<Moment, Packet>], caps: &[C], outbox: &mut Outbox) {
+    for (output, rows) in outbox.drain(..) {
+        outputs[output].activate().give(&caps[output], &mut Packet(Some(rows)));
+    }
+}
+
+/// How many records for one worker are gathered before they are sent.
+const EXCHANGE_BATCH: usize = 4096;
+
+/// Deals keyed records out to the workers that own their keys, and counts them as in flight.
+struct ByKeyGroup {
+    pending: Vec<Option<Box<dyn AnyRows>>>,
+    shared: Arc<Shared>,
+}
+
+impl ByKeyGroup {
+    fn new(shared: Arc<Shared>, workers: usize) -> Self {
+        ByKeyGroup { pending: (0..workers).map(|_| None).collect(), shared }
+    }
+
+    fn send<T: Clone, P: Push<Message<T, Packet>>>(&mut self, least: usize, stamp: &Stamp<T>, pushers: &mut [P]) {
+        for (worker, pusher) in pushers.iter_mut().enumerate() {
+            let full = |rows: &mut Box<dyn AnyRows>| rows.len() >= least;
+            if let Some(rows) = self.pending[worker].take_if(full) {
+                self.shared.in_flight[worker].0.fetch_add(rows.len() as i64, Ordering::Relaxed);
+                Message::push_at(&mut Packet(Some(rows)), stamp.clone(), pusher);
+            }
+        }
+    }
+}
+
+impl Distributor<Packet> for ByKeyGroup {
+    fn partition<T: Clone, P: Push<Message<T, Packet>>>(
+        &mut self,
+        packet: &mut Packet,
+        stamp: &Stamp<T>,
+        pushers: &mut [P],
+    ) {
+        if let Some(mut rows) = packet.0.take() {
+            rows.scatter(&mut self.pending);
+            self.send(EXCHANGE_BATCH, stamp, pushers);
+        }
+    }
+
+    fn flush<T: Clone, P: Push<Message<T, Packet>>>(&mut self, stamp: &Stamp<T>, pushers: &mut [P]) {
+        self.send(1, stamp, pushers);
+    }
+}

@@ -1,0 +1,152 @@
+//! A source as a timely operator: it alone moves time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use timely::dataflow::Scope;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::{Stream, send};
+use crate::driver::{Outbox, Polled, SourceLogic, Task};
+use crate::error::Result;
+use crate::moment::{Epoch, Moment};
+use crate::shared::{Report, Shared};
+
+/// How many batches a source reads before others have their turn.
+const BATCHES_A_TURN: usize = 4;
+
+/// How soon a source that had to stop for flow control looks again.
+const RETRY: Duration = Duration::from_micros(100);
+
+pub(super) fn build<'scope>(
+    scope: Scope<'scope, Moment>,
+    task: &Task,
+    mut logic: Box<dyn SourceLogic>,
+    waker: &crate::driver::LateWaker,
+    first_epoch: Epoch,
+    in_flight: usize,
+) -> Vec<Stream<'scope>> {
+    let mut builder = OperatorBuilder::new(task.name.clone(), scope);
+    let (records, record_stream) = builder.new_output();
+    let (bad, bad_stream) = builder.new_output();
+    let info = builder.operator_info();
+    let activator = scope.activator_for(info.address.clone());
+    let wake = scope.worker().sync_activator_for(info.address.to_vec());
+    // Before this nobody could have woken it; it is scheduled once at the start in any case.
+    let _ = waker.set({
+        let wake = wake.clone();
+        Box::new(move || {
+            // It fails only when the worker is gone.
+            let _ = wake.activate();
+        })
+    });
+    task.shared.add_waker(Box::new(move || {
+        let _ = wake.activate();
+    }));
+
+    let task = task.clone();
+    builder.build(move |mut caps| {
+        let shared = Arc::clone(&task.shared);
+        let mut outputs = [records, bad];
+        let mut epoch = first_epoch;
+        let start = Moment::new(epoch, logic.watermark());
+        caps.iter_mut().for_each(|cap| cap.downgrade(&start));
+        let mut outbox = Outbox::new();
+        let mut ended = false;
+        let mut alarm: Option<Instant> = None;
+        move |_| {
+            if shared.has_failed() {
+                return;
+            }
+            let mut turn = || -> Result<()> {
+                take_epochs(&task, &*logic, &mut epoch, &mut caps)?;
+                if shared.hold.load(Ordering::SeqCst) || ended {
+                    return Ok(());
+                }
+                let mut rest = Some(Duration::ZERO);
+                for _ in 0..BATCHES_A_TURN {
+                    if congested(&shared, epoch, in_flight) {
+                        rest = Some(RETRY);
+                        break;
+                    }
+                    match logic.poll(&mut outbox)? {
+                        Polled::Some => {
+                            send(&mut outputs, &caps, &mut outbox);
+                            downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
+                        }
+                        Polled::Later(wait) => {
+                            rest = Some(wait);
+                            break;
+                        }
+                        Polled::Empty => {
+                            rest = None;
+                            break;
+                        }
+                        Polled::Ended => {
+                            downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
+                            ended = true;
+                            shared.report(Report::Ended);
+                            rest = None;
+                            break;
+                        }
+                    }
+                }
+                match rest {
+                    None => {}
+                    Some(Duration::ZERO) => activator.activate(),
+                    Some(wait) => {
+                        // Activations in the future do not replace each other: set another only if it is earlier.
+                        let now = Instant::now();
+                        let due = now + wait;
+                        if alarm.is_none_or(|alarm| alarm <= now || due < alarm) {
+                            alarm = Some(due);
+                            activator.activate_after(wait);
+                        }
+                    }
+                }
+                Ok(())
+            };
+            if let Err(error) = turn() {
+                shared.fail(error);
+            }
+        }
+    });
+    vec![record_stream, bad_stream]
+}
+
+/// Ends every epoch that the coordinator wants ended, and reports where the splits stand.
+fn take_epochs(
+    task: &Task,
+    logic: &dyn SourceLogic,
+    epoch: &mut Epoch,
+    caps: &mut [Capability<Moment>],
+) -> Result<()> {
+    while *epoch < task.shared.announced.load(Ordering::SeqCst) {
+        let splits = logic.cut()?;
+        task.shared.report(Report::Cut { node: task.node, epoch: *epoch, splits });
+        *epoch += 1;
+        downgrade(task, caps, Moment::new(*epoch, logic.watermark()));
+    }
+    Ok(())
+}
+
+fn downgrade(task: &Task, caps: &mut [Capability<Moment>], to: Moment) {
+    for cap in caps {
+        if *cap.time() != to {
+            cap.downgrade(&to);
+        }
+    }
+    let stats = task.stats();
+    stats.epoch.store(to.epoch, Ordering::Relaxed);
+    stats.watermark_us.store(to.watermark.micros(), Ordering::Relaxed);
+}
+
+/// Whether a source must stop reading for now: a worker has too much to do, or too much waits for an older epoch.
+fn congested(shared: &Shared, epoch: Epoch, in_flight: usize) -> bool {
+    let limit = in_flight as i64;
+    let ahead = epoch > shared.closed.load(Ordering::Relaxed) + 1;
+    shared.in_flight.iter().any(|worker| worker.0.load(Ordering::Relaxed) > limit)
+        || (ahead && shared.stashed.0.load(Ordering::Relaxed) > limit * shared.in_flight.len() as i64)
+}

@@ -1,0 +1,176 @@
+//! An operator that takes part in checkpoints, as a timely operator: it knows which epoch it is in, stashes what comes
+//! early, fires what the watermark has passed, and closes epochs in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
+use timely::dataflow::channels::pushers::Output;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::{ByKeyGroup, Packet, Stream, lower_bound, only, send};
+use crate::driver::{EpochLogic, Outbox, Task};
+use crate::error::{Error, Result};
+use crate::moment::{Epoch, Moment};
+use crate::operator::Fired;
+use crate::rows::AnyRows;
+use crate::shared::Report;
+use crate::time::EventTime;
+
+pub(super) fn build<'scope>(
+    scope: Scope<'scope, Moment>,
+    task: &Task,
+    logic: Box<dyn EpochLogic>,
+    outputs: usize,
+    input: Stream<'scope>,
+    exchanged: bool,
+    first_epoch: Epoch,
+) -> Vec<Stream<'scope>> {
+    let mut builder = OperatorBuilder::new(task.name.clone(), scope);
+    // The two kinds of input differ in type; both end as batches in the inbox.
+    let mut receive: Box<dyn FnMut(&mut Vec<(Moment, Box<dyn AnyRows>)>)> = if exchanged {
+        let shared = Arc::clone(&task.shared);
+        let mut input = builder.new_input(input, DistributorPact(move |workers| ByKeyGroup::new(shared, workers)));
+        Box::new(move |inbox| {
+            input.for_each(|cap, packet| inbox.extend(packet.0.take().map(|rows| (only(cap.stamp()), rows))));
+        })
+    } else {
+        let mut input = builder.new_input(input, Pipeline);
+        Box::new(move |inbox| {
+            input.for_each(|cap, packet| inbox.extend(packet.0.take().map(|rows| (only(cap.stamp()), rows))));
+        })
+    };
+    let (pushers, streams): (Vec<_>, Vec<_>) = (0..outputs).map(|_| builder.new_output()).unzip();
+    let activator = scope.activator_for(builder.operator_info().address.clone());
+    let counted = exchanged && task.workers > 1;
+    let task = task.clone();
+    builder.build(move |caps| {
+        let shared = Arc::clone(&task.shared);
+        let mut inbox = Vec::new();
+        let mut operator = Stateful {
+            logic,
+            caps,
+            pushers,
+            outbox: Outbox::new(),
+            epoch: first_epoch,
+            fired: EventTime::MIN,
+            stash: VecDeque::new(),
+            task,
+        };
+        operator.downgrade(EventTime::MIN);
+        move |frontiers| {
+            if shared.has_failed() {
+                return;
+            }
+            receive(&mut inbox);
+            if counted {
+                let records: i64 = inbox.iter().map(|(_, rows)| rows.len() as i64).sum();
+                shared.in_flight[operator.task.worker].0.fetch_sub(records, Ordering::Relaxed);
+            }
+            // An empty frontier means teardown, never that everything may fire.
+            let Some(bound) = lower_bound(frontiers[0].frontier().iter()) else { return };
+            match operator.advance(&mut inbox, bound) {
+                Ok(Fired::All) => {}
+                Ok(Fired::More) => activator.activate(),
+                Err(error) => shared.fail(error),
+            }
+        }
+    });
+    streams
+}
+
+struct Stateful {
+    logic: Box<dyn EpochLogic>,
+    caps: Vec<Capability<Moment>>,
+    pushers: Vec<Output<Moment, Packet>>,
+    outbox: Outbox,
+    /// The epoch whose records are being applied.
+    epoch: Epoch,
+    /// The watermark for which everything has been fired.
+    fired: EventTime,
+    /// Batches of later epochs, in the order in which they came.
+    stash: VecDeque<(Moment, Box<dyn AnyRows>)>,
+    task: Task,
+}
+
+impl Stateful {
+    fn advance(&mut self, inbox: &mut Vec<(Moment, Box<dyn AnyRows>)>, bound: Moment) -> Result<Fired> {
+        for (moment, rows) in inbox.drain(..) {
+            if moment.epoch == self.epoch {
+                self.logic.apply(self.epoch, rows, &mut self.outbox)?;
+            } else if moment.epoch > self.epoch {
+                self.task.shared.stashed.0.fetch_add(rows.len() as i64, Ordering::Relaxed);
+                self.stash.push_back((moment, rows));
+            } else {
+                let text = format!("a batch of epoch {} arrived in epoch {}", moment.epoch, self.epoch);
+                return Err(Error::internal(text).in_operator(&self.task.name));
+            }
+        }
+        self.flush();
+        loop {
+            // What is stashed has left the frontier and would otherwise be overtaken.
+            let stashed = self.stash.iter().map(|(moment, _)| moment.watermark).min();
+            let watermark = stashed.map_or(bound.watermark, |stashed| stashed.min(bound.watermark));
+            if watermark > self.fired {
+                let fired = self.logic.fire(watermark, &mut self.outbox)?;
+                self.flush();
+                if fired == Fired::More {
+                    return Ok(Fired::More);
+                }
+                self.fired = watermark;
+            }
+            if bound.epoch <= self.epoch {
+                self.downgrade(watermark);
+                return Ok(Fired::All);
+            }
+            self.close()?;
+            self.downgrade(watermark);
+            self.unstash()?;
+        }
+    }
+
+    fn flush(&mut self) {
+        send(&mut self.pushers, &self.caps, &mut self.outbox);
+    }
+
+    fn downgrade(&mut self, watermark: EventTime) {
+        let to = Moment::new(self.epoch, watermark);
+        for cap in &mut self.caps {
+            if *cap.time() != to {
+                cap.downgrade(&to);
+            }
+        }
+        let stats = self.task.stats();
+        stats.epoch.store(to.epoch, Ordering::Relaxed);
+        stats.watermark_us.store(to.watermark.micros(), Ordering::Relaxed);
+    }
+
+    /// All of the current epoch has been applied: hand over its part of the checkpoint, and go on to the next.
+    fn close(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let part = self.logic.close(self.epoch)?;
+        let pause = start.elapsed();
+        self.task.shared.report(Report::Closed { node: self.task.node, epoch: self.epoch, part, pause });
+        self.epoch += 1;
+        Ok(())
+    }
+
+    /// Applies what had come early for the epoch that is now current.
+    fn unstash(&mut self) -> Result<()> {
+        for _ in 0..self.stash.len() {
+            let Some((moment, rows)) = self.stash.pop_front() else { break };
+            if moment.epoch == self.epoch {
+                self.task.shared.stashed.0.fetch_sub(rows.len() as i64, Ordering::Relaxed);
+                self.logic.apply(self.epoch, rows, &mut self.outbox)?;
+            } else {
+                self.stash.push_back((moment, rows));
+            }
+        }
+        self.flush();
+        Ok(())
+    }
+}

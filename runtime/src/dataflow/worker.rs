@@ -1,0 +1,116 @@
+//! Worker threads: each builds the whole dataflow for itself and steps it until all is done or something failed.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use timely::WorkerConfig;
+use timely::communication::{Config, WorkerGuards};
+use timely::dataflow::Scope;
+use timely::dataflow::operators::Concatenate;
+use timely::worker::Worker;
+
+use super::{Stream, source, stateful, stateless};
+use crate::driver::{EpochLogic, LateWaker, SourceLogic, StatelessLogic, Task, panic_text};
+use crate::error::{Error, Result};
+use crate::graph::Port;
+use crate::moment::{Epoch, Moment};
+use crate::shared::{Report, Shared};
+
+/// One operator of one worker, ready to be put into its dataflow.
+pub(crate) enum Physical {
+    Source { logic: Box<dyn SourceLogic>, waker: LateWaker },
+    Stateless { logic: StatelessLogic, input: Port, outputs: usize },
+    Union { inputs: Vec<Port> },
+    Keyed { logic: Box<dyn EpochLogic>, input: Port },
+    Sink { logic: Box<dyn EpochLogic>, input: Port },
+}
+
+/// What one worker is to run. Made on its own thread, because logics stay there.
+pub(crate) struct WorkerPlan {
+    pub operators: Vec<(Task, Physical)>,
+    pub first_epoch: Epoch,
+    pub in_flight: usize,
+}
+
+/// How long a worker sleeps at most before it looks at the flags again. Whoever sets one wakes it; this is a safety net.
+const NAP: Duration = Duration::from_secs(1);
+
+/// Starts the worker threads. `plan` is called on each with the worker's number.
+pub(crate) fn run_workers(
+    workers: usize,
+    shared: &Arc<Shared>,
+    plan: impl Fn(usize) -> Result<WorkerPlan> + Send + Sync + 'static,
+) -> Result<WorkerThreads> {
+    let plan = Arc::new(plan);
+    let shared = Arc::clone(shared);
+    let guards = timely::communication::initialize(Config::Process(workers), move |allocator| {
+        shared.add_thread(std::thread::current());
+        let number = allocator.index();
+        let run = || {
+            let mut worker = Worker::new(WorkerConfig::default(), allocator, Some(Instant::now()));
+            match plan(number) {
+                Ok(plan) => work(&mut worker, plan, &shared),
+                Err(error) => shared.fail(error),
+            }
+        };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+            shared.fail(Error::internal(format!("worker {number} panicked: {}", panic_text(&*panic))));
+        }
+        shared.report(Report::Left);
+    });
+    Ok(WorkerThreads(Some(guards.map_err(Error::external)?)))
+}
+
+/// The threads of all workers.
+pub(crate) struct WorkerThreads(Option<WorkerGuards<()>>);
+
+impl WorkerThreads {
+    /// Whether all have left.
+    pub(crate) fn are_finished(&self) -> bool {
+        self.0.iter().flat_map(WorkerGuards::guards).all(JoinHandle::is_finished)
+    }
+
+    /// Leaves threads behind that hang in user code; to wait for them would be to hang as well.
+    pub(crate) fn abandon(&mut self) {
+        std::mem::forget(self.0.take());
+    }
+}
+
+fn work(worker: &mut Worker, plan: WorkerPlan, shared: &Shared) {
+    worker.dataflow(|scope| assemble(scope, plan));
+    while !shared.has_failed() && !shared.teardown.load(Ordering::SeqCst) {
+        worker.step_or_park(Some(NAP));
+    }
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
+}
+
+fn assemble(scope: Scope<'_, Moment>, plan: WorkerPlan) {
+    let mut streams: HashMap<Port, Stream<'_>> = HashMap::new();
+    for (task, operator) in plan.operators {
+        let input = |port: &Port| streams[port].clone();
+        let outputs = match operator {
+            Physical::Source { logic, waker } => {
+                source::build(scope, &task, logic, &waker, plan.first_epoch, plan.in_flight)
+            }
+            Physical::Stateless { logic, input: port, outputs } => {
+                stateless::build(scope, &task, logic, outputs, input(&port))
+            }
+            Physical::Union { inputs } => vec![scope.concatenate(inputs.iter().map(input).collect::<Vec<_>>())],
+            Physical::Keyed { logic, input: port } => {
+                stateful::build(scope, &task, logic, 2, input(&port), true, plan.first_epoch)
+            }
+            Physical::Sink { logic, input: port } => {
+                stateful::build(scope, &task, logic, 0, input(&port), false, plan.first_epoch)
+            }
+        };
+        for (output, stream) in outputs.into_iter().enumerate() {
+            streams.insert(Port { node: task.node, output }, stream);
+        }
+    }
+}

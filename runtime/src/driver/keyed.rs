@@ -1,0 +1,170 @@
+//! Operators with keyed state: restored at the start, snapshotted at the end of every epoch.
+
+use std::sync::atomic::Ordering;
+
+use millstream_state::StateError;
+use millstream_state::key_group::groups_of;
+use millstream_state::snapshot::State;
+
+use super::{EpochLogic, Outbox, Task, guard};
+use crate::error::{Error, Result};
+use crate::moment::Epoch;
+use crate::operator::{Context, Fired, KeyedOperator};
+use crate::record::Data;
+use crate::rows::{AnyRows, KeyedRows, Rows, downcast};
+use crate::shared::Part;
+use crate::time::EventTime;
+
+pub(crate) trait KeyedFactory: Send {
+    /// The operator in words, and the form of its state.
+    fn describe(&self) -> (String, String);
+    /// An instance for one worker. Its state is restored only when the result is called.
+    fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>>;
+}
+
+pub(crate) struct KeyedNode<O>(pub O);
+
+struct KeyedLogic<O: KeyedOperator> {
+    operator: O,
+    state: O::State,
+    cx: Context<O::In, O::Out>,
+    task: Task,
+}
+
+impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
+    fn describe(&self) -> (String, String) {
+        (self.0.describe(), self.0.state(0..0).shape())
+    }
+
+    fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
+        let operator = self.0.clone();
+        Box::new(move || {
+            let state = restore(&operator, &task)?;
+            let cx = Context::new(task.connected[1]);
+            Ok(Box::new(KeyedLogic { operator, state, cx, task }))
+        })
+    }
+}
+
+/// The state of one worker: empty, or what the checkpoint has for the worker's key groups.
+fn restore<O: KeyedOperator>(operator: &O, task: &Task) -> Result<O::State> {
+    let groups = groups_of(task.worker, task.workers);
+    let mut state = operator.state(groups.clone());
+    let Some(db) = &task.db else { return Ok(state) };
+    state.track();
+    let entry = task.restored.as_ref().and_then(|m| m.operators.iter().find(|entry| entry.name == task.name));
+    if let Some(entry) = entry {
+        let db = db.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let restored = db.scan(entry.id, groups, |stored| state.restore(stored));
+        restored.map_err(|error| restore_error(error).in_operator(&task.name))?;
+    }
+    Ok(state)
+}
+
+fn restore_error(error: StateError) -> Error {
+    Error::state("cannot restore the state of the checkpoint")
+        .because(error)
+        .hint("if the types of this operator's key or state were changed, start again with `--fresh`")
+}
+
+impl<O: KeyedOperator> KeyedLogic<O> {
+    /// Moves what the operator emitted into the outbox, in batches that others can take in bites.
+    fn drain(&mut self, out: &mut Outbox) {
+        let stats = self.task.stats();
+        stats.late.fetch_add(std::mem::take(&mut self.cx.late_count), Ordering::Relaxed);
+        stats.fired.fetch_add(std::mem::take(&mut self.cx.fired), Ordering::Relaxed);
+        stats.records_out.fetch_add(self.cx.out.records.len() as u64, Ordering::Relaxed);
+        let made = std::mem::take(&mut self.cx.out);
+        if self.task.connected[0] {
+            in_batches(made, |rows| out.push((0, Box::new(rows))));
+        }
+        let late = std::mem::take(&mut self.cx.late);
+        in_batches(late, |rows| out.push((1, Box::new(rows))));
+    }
+}
+
+/// How many results travel together at most.
+const BATCH: usize = 4096;
+
+fn in_batches<T: Data>(rows: Rows<T>, mut each: impl FnMut(Rows<T>)) {
+    if rows.records.is_empty() {
+        return;
+    }
+    if rows.records.len() <= BATCH {
+        return each(rows);
+    }
+    let mut behind = rows.behind.into_iter().peekable();
+    let mut first = 0;
+    let mut records = rows.records.into_iter();
+    loop {
+        let part: Vec<_> = records.by_ref().take(BATCH).collect();
+        if part.is_empty() {
+            return;
+        }
+        let mut batch = Rows { records: part, behind: Vec::new(), lineage: None };
+        let end = first + batch.records.len() as u32;
+        while let Some(mut mark) = behind.next_if(|mark| mark.row < end) {
+            mark.row -= first;
+            batch.behind.push(mark);
+        }
+        first = end;
+        each(batch);
+    }
+}
+
+impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
+    fn apply(&mut self, _epoch: Epoch, rows: Box<dyn AnyRows>, out: &mut Outbox) -> Result<()> {
+        let mut rows = *downcast::<KeyedRows<O::Key, O::In>>(rows);
+        self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
+        self.cx.row = 0;
+        let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
+        let result = guard(&self.task.name, || operator.on_batch(cx, state, &mut rows));
+        if let Err(error) = result {
+            let record = rows.records.get(self.cx.row);
+            let place = record.map(|record| {
+                let key = serde_json::to_string(&record.key).unwrap_or_else(|_| "(not shown)".into());
+                format!("a record with key {key} at {}", record.at)
+            });
+            return Err(error.at_place(place.unwrap_or_default()));
+        }
+        self.drain(out);
+        Ok(())
+    }
+
+    fn fire(&mut self, watermark: EventTime, out: &mut Outbox) -> Result<Fired> {
+        let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
+        let place = || format!("the firing for watermark {watermark}");
+        let fired = guard(&self.task.name, || operator.on_watermark(cx, state, watermark));
+        let fired = fired.map_err(|error| error.at_place(place()))?;
+        self.drain(out);
+        Ok(fired)
+    }
+
+    fn close(&mut self, _epoch: Epoch) -> Result<Part> {
+        let frozen = if self.task.db.is_some() { self.state.freeze() } else { None };
+        Ok(Part::State { frozen, entries: self.state.entries() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_results_travel_in_batches_with_their_marks() {
+        let mut rows = Rows::default();
+        for i in 0..10_000i64 {
+            let at = EventTime::from_micros(i);
+            rows.push(at, i, (i % 1000 == 7).then_some(at));
+        }
+        let mut seen = Vec::new();
+        in_batches(rows, |batch| {
+            assert!(batch.records.len() <= BATCH);
+            for mark in &batch.behind {
+                assert_eq!(batch.records[mark.row as usize].at, mark.watermark);
+            }
+            seen.extend(batch.records.into_iter().map(|record| record.value));
+        });
+        assert_eq!(seen, (0..10_000).collect::<Vec<_>>());
+    }
+}

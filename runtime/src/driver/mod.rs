@@ -1,0 +1,83 @@
+//! Drivers: one per shape of operator. They turn what operator files say into what workers run.
+//!
+//! A *factory* stands in the job's graph and makes one *logic* for every worker, on that worker's thread. Logics know
+//! records and epochs, and nothing of timely; [`dataflow`](crate::dataflow) knows timely and nothing of records.
+
+mod keyed;
+mod sink;
+mod source;
+mod stateless;
+
+pub(crate) use keyed::{KeyedFactory, KeyedNode};
+pub(crate) use sink::{SinkFactory, SinkNode};
+pub(crate) use source::{LateWaker, Polled, SourceFactory, SourceLogic, SourceNode};
+pub(crate) use stateless::{Division, Keying, Plain, StatelessFactory, StatelessLogic};
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, RwLock};
+
+use millstream_state::manifest::Manifest;
+use millstream_state::rocks::StateDb;
+
+use crate::error::{Error, Result};
+use crate::moment::Epoch;
+use crate::operator::Fired;
+use crate::rows::AnyRows;
+use crate::shared::{Part, Shared};
+use crate::time::EventTime;
+
+/// What a logic needs to know when it is made.
+#[derive(Clone)]
+pub(crate) struct Task {
+    pub node: usize,
+    pub name: String,
+    pub worker: usize,
+    pub workers: usize,
+    pub execution: String,
+    pub batch_size: usize,
+    /// Names of all splits of all sources; a split's number is its place here.
+    pub splits: Arc<Vec<String>>,
+    /// Whether records must carry their positions.
+    pub positions: bool,
+    /// Whether each output has a consumer.
+    pub connected: [bool; 2],
+    pub shared: Arc<Shared>,
+    /// Where checkpoints are kept, when they are.
+    pub db: Option<Arc<RwLock<StateDb>>>,
+    /// What to restore.
+    pub restored: Option<Arc<Manifest>>,
+}
+
+impl Task {
+    pub(crate) fn stats(&self) -> &crate::shared::Stats {
+        &self.shared.stats[self.node][self.worker].0
+    }
+}
+
+/// Batches on their way out of an operator, by output.
+pub(crate) type Outbox = Vec<(usize, Box<dyn AnyRows>)>;
+
+/// An operator that takes part in checkpoints: keyed operators and sinks.
+pub(crate) trait EpochLogic {
+    /// Takes in a batch of `epoch`, the current one.
+    fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, out: &mut Outbox) -> Result<()>;
+    /// Event time has come to `watermark`.
+    fn fire(&mut self, watermark: EventTime, out: &mut Outbox) -> Result<Fired>;
+    /// Everything of `epoch` has been applied; what is its part in the checkpoint?
+    fn close(&mut self, epoch: Epoch) -> Result<Part>;
+}
+
+/// Runs code that may call user code; a panic in it becomes an error. Both name the operator; the caller adds the record.
+pub(crate) fn guard<T>(operator: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| error.in_operator(operator)),
+        Err(panic) => Err(Error::user(format!("panicked: {}", panic_text(&*panic))).in_operator(operator)),
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "(no message)".into())
+}

@@ -1,0 +1,256 @@
+//! Sources: the splits of one instance, read least watermark first.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use millstream_state::manifest::SplitEntry;
+
+use super::{Outbox, Task, guard};
+use crate::error::{Error, Result};
+use crate::rows::{Behind, Lineage, Rows};
+use crate::record::Record;
+use crate::source::{Batch, Read, Source, SplitReader, Waker};
+use crate::time::EventTime;
+use crate::watermark::{WatermarkGenerator, Watermarks};
+
+/// Set once the instance's place in the dataflow is known; wakes it from any thread.
+pub(crate) type LateWaker = Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>;
+
+pub(crate) trait SourceFactory: Send {
+    fn kind(&self) -> &'static str;
+    fn replayable(&self) -> bool;
+    fn splits(&self) -> Result<Vec<String>>;
+    /// Opens those of `splits` (number over the whole job, and name) that belong to this worker.
+    fn build(&self, task: Task, splits: Vec<(u32, String)>, waker: LateWaker) -> Result<Box<dyn SourceLogic>>;
+}
+
+/// One instance of a source.
+pub(crate) trait SourceLogic {
+    /// The least watermark over its splits; MAX when all have ended.
+    fn watermark(&self) -> EventTime;
+    /// Where it stands.
+    fn cut(&self) -> Result<Vec<SplitEntry>>;
+    /// Reads one batch.
+    fn poll(&mut self, out: &mut Outbox) -> Result<Polled>;
+}
+
+/// What a poll brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Polled {
+    /// Something; poll again.
+    Some,
+    /// Nothing before this much time has passed.
+    Later(Duration),
+    /// Nothing until the waker is woken.
+    Empty,
+    /// Nothing ever again.
+    Ended,
+}
+
+pub(crate) struct SourceNode<S: Source, F, G> {
+    source: S,
+    watermarks: Watermarks<S::Item, F, G>,
+}
+
+impl<S: Source, F, G> SourceNode<S, F, G> {
+    pub(crate) fn new(source: S, watermarks: Watermarks<S::Item, F, G>) -> Self {
+        SourceNode { source, watermarks }
+    }
+}
+
+struct Split<R, G> {
+    number: u32,
+    name: String,
+    reader: R,
+    generator: G,
+    watermark: EventTime,
+    records: u64,
+    ended: bool,
+    /// When it has something again.
+    due: Option<Instant>,
+    /// It had nothing when it was last asked.
+    empty: bool,
+}
+
+struct Instances<S: Source, F, G> {
+    splits: Vec<Split<S::Reader, G>>,
+    timestamp: F,
+    batch: Batch<S::Item>,
+    woken: Arc<std::sync::atomic::AtomicBool>,
+    task: Task,
+}
+
+impl<S, F, G> SourceFactory for SourceNode<S, F, G>
+where
+    S: Source,
+    F: Fn(&S::Item) -> EventTime + Clone + Send + 'static,
+    G: WatermarkGenerator,
+{
+    fn kind(&self) -> &'static str {
+        self.source.kind()
+    }
+
+    fn replayable(&self) -> bool {
+        self.source.replayable()
+    }
+
+    fn splits(&self) -> Result<Vec<String>> {
+        self.source.splits()
+    }
+
+    fn build(&self, task: Task, splits: Vec<(u32, String)>, waker: LateWaker) -> Result<Box<dyn SourceLogic>> {
+        let source = task.restored.as_ref().and_then(|m| m.sources.iter().find(|source| source.name == task.name));
+        let woken = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let mut opened = Vec::new();
+        for (number, name) in splits {
+            let entry = source.and_then(|source| source.splits.iter().find(|split| split.split == name));
+            let unreadable = |error: serde_json::Error| {
+                Error::state(format!("the checkpoint's position in split `{name}` does not read")).because(error)
+            };
+            let position = entry.and_then(|entry| entry.position.clone());
+            let position = position.map(serde_json::from_value).transpose().map_err(unreadable)?;
+            let generator = match entry {
+                Some(entry) => serde_json::from_value(entry.generator.clone()).map_err(unreadable)?,
+                None => self.watermarks.generator.clone(),
+            };
+            let wake = {
+                let (waker, woken) = (waker.clone(), woken.clone());
+                Waker::new(move || {
+                    woken.store(true, Ordering::SeqCst);
+                    if let Some(wake) = waker.get() {
+                        wake();
+                    }
+                })
+            };
+            let reader = self.source.open(&name, position, wake).map_err(|error| error.in_operator(&task.name))?;
+            opened.push(Split {
+                number,
+                name,
+                reader,
+                generator,
+                watermark: entry.map_or(EventTime::MIN, |entry| EventTime::from_micros(entry.watermark_us)),
+                records: entry.map_or(0, |entry| entry.records),
+                ended: entry.is_some_and(|entry| entry.ended),
+                due: None,
+                empty: false,
+            });
+        }
+        let timestamp = self.watermarks.timestamp.clone();
+        let batch = Batch::default();
+        Ok(Box::new(Instances::<S, F, G> { splits: opened, timestamp, batch, woken, task }))
+    }
+}
+
+impl<S, F, G> SourceLogic for Instances<S, F, G>
+where
+    S: Source,
+    F: Fn(&S::Item) -> EventTime,
+    G: WatermarkGenerator,
+{
+    fn watermark(&self) -> EventTime {
+        let active = self.splits.iter().filter(|split| !split.ended);
+        active.map(|split| split.watermark).min().unwrap_or(EventTime::MAX)
+    }
+
+    fn cut(&self) -> Result<Vec<SplitEntry>> {
+        let json = |error: serde_json::Error| Error::internal("a position does not write as JSON").because(error);
+        self.splits
+            .iter()
+            .map(|split| {
+                Ok(SplitEntry {
+                    split: split.name.clone(),
+                    position: Some(serde_json::to_value(split.reader.position()).map_err(json)?),
+                    records: split.records,
+                    watermark_us: split.watermark.micros(),
+                    generator: serde_json::to_value(&split.generator).map_err(json)?,
+                    ended: split.ended,
+                })
+            })
+            .collect()
+    }
+
+    fn poll(&mut self, out: &mut Outbox) -> Result<Polled> {
+        if self.woken.swap(false, Ordering::SeqCst) {
+            self.splits.iter_mut().for_each(|split| split.empty = false);
+        }
+        // Only a split that waits for time makes the clock worth reading.
+        let waiting = self.splits.iter().any(|split| split.due.is_some());
+        if waiting {
+            let now = Instant::now();
+            self.splits.iter_mut().for_each(|split| split.due = split.due.filter(|due| *due > now));
+        }
+        let ready = self.splits.iter_mut().filter(|split| !split.ended && !split.empty && split.due.is_none());
+        let Some(split) = ready.min_by_key(|split| split.watermark) else {
+            return Ok(self.resting());
+        };
+        let batch = &mut self.batch;
+        let (name, size) = (&self.task.name, self.task.batch_size);
+        let read = guard(name, || split.reader.read(size, batch));
+        let read = read.map_err(|error| error.at_place(format!("split `{}`", split.name)))?;
+        match read {
+            Read::More => {}
+            Read::Later(wait) => split.due = Some(Instant::now() + wait),
+            Read::Empty => split.empty = true,
+            Read::Ended => split.ended = true,
+        }
+        let stats = self.task.stats();
+        if !batch.bad.is_empty() {
+            stats.bad.fetch_add(batch.bad.len() as u64, Ordering::Relaxed);
+            let mut rows = Rows::default();
+            let at = split.watermark;
+            batch.bad.drain(..).for_each(|bad| rows.push(at, bad, None));
+            if self.task.connected[1] {
+                out.push((1, Box::new(rows)));
+            } else {
+                for bad in &rows.records {
+                    tracing::warn!(operator = %name, "bad record dropped: {}", bad.value);
+                }
+            }
+        }
+        if !batch.records.is_empty() {
+            let count = batch.records.len();
+            let mut rows = Rows { records: Vec::with_capacity(count), behind: Vec::new(), lineage: None };
+            let (timestamp, records) = (&self.timestamp, &mut batch.records);
+            let mut row = 0;
+            let (generator, mut watermark) = (&mut split.generator, split.watermark);
+            let stamped = guard(name, || {
+                for value in records.drain(..) {
+                    let at = timestamp(&value);
+                    if at < watermark {
+                        rows.behind.push(Behind { row: row as u32, watermark });
+                    }
+                    generator.observe(at);
+                    watermark = watermark.max(generator.watermark());
+                    rows.records.push(Record { at, value });
+                    row += 1;
+                }
+                Ok(())
+            });
+            stamped.map_err(|error| {
+                error.at_place(format!("record {} of split `{}`", split.records + row as u64 + 1, split.name))
+            })?;
+            split.watermark = watermark;
+            rows.lineage = Some(Lineage { split: split.number, first: split.records, index: Vec::new() });
+            split.records += count as u64;
+            stats.records_out.fetch_add(count as u64, Ordering::Relaxed);
+            if self.task.connected[0] {
+                out.push((0, Box::new(rows)));
+            }
+        }
+        Ok(Polled::Some)
+    }
+}
+
+impl<S: Source, F, G> Instances<S, F, G> {
+    /// No split can be read now: why?
+    fn resting(&self) -> Polled {
+        if self.splits.iter().all(|split| split.ended) {
+            return Polled::Ended;
+        }
+        match self.splits.iter().filter_map(|split| split.due).min() {
+            Some(due) => Polled::Later(due.saturating_duration_since(Instant::now())),
+            None => Polled::Empty,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Stateless operators, one after the other, as one.
+
+use std::marker::PhantomData;
+
+use millstream_state::hash::hash_key;
+use millstream_state::snapshot::Key;
+
+use super::{Outbox, Task, guard};
+use crate::error::Result;
+use crate::operator::{Cursor, Divider, Side, Stage};
+use crate::record::Data;
+use crate::rows::{AnyRows, BehindWalk, KeyedRecord, KeyedRows, Lineage, Rows, downcast};
+
+pub(crate) trait StatelessFactory: Send {
+    fn build(&self, task: &Task) -> Box<dyn Link>;
+}
+
+/// One link of a chain: a typed operator behind an untyped face.
+pub(crate) trait Link {
+    /// The last link of a chain may write to both outputs; the others write to the first.
+    fn run(&mut self, rows: Box<dyn AnyRows>, cursor: &mut Cursor, out: &mut Outbox) -> Result<()>;
+}
+
+/// A chain of stateless operators on one worker.
+pub(crate) struct StatelessLogic {
+    links: Vec<(String, Box<dyn Link>)>,
+    splits: std::sync::Arc<Vec<String>>,
+    task: Task,
+}
+
+impl StatelessLogic {
+    pub(crate) fn new(task: Task, links: Vec<(String, Box<dyn Link>)>) -> Self {
+        StatelessLogic { links, splits: task.splits.clone(), task }
+    }
+
+    pub(crate) fn apply(&mut self, rows: Box<dyn AnyRows>, out: &mut Outbox) -> Result<()> {
+        let mut cursor = Cursor::default();
+        let mut rows = Some(rows);
+        let last = self.links.len() - 1;
+        self.task.stats().records_in.fetch_add(
+            rows.as_ref().map_or(0, |rows| rows.len() as u64),
+            std::sync::atomic::Ordering::Relaxed,
+        );
+        for (number, (name, link)) in self.links.iter_mut().enumerate() {
+            let Some(input) = rows.take() else { break };
+            cursor.row = 0;
+            let mut made: Outbox = Vec::new();
+            let splits = &self.splits;
+            let at = &mut cursor;
+            guard(name, || link.run(input, at, &mut made)).map_err(|error| error.at_place(place(&cursor, splits)))?;
+            if number == last {
+                out.extend(made);
+            } else {
+                rows = made.pop().map(|(_, rows)| rows).filter(|rows| rows.len() > 0);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which record a cursor is at.
+fn place(cursor: &Cursor, splits: &[String]) -> String {
+    match &cursor.lineage {
+        Some(lineage) => {
+            let split = splits.get(lineage.split as usize).map_or("?", String::as_str);
+            format!("record {} of split `{split}`", lineage.number(cursor.row) + 1)
+        }
+        None => "a result of a window".to_string(),
+    }
+}
+
+/// Takes the lineage out of a batch for the time that stages work on it.
+fn lend<T>(rows: &mut Rows<T>, cursor: &mut Cursor) {
+    if let Some(lineage) = rows.lineage.take() {
+        cursor.lineage = Some(lineage);
+    }
+}
+
+/// One in, one out.
+pub(crate) struct Plain<S>(pub S);
+
+struct PlainLink<S>(S);
+
+impl<S: Stage + Clone> StatelessFactory for Plain<S> {
+    fn build(&self, _task: &Task) -> Box<dyn Link> {
+        Box::new(PlainLink(self.0.clone()))
+    }
+}
+
+impl<S: Stage> Link for PlainLink<S> {
+    fn run(&mut self, rows: Box<dyn AnyRows>, cursor: &mut Cursor, out: &mut Outbox) -> Result<()> {
+        let mut rows = *downcast::<Rows<S::In>>(rows);
+        lend(&mut rows, cursor);
+        let mut made = self.0.apply(rows, cursor)?;
+        made.lineage.clone_from(&cursor.lineage);
+        out.push((0, Box::new(made)));
+        Ok(())
+    }
+}
+
+/// One in, two out.
+pub(crate) struct Division<D>(pub D);
+
+struct DivisionLink<D> {
+    divider: D,
+    connected: [bool; 2],
+}
+
+impl<D: Divider + Clone> StatelessFactory for Division<D> {
+    fn build(&self, task: &Task) -> Box<dyn Link> {
+        Box::new(DivisionLink { divider: self.0.clone(), connected: task.connected })
+    }
+}
+
+impl<D: Divider> Link for DivisionLink<D> {
+    fn run(&mut self, rows: Box<dyn AnyRows>, cursor: &mut Cursor, out: &mut Outbox) -> Result<()> {
+        let mut rows = *downcast::<Rows<D::In>>(rows);
+        lend(&mut rows, cursor);
+        let (mut main, mut side) = (Rows::default(), Rows::default());
+        let (mut main_index, mut side_index) = (Vec::new(), Vec::new());
+        let mut behind = BehindWalk::new(&rows.behind);
+        let number = |lineage: &Option<Lineage>, row: usize| {
+            lineage.as_ref().map_or(0, |lineage| (lineage.number(row) - lineage.first) as u32)
+        };
+        for (row, record) in rows.records.into_iter().enumerate() {
+            cursor.row = row;
+            let behind = behind.at(row);
+            match self.divider.divide(record.value) {
+                Side::Main(value) => {
+                    main.push(record.at, value, behind);
+                    main_index.push(number(&cursor.lineage, row));
+                }
+                Side::Side(value) => {
+                    side.push(record.at, value, behind);
+                    side_index.push(number(&cursor.lineage, row));
+                }
+            }
+        }
+        let lineage = |index| cursor.lineage.as_ref().map(|l| Lineage { split: l.split, first: l.first, index });
+        main.lineage = lineage(main_index);
+        side.lineage = lineage(side_index);
+        if self.connected[0] && !main.records.is_empty() {
+            out.push((0, Box::new(main)));
+        }
+        if self.connected[1] && !side.records.is_empty() {
+            out.push((1, Box::new(side)));
+        }
+        Ok(())
+    }
+}
+
+/// Records get their keys, and their hashes.
+pub(crate) struct Keying<K, T, F> {
+    key: F,
+    types: PhantomData<fn(&T) -> K>,
+}
+
+impl<K, T, F: Fn(&T) -> K> Keying<K, T, F> {
+    pub(crate) fn new(key: F) -> Self {
+        Keying { key, types: PhantomData }
+    }
+}
+
+struct KeyingLink<K, T, F> {
+    key: F,
+    positions: bool,
+    types: PhantomData<fn(&T) -> K>,
+}
+
+impl<K: Key, T: Data, F: Fn(&T) -> K + Clone + Send + 'static> StatelessFactory for Keying<K, T, F> {
+    fn build(&self, task: &Task) -> Box<dyn Link> {
+        Box::new(KeyingLink { key: self.key.clone(), positions: task.positions, types: PhantomData })
+    }
+}
+
+impl<K: Key, T: Data, F: Fn(&T) -> K> Link for KeyingLink<K, T, F> {
+    fn run(&mut self, rows: Box<dyn AnyRows>, cursor: &mut Cursor, out: &mut Outbox) -> Result<()> {
+        let mut rows = *downcast::<Rows<T>>(rows);
+        lend(&mut rows, cursor);
+        let mut positions = Vec::new();
+        if self.positions {
+            let position = |row| cursor.lineage.as_ref().map_or((0, 0), |l| (l.split, l.number(row)));
+            positions.extend((0..rows.records.len()).map(position));
+        }
+        let mut records = Vec::with_capacity(rows.records.len());
+        for (row, record) in rows.records.into_iter().enumerate() {
+            cursor.row = row;
+            let key = (self.key)(&record.value);
+            let hash = hash_key(&key);
+            records.push(KeyedRecord { hash, at: record.at, key, value: record.value });
+        }
+        out.push((0, Box::new(KeyedRows { records, behind: rows.behind, positions })));
+        Ok(())
+    }
+}

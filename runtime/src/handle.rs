@@ -1,0 +1,249 @@
+//! A running job, from outside: wait for it, stop it, look at it.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use crate::checkpoint::Kind;
+use crate::error::{Error, Result};
+use crate::moment::Epoch;
+use crate::shared::{Report, Shared, StopMode, lock};
+use crate::summary::Summary;
+use crate::time::EventTime;
+
+/// A handle to a started job. It is also a future of the job's [`Summary`], for use in async programs. Dropping it lets the
+/// job run on.
+pub struct JobHandle {
+    shared: Option<Arc<Shared>>,
+    names: Vec<(String, Kind)>,
+    done: Arc<Done>,
+}
+
+impl std::fmt::Debug for JobHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobHandle").field("finished", &self.is_finished()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Done {
+    state: Mutex<DoneState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct DoneState {
+    finished: bool,
+    result: Option<Result<Summary>>,
+    waker: Option<Waker>,
+}
+
+impl Done {
+    fn set(&self, result: Result<Summary>) {
+        let mut state = lock(&self.state);
+        state.finished = true;
+        state.result = Some(result);
+        let waker = state.waker.take();
+        drop(state);
+        self.changed.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl JobHandle {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        names: Vec<(String, Kind)>,
+    ) -> (JobHandle, impl FnOnce(Result<Summary>) + Send + use<>) {
+        let done = Arc::new(Done::default());
+        let set = Arc::clone(&done);
+        (JobHandle { shared: Some(Arc::clone(shared)), names, done }, move |result| set.set(result))
+    }
+
+    /// The handle of a job that need not run.
+    pub(crate) fn finished(summary: Summary) -> JobHandle {
+        let done = Arc::new(Done::default());
+        done.set(Ok(summary));
+        JobHandle { shared: None, names: Vec::new(), done }
+    }
+
+    /// Waits until the job has ended.
+    ///
+    /// # Errors
+    /// Whatever made it fail.
+    pub fn wait(self) -> Result<Summary> {
+        let mut state = lock(&self.done.state);
+        while !state.finished {
+            state = self.done.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.result.take().unwrap_or_else(|| Err(Error::internal("the job's result was already taken")))
+    }
+
+    /// Whether the job has ended.
+    pub fn is_finished(&self) -> bool {
+        lock(&self.done.state).finished
+    }
+
+    /// Asks the job to stop; [`wait`](Self::wait) then returns soon.
+    pub fn stop(&self, mode: StopMode) {
+        if let Some(shared) = &self.shared {
+            shared.report(Report::Stop(mode));
+        }
+    }
+
+    /// What the job has done so far.
+    pub fn status(&self) -> Status {
+        self.shared.as_ref().map(|shared| Status::read(shared, &self.names)).unwrap_or_default()
+    }
+
+    /// From now on Ctrl-C (and SIGTERM) stops this job with a last checkpoint; a second one ends the process at once.
+    /// Does nothing when the program handles Ctrl-C by other means.
+    pub fn stop_on_ctrl_c(&self) {
+        static JOBS: OnceLock<Mutex<Vec<Weak<Shared>>>> = OnceLock::new();
+        let Some(shared) = &self.shared else { return };
+        let jobs = JOBS.get_or_init(|| {
+            let asked = std::sync::atomic::AtomicBool::new(false);
+            let handler = move || {
+                if asked.swap(true, Ordering::SeqCst) {
+                    #[allow(clippy::disallowed_methods)] // asked for twice
+                    std::process::exit(130);
+                }
+                let Some(jobs) = JOBS.get() else { return };
+                eprintln!("stopping with a last checkpoint; once more to stop at once");
+                for job in lock(jobs).iter().filter_map(Weak::upgrade) {
+                    job.report(Report::Stop(StopMode::WithCheckpoint));
+                }
+            };
+            if let Err(error) = ctrlc::set_handler(handler) {
+                tracing::warn!("Ctrl-C will not take a last checkpoint: {error}");
+            }
+            Mutex::default()
+        });
+        let mut jobs = lock(jobs);
+        jobs.retain(|job| job.strong_count() > 0);
+        jobs.push(Arc::downgrade(shared));
+    }
+}
+
+impl Future for JobHandle {
+    type Output = Result<Summary>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = lock(&self.done.state);
+        if !state.finished {
+            state.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(
+            state.result.take().unwrap_or_else(|| Err(Error::internal("the job's result was already taken"))),
+        )
+    }
+}
+
+/// What a running job has done so far, counted from its start.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Records read by all sources.
+    pub records_in: u64,
+    /// Records taken by all sinks.
+    pub records_out: u64,
+    /// Records that were late for all their windows.
+    pub late: u64,
+    /// Records that could not be read and were dropped or diverted.
+    pub bad: u64,
+    /// Windows fired, counted per key.
+    pub windows_fired: u64,
+    /// The epoch that is being filled.
+    pub epoch: Epoch,
+    /// Records on their way between workers.
+    pub in_flight: u64,
+    /// The operators, in the order in which they were described.
+    pub operators: Vec<OperatorStatus>,
+}
+
+/// What one operator has done so far.
+#[derive(Clone, Debug)]
+pub struct OperatorStatus {
+    /// Its name.
+    pub name: String,
+    /// Records taken in.
+    pub records_in: u64,
+    /// Records given out.
+    pub records_out: u64,
+    /// Records that were late.
+    pub late: u64,
+    /// Records that could not be read.
+    pub bad: u64,
+    /// Windows fired.
+    pub windows_fired: u64,
+    /// For sources, operators with state and sinks, per worker: the epoch it is in and its watermark.
+    pub instances: Vec<(Epoch, EventTime)>,
+    /// Whether it reads from outside.
+    pub is_source: bool,
+}
+
+impl Status {
+    pub(crate) fn read(shared: &Shared, names: &[(String, Kind)]) -> Status {
+        let mut status = Status { epoch: shared.announced.load(Ordering::Relaxed), ..Status::default() };
+        status.in_flight = shared.in_flight.iter().map(|n| n.0.load(Ordering::Relaxed).max(0) as u64).sum();
+        for (node, (name, kind)) in names.iter().enumerate() {
+            let operator = OperatorStatus {
+                name: name.clone(),
+                records_in: shared.total(node, |stats| &stats.records_in),
+                records_out: shared.total(node, |stats| &stats.records_out),
+                late: shared.total(node, |stats| &stats.late),
+                bad: shared.total(node, |stats| &stats.bad),
+                windows_fired: shared.total(node, |stats| &stats.fired),
+                instances: if *kind == Kind::Other { Vec::new() } else { instances(shared, node) },
+                is_source: *kind == Kind::Source,
+            };
+            match kind {
+                Kind::Source => status.records_in += operator.records_out,
+                Kind::Sink => status.records_out += operator.records_in,
+                Kind::Keyed { .. } | Kind::Other => {}
+            }
+            status.late += operator.late;
+            status.bad += operator.bad;
+            status.windows_fired += operator.windows_fired;
+            status.operators.push(operator);
+        }
+        status
+    }
+
+    /// How far event time has come: the least watermark over all sources.
+    pub fn watermark(&self) -> EventTime {
+        let sources = self.operators.iter().filter(|operator| operator.is_source);
+        sources.flat_map(|source| &source.instances).map(|(_, at)| *at).min().unwrap_or(EventTime::MIN)
+    }
+
+    /// Which operator instances have not closed `epoch`, and how far apart the sources' watermarks are.
+    pub fn who_holds(&self, epoch: Epoch) -> String {
+        let mut text = String::new();
+        for operator in &self.operators {
+            for (worker, (at, _)) in operator.instances.iter().enumerate() {
+                if *at <= epoch {
+                    let _ = write!(text, "`{}` on worker {worker} is in epoch {at}; ", operator.name);
+                }
+            }
+        }
+        let sources = self.operators.iter().filter(|operator| operator.is_source);
+        let marks: Vec<EventTime> = sources.flat_map(|source| &source.instances).map(|(_, at)| *at).collect();
+        if let (Some(least), Some(greatest)) = (marks.iter().min(), marks.iter().max()) {
+            let _ = write!(text, "sources' watermarks are between {least} and {greatest}");
+        }
+        text
+    }
+}
+
+fn instances(shared: &Shared, node: usize) -> Vec<(Epoch, EventTime)> {
+    let read = |stats: &crate::shared::Padded<crate::shared::Stats>| {
+        let watermark = EventTime::from_micros(stats.0.watermark_us.load(Ordering::Relaxed));
+        (stats.0.epoch.load(Ordering::Relaxed), watermark)
+    };
+    shared.stats[node].iter().map(read).collect()
+}

@@ -1,0 +1,181 @@
+//! What operators are: the traits that operator files implement, and what is handed to them.
+//!
+//! An operator file holds the idea; a driver does the plumbing: it calls the operator with batches and watermarks in the
+//! right order, and snapshots, restores and rescales its state.
+
+use std::ops::Range;
+
+use millstream_state::snapshot::{Key, State};
+
+use crate::error::Result;
+use crate::record::{Data, Record};
+use crate::rows::{KeyedRows, Lineage, Rows};
+use crate::time::EventTime;
+
+/// A stateless operator: batches in, batches out, record by record. One instance per worker.
+pub trait Stage: Send + 'static {
+    /// What comes in.
+    type In: Data;
+    /// What goes out.
+    type Out: Data;
+
+    /// Turns one batch into another. `cursor.row` says which row is being worked on, for the error in case user code
+    /// panics; where rows are left out or multiplied, the cursor's lineage must follow.
+    ///
+    /// # Errors
+    /// An error of user code fails the job.
+    fn apply(&mut self, rows: Rows<Self::In>, cursor: &mut Cursor) -> Result<Rows<Self::Out>>;
+}
+
+/// Where in a batch a stage is, so that a failure can name the record.
+#[derive(Debug, Default)]
+pub struct Cursor {
+    /// The row that is being worked on.
+    pub row: usize,
+    /// Where the rows come from; kept here, not in the batch, while stages work on it.
+    pub lineage: Option<Lineage>,
+}
+
+impl Cursor {
+    /// New row `i` comes from what was row `from[i]`.
+    pub fn reindex(&mut self, mut from: Vec<u32>) {
+        if let Some(lineage) = &mut self.lineage {
+            if !lineage.index.is_empty() {
+                from.iter_mut().for_each(|row| *row = lineage.index[*row as usize]);
+            }
+            lineage.index = from;
+        }
+    }
+}
+
+/// A stateless operator with two outputs.
+pub trait Divider: Send + 'static {
+    /// What comes in.
+    type In: Data;
+    /// What goes out at the first output.
+    type Main: Data;
+    /// What goes out at the second output.
+    type Side: Data;
+
+    /// Decides where one value goes.
+    fn divide(&mut self, value: Self::In) -> Side<Self::Main, Self::Side>;
+}
+
+/// One of two outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side<A, B> {
+    /// The first.
+    Main(A),
+    /// The second.
+    Side(B),
+}
+
+/// An operator with keyed state. One instance per worker; each sees the keys of its own key groups, and holds their state.
+///
+/// **Order**: within an epoch batches come in any order. When [`on_watermark`](Self::on_watermark) is called, no record
+/// that is not behind its split's watermark will come at or before it, and no record at all that counts for a window which
+/// ends at or before it.
+pub trait KeyedOperator: Send + 'static {
+    /// By what records are grouped.
+    type Key: Key;
+    /// What comes in.
+    type In: Data;
+    /// What goes out.
+    type Out: Data;
+    /// What is kept; the driver snapshots and restores it.
+    type State: State;
+
+    /// What it does, with everything on which the meaning of its state depends: a checkpoint of an operator that
+    /// described itself otherwise is refused.
+    fn describe(&self) -> String;
+
+    /// Empty state for a worker that owns `groups`.
+    fn state(&self, groups: Range<u32>) -> Self::State;
+
+    /// Whether [`KeyedRows::positions`] must be filled.
+    fn needs_positions(&self) -> bool {
+        false
+    }
+
+    /// Takes a batch in. `rows` stays with the driver; an operator may take what it needs out of it.
+    ///
+    /// # Errors
+    /// An error fails the job.
+    fn on_batch(
+        &mut self,
+        cx: &mut Context<Self::In, Self::Out>,
+        state: &mut Self::State,
+        rows: &mut KeyedRows<Self::Key, Self::In>,
+    ) -> Result<()>;
+
+    /// Event time has come to `watermark`. Returns whether all is done; otherwise it is called again with at least this
+    /// watermark, after others had their turn. An operator that emits much should return after [`Context::is_full`].
+    ///
+    /// # Errors
+    /// An error fails the job.
+    fn on_watermark(
+        &mut self,
+        cx: &mut Context<Self::In, Self::Out>,
+        state: &mut Self::State,
+        watermark: EventTime,
+    ) -> Result<Fired>;
+}
+
+/// Whether an operator is done with a watermark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fired {
+    /// All is done.
+    All,
+    /// There is more to do at the same watermark.
+    More,
+}
+
+/// How many records an operator may emit in one go before it should let others have their turn.
+const FULL: usize = 64 << 10;
+
+/// What a keyed operator writes to.
+#[derive(Debug)]
+pub struct Context<In, Out> {
+    /// The row that is being worked on, for the error in case user code panics.
+    pub row: usize,
+    pub(crate) out: Rows<Out>,
+    pub(crate) late: Rows<In>,
+    pub(crate) late_count: u64,
+    pub(crate) fired: u64,
+    pub(crate) keep_late: bool,
+}
+
+impl<In: Data, Out: Data> Context<In, Out> {
+    pub(crate) fn new(keep_late: bool) -> Self {
+        Context { row: 0, out: Rows::default(), late: Rows::default(), late_count: 0, fired: 0, keep_late }
+    }
+
+    /// Emits a result. A result of a window has the window's last instant as its event time.
+    #[inline]
+    pub fn emit(&mut self, at: EventTime, value: Out) {
+        self.out.records.push(Record { at, value });
+    }
+
+    /// Emits what was derived from a record that was behind `watermark`.
+    pub fn emit_behind(&mut self, at: EventTime, value: Out, watermark: EventTime) {
+        self.out.push(at, value, Some(watermark));
+    }
+
+    /// Counts a record as late and sends it to the side output, if there is one.
+    pub fn late(&mut self, at: EventTime, value: &In, watermark: EventTime) {
+        self.late_count += 1;
+        if self.keep_late {
+            self.late.push(at, value.clone(), Some(watermark));
+        }
+    }
+
+    /// Counts a window as fired.
+    pub fn fired(&mut self) {
+        self.fired += 1;
+    }
+
+    /// Whether so much was emitted that others should have their turn.
+    pub fn is_full(&self) -> bool {
+        self.out.records.len() >= FULL
+    }
+}

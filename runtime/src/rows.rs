@@ -1,0 +1,195 @@
+//! Batches of records between operators.
+//!
+//! Event time travels in the records; what few records have stands beside them: the watermark that a late record met,
+//! and where in its split a record came from.
+
+use std::any::Any;
+
+use millstream_state::key_group::{group_of, worker_of};
+use millstream_state::snapshot::Key;
+
+use crate::record::{Data, Record};
+use crate::time::EventTime;
+
+/// The watermark of its split that a record was behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Which row of the batch.
+    pub row: u32,
+    /// The watermark of the record's own split at the record's position.
+    pub watermark: EventTime,
+}
+
+/// Where a batch comes from: every row is a record of one split, by number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// The split, numbered over all sources of the job.
+    pub split: u32,
+    /// The number, in its split, of the first record of the batch as the source made it.
+    pub first: u64,
+    /// The number of each row, counted from `first`; empty when row `i` is number `i`.
+    pub index: Vec<u32>,
+}
+
+impl Lineage {
+    /// The number, in its split, of the record from which `row` comes.
+    #[inline]
+    pub fn number(&self, row: usize) -> u64 {
+        self.first + self.index.get(row).map_or(row as u64, |number| u64::from(*number))
+    }
+}
+
+/// A batch of records.
+#[derive(Clone, Debug)]
+pub struct Rows<T> {
+    /// The records.
+    pub records: Vec<Record<T>>,
+    /// Those that are behind their split's watermark, in order of rows.
+    pub behind: Vec<Behind>,
+    /// Where they come from; `None` for results of windows.
+    pub lineage: Option<Lineage>,
+}
+
+impl<T> Default for Rows<T> {
+    fn default() -> Self {
+        Rows { records: Vec::new(), behind: Vec::new(), lineage: None }
+    }
+}
+
+impl<T> Rows<T> {
+    /// Appends a record.
+    #[inline]
+    pub fn push(&mut self, at: EventTime, value: T, behind: Option<EventTime>) {
+        if let Some(watermark) = behind {
+            self.behind.push(Behind { row: self.records.len() as u32, watermark });
+        }
+        self.records.push(Record { at, value });
+    }
+}
+
+/// Walks along [`Rows::behind`] while rows are visited in order.
+#[derive(Debug)]
+pub struct BehindWalk<'a> {
+    rest: &'a [Behind],
+}
+
+impl<'a> BehindWalk<'a> {
+    /// Starts before the first row.
+    pub fn new(behind: &'a [Behind]) -> Self {
+        BehindWalk { rest: behind }
+    }
+
+    /// The watermark that `row` is behind, if it is. Rows must be asked in order, each once.
+    #[inline]
+    pub fn at(&mut self, row: usize) -> Option<EventTime> {
+        match self.rest.first() {
+            Some(behind) if behind.row as usize == row => {
+                self.rest = &self.rest[1..];
+                Some(behind.watermark)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A record with its key.
+#[derive(Clone, Debug)]
+pub struct KeyedRecord<K, T> {
+    /// The hash of the key, taken once.
+    pub hash: u64,
+    /// When it happened.
+    pub at: EventTime,
+    /// The key.
+    pub key: K,
+    /// What happened.
+    pub value: T,
+}
+
+/// A batch of records with their keys.
+#[derive(Clone, Debug)]
+pub struct KeyedRows<K, T> {
+    /// The records.
+    pub records: Vec<KeyedRecord<K, T>>,
+    /// Those that are behind their split's watermark, in order of rows.
+    pub behind: Vec<Behind>,
+    /// Split and number of each record; empty unless an operator of the job asks for it.
+    pub positions: Vec<(u32, u64)>,
+}
+
+impl<K, T> Default for KeyedRows<K, T> {
+    fn default() -> Self {
+        KeyedRows { records: Vec::new(), behind: Vec::new(), positions: Vec::new() }
+    }
+}
+
+/// A batch whose type is known to the operators at both ends of its edge, and to nobody between.
+pub(crate) trait AnyRows: Any + Send {
+    /// How many records.
+    fn len(&self) -> usize;
+    /// A copy, for streams with several consumers.
+    fn copy(&self) -> Box<dyn AnyRows>;
+    /// Deals the records out to the workers that own their keys.
+    fn scatter(&mut self, into: &mut [Option<Box<dyn AnyRows>>]);
+}
+
+/// Takes the type back. A mismatch is a mistake in how the job's graph was put together.
+pub(crate) fn downcast<R: AnyRows>(rows: Box<dyn AnyRows>) -> Box<R> {
+    let rows: Box<dyn Any> = rows;
+    match rows.downcast() {
+        Ok(rows) => rows,
+        Err(_) => panic!("an edge of the job carries another type than `{}`", std::any::type_name::<R>()),
+    }
+}
+
+fn downcast_mut<R: AnyRows>(rows: &mut Box<dyn AnyRows>) -> &mut R {
+    let rows: &mut dyn Any = rows.as_mut();
+    match rows.downcast_mut() {
+        Some(rows) => rows,
+        None => panic!("an edge of the job carries another type than `{}`", std::any::type_name::<R>()),
+    }
+}
+
+impl<T: Data> AnyRows for Rows<T> {
+    fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    fn copy(&self) -> Box<dyn AnyRows> {
+        Box::new(self.clone())
+    }
+
+    fn scatter(&mut self, _into: &mut [Option<Box<dyn AnyRows>>]) {
+        unreachable!("only records with keys are exchanged between workers");
+    }
+}
+
+impl<K: Key, T: Data> AnyRows for KeyedRows<K, T> {
+    fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    fn copy(&self) -> Box<dyn AnyRows> {
+        Box::new(self.clone())
+    }
+
+    fn scatter(&mut self, into: &mut [Option<Box<dyn AnyRows>>]) {
+        let workers = into.len();
+        let mut targets: Vec<&mut KeyedRows<K, T>> = into
+            .iter_mut()
+            .map(|rows| downcast_mut(rows.get_or_insert_with(|| Box::new(KeyedRows::<K, T>::default()))))
+            .collect();
+        let mut behind = BehindWalk::new(&self.behind);
+        for (row, record) in self.records.drain(..).enumerate() {
+            let target = &mut *targets[worker_of(group_of(record.hash), workers)];
+            if let Some(watermark) = behind.at(row) {
+                target.behind.push(Behind { row: target.records.len() as u32, watermark });
+            }
+            if let Some(position) = self.positions.get(row) {
+                target.positions.push(*position);
+            }
+            target.records.push(record);
+        }
+        self.behind.clear();
+        self.positions.clear();
+    }
+}

@@ -1,0 +1,162 @@
+//! What the workers and the coordinator of one run share: flags, counters, and the channel of reports.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use millstream_state::manifest::SplitEntry;
+use millstream_state::snapshot::Frozen;
+
+use crate::error::Error;
+use crate::moment::Epoch;
+
+/// What a worker tells the coordinator.
+pub(crate) enum Report {
+    /// A source instance ended its part of `epoch`.
+    Cut { node: usize, epoch: Epoch, splits: Vec<SplitEntry> },
+    /// An operator instance has seen all of `epoch`.
+    Closed { node: usize, epoch: Epoch, part: Part, pause: Duration },
+    /// A source instance has nothing more to read, ever.
+    Ended,
+    /// Something failed; the error is in [`Shared`].
+    Failed,
+    /// A worker's thread is about to end.
+    Left,
+    /// Somebody outside wants the job to stop.
+    Stop(StopMode),
+}
+
+/// How a running job is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// Take a last checkpoint, commit its output, and end; the next start goes on from there.
+    WithCheckpoint,
+    /// End at once; the next start goes on from the last checkpoint.
+    Now,
+}
+
+/// What an operator instance contributes to a checkpoint.
+pub(crate) enum Part {
+    /// Changes of keyed state, and how many entries there are now.
+    State { frozen: Option<Box<dyn Frozen>>, entries: u64 },
+    /// Output that is durable and waits for its commit.
+    Prepared(Vec<String>),
+}
+
+/// See the module.
+pub(crate) struct Shared {
+    /// The epoch in which sources should be.
+    pub announced: AtomicU64,
+    /// The last epoch whose checkpoint is complete.
+    pub closed: AtomicU64,
+    /// Sources take epochs but read no more.
+    pub hold: AtomicBool,
+    /// All is done: workers drop their dataflows and leave.
+    pub teardown: AtomicBool,
+    failed: AtomicBool,
+    error: Mutex<Option<Error>>,
+    /// Records on their way to each worker.
+    pub in_flight: Vec<Padded<AtomicI64>>,
+    /// Records that wait in operators for an epoch to close.
+    pub stashed: Padded<AtomicI64>,
+    /// Per node, then per worker.
+    pub stats: Vec<Vec<Padded<Stats>>>,
+    reports: Sender<Report>,
+    /// Wake every source instance.
+    wakers: Mutex<Vec<Box<dyn Fn() + Send>>>,
+    /// Wake every worker's thread.
+    threads: Mutex<Vec<std::thread::Thread>>,
+}
+
+/// Keeps what different workers write on different cache lines.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct Padded<T>(pub T);
+
+/// What one instance of a node has done. Written by its worker once a batch, read by anybody.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    /// The epoch it is in.
+    pub epoch: AtomicU64,
+    /// Its watermark, in microseconds.
+    pub watermark_us: AtomicI64,
+    pub records_in: AtomicU64,
+    pub records_out: AtomicU64,
+    pub late: AtomicU64,
+    pub bad: AtomicU64,
+    pub fired: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(nodes: usize, workers: usize, first_epoch: Epoch, reports: Sender<Report>) -> Self {
+        let stats = || Padded(Stats {
+            epoch: AtomicU64::new(first_epoch),
+            watermark_us: AtomicI64::new(i64::MIN),
+            ..Stats::default()
+        });
+        Shared {
+            announced: AtomicU64::new(first_epoch),
+            closed: AtomicU64::new(first_epoch.saturating_sub(1)),
+            hold: AtomicBool::new(false),
+            teardown: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            error: Mutex::new(None),
+            in_flight: (0..workers).map(|_| Padded::default()).collect(),
+            stashed: Padded::default(),
+            stats: (0..nodes).map(|_| (0..workers).map(|_| stats()).collect()).collect(),
+            reports,
+            wakers: Mutex::default(),
+            threads: Mutex::default(),
+        }
+    }
+
+    /// Fails the job. The first error counts.
+    pub(crate) fn fail(&self, error: Error) {
+        lock(&self.error).get_or_insert(error);
+        self.failed.store(true, Ordering::SeqCst);
+        self.report(Report::Failed);
+        self.wake_workers();
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn take_error(&self) -> Option<Error> {
+        lock(&self.error).take()
+    }
+
+    pub(crate) fn report(&self, report: Report) {
+        // The coordinator only leaves when nothing counts any more.
+        let _ = self.reports.send(report);
+    }
+
+    /// Sources move on to `epoch`.
+    pub(crate) fn announce(&self, epoch: Epoch) {
+        self.announced.store(epoch, Ordering::SeqCst);
+        lock(&self.wakers).iter().for_each(|wake| wake());
+    }
+
+    pub(crate) fn add_waker(&self, wake: Box<dyn Fn() + Send>) {
+        lock(&self.wakers).push(wake);
+    }
+
+    pub(crate) fn add_thread(&self, thread: std::thread::Thread) {
+        lock(&self.threads).push(thread);
+    }
+
+    pub(crate) fn wake_workers(&self) {
+        lock(&self.threads).iter().for_each(std::thread::Thread::unpark);
+    }
+
+    /// The sum of a counter over all instances of a node.
+    pub(crate) fn total(&self, node: usize, counter: impl Fn(&Stats) -> &AtomicU64) -> u64 {
+        self.stats[node].iter().map(|stats| counter(&stats.0).load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// A lock whose holder cannot leave things half done, so that a panic elsewhere does not matter here.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

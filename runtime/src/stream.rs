@@ -1,0 +1,158 @@
+//! Handles to the streams of a job that is being described.
+
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+
+use millstream_state::snapshot::Key;
+
+use crate::driver::{Division, KeyedNode, Keying, Plain, SinkNode};
+use crate::graph::{Body, Graph, Port};
+use crate::operator::{Divider, KeyedOperator, Stage};
+use crate::record::Data;
+use crate::shared::lock;
+use crate::sink::Sink;
+
+pub(crate) type SharedGraph = Arc<Mutex<Graph>>;
+
+/// A stream of records, as described. Cloning it gives a second reader of the same records.
+pub struct Stream<T> {
+    graph: SharedGraph,
+    port: Port,
+    item: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Stream<T> {
+    fn clone(&self) -> Self {
+        Stream { graph: Arc::clone(&self.graph), port: self.port, item: PhantomData }
+    }
+}
+
+impl<T> std::fmt::Debug for Stream<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Stream").field(&self.port).finish()
+    }
+}
+
+impl<T: Data> Stream<T> {
+    pub(crate) fn new(graph: SharedGraph, node: usize, output: usize) -> Self {
+        Stream { graph, port: Port { node, output }, item: PhantomData }
+    }
+
+    /// Names the operator that made this stream. State is found in checkpoints by this name; it must be unique in the
+    /// job, 1 to 64 letters, digits, `-`, `_` or `.`.
+    #[must_use]
+    pub fn name(self, name: impl Into<String>) -> Self {
+        lock(&self.graph).rename(self.port.node, name.into());
+        self
+    }
+
+    /// Adds a stateless operator, of which every worker gets a clone. `kind` is what plans and default names call it.
+    #[must_use]
+    pub fn stage<S: Stage<In = T> + Clone>(self, kind: &'static str, stage: S) -> Stream<S::Out> {
+        let body = Body::Stateless(Box::new(Plain(stage)));
+        let node = lock(&self.graph).add(kind, String::new(), vec![self.port], &["out"], body);
+        Stream::new(self.graph, node, 0)
+    }
+
+    /// Adds a stateless operator with two outputs, of which every worker gets a clone.
+    #[must_use]
+    pub fn divide<D: Divider<In = T> + Clone>(self, kind: &'static str, divider: D) -> (Stream<D::Main>, Stream<D::Side>) {
+        let body = Body::Stateless(Box::new(Division(divider)));
+        let node = lock(&self.graph).add(kind, String::new(), vec![self.port], &["main", "side"], body);
+        (Stream::new(Arc::clone(&self.graph), node, 0), Stream::new(self.graph, node, 1))
+    }
+
+    /// The records of this stream and of `others`, in no particular order.
+    #[must_use]
+    pub fn union(self, others: impl IntoIterator<Item = Stream<T>>) -> Stream<T> {
+        let mut inputs = vec![self.port];
+        for other in others {
+            assert!(Arc::ptr_eq(&self.graph, &other.graph), "streams of two different jobs cannot be united");
+            inputs.push(other.port);
+        }
+        let node = lock(&self.graph).add("union", String::new(), inputs, &["out"], Body::Union);
+        Stream::new(self.graph, node, 0)
+    }
+
+    /// Groups records by a key. All records of a key go to the worker that owns it.
+    #[must_use]
+    pub fn key_by<K: Key>(self, key: impl Fn(&T) -> K + Clone + Send + 'static) -> KeyedStream<K, T> {
+        let body = Body::Stateless(Box::new(Keying::new(key)));
+        let detail = short_type_name::<K>();
+        let node = lock(&self.graph).add("key_by", detail, vec![self.port], &["out"], body);
+        KeyedStream { graph: self.graph, port: Port { node, output: 0 }, types: PhantomData }
+    }
+
+    /// Ends the stream in a sink.
+    pub fn sink<S: Sink<T>>(self, sink: S) -> SinkHandle {
+        let kind = sink.kind();
+        let body = Body::Sink(Box::new(SinkNode::new(sink)));
+        let node = lock(&self.graph).add("sink", kind.to_string(), vec![self.port], &[], body);
+        SinkHandle { graph: self.graph, node }
+    }
+}
+
+/// A type's name without the paths of its modules.
+fn short_type_name<T>() -> String {
+    let full = std::any::type_name::<T>();
+    let mut short = String::new();
+    for part in full.split_inclusive(|c: char| !c.is_alphanumeric() && c != '_' && c != ':') {
+        short.push_str(part.rsplit("::").next().unwrap_or(part));
+    }
+    short
+}
+
+/// A stream whose records are grouped by key.
+pub struct KeyedStream<K, T> {
+    graph: SharedGraph,
+    port: Port,
+    types: PhantomData<fn() -> (K, T)>,
+}
+
+impl<K, T> Clone for KeyedStream<K, T> {
+    fn clone(&self) -> Self {
+        KeyedStream { graph: Arc::clone(&self.graph), port: self.port, types: PhantomData }
+    }
+}
+
+impl<K, T> std::fmt::Debug for KeyedStream<K, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("KeyedStream").field(&self.port).finish()
+    }
+}
+
+impl<K: Key, T: Data> KeyedStream<K, T> {
+    /// Adds an operator with keyed state, of which every worker gets a clone; returns its results and its late records.
+    #[must_use]
+    pub fn operator<O>(self, kind: &'static str, operator: O) -> (Stream<O::Out>, Stream<T>)
+    where
+        O: KeyedOperator<Key = K, In = T> + Clone,
+    {
+        let detail = operator.describe();
+        let mut graph = lock(&self.graph);
+        graph.positions |= operator.needs_positions();
+        let body = Body::Keyed(Box::new(KeyedNode(operator)));
+        let node = graph.add(kind, detail, vec![self.port], &["out", "late"], body);
+        drop(graph);
+        (Stream::new(Arc::clone(&self.graph), node, 0), Stream::new(self.graph, node, 1))
+    }
+}
+
+/// A sink of a job that is being described.
+pub struct SinkHandle {
+    graph: SharedGraph,
+    node: usize,
+}
+
+impl std::fmt::Debug for SinkHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SinkHandle").field(&self.node).finish()
+    }
+}
+
+impl SinkHandle {
+    /// Names the sink; see [`Stream::name`].
+    pub fn name(self, name: impl Into<String>) {
+        lock(&self.graph).rename(self.node, name.into());
+    }
+}

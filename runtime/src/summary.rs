@@ -1,0 +1,150 @@
+//! What a run of a job came to.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All input was read, all windows fired, all output committed.
+    Finished,
+    /// It was stopped; the next start goes on from the last checkpoint.
+    Stopped,
+    /// An earlier run had finished; nothing was done.
+    AlreadyFinished,
+}
+
+/// Counts and times of one run. Everything counts from this start, not from the job's first one.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The job's name.
+    pub job: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The checkpoint that it started from.
+    pub restored: Option<u64>,
+    /// The last checkpoint.
+    pub epoch: Option<u64>,
+    /// Records read by all sources.
+    pub records_in: u64,
+    /// Records taken by all sinks.
+    pub records_out: u64,
+    /// Records that were late for all their windows.
+    pub late: u64,
+    /// Records that could not be read and were dropped or diverted.
+    pub bad: u64,
+    /// Windows fired, counted per key.
+    pub windows_fired: u64,
+    /// Checkpoints taken.
+    pub checkpoints: u64,
+    /// Bytes of state written for them.
+    pub checkpoint_bytes: u64,
+    /// The longest that one worker stood still for one operator's part of a checkpoint.
+    pub longest_pause: Duration,
+    /// The longest that a checkpoint took from its announcement to its publication.
+    pub longest_checkpoint: Duration,
+    /// From the start to the end.
+    pub elapsed: Duration,
+    /// From the start to the first record read: restoring state is in it.
+    pub time_to_first_record: Option<Duration>,
+}
+
+impl Summary {
+    pub(crate) fn empty(job: &str, outcome: Outcome) -> Self {
+        Summary {
+            job: job.to_string(),
+            outcome,
+            restored: None,
+            epoch: None,
+            records_in: 0,
+            records_out: 0,
+            late: 0,
+            bad: 0,
+            windows_fired: 0,
+            checkpoints: 0,
+            checkpoint_bytes: 0,
+            longest_pause: Duration::ZERO,
+            longest_checkpoint: Duration::ZERO,
+            elapsed: Duration::ZERO,
+            time_to_first_record: None,
+        }
+    }
+
+    /// Records read per second of the whole run.
+    pub fn records_per_second(&self) -> f64 {
+        self.records_in as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let job = &self.job;
+        match self.outcome {
+            Outcome::AlreadyFinished => {
+                let epoch = self.epoch.unwrap_or_default();
+                return write!(
+                    f,
+                    "job `{job}` had already finished, with checkpoint {epoch}; nothing to do. \
+                     `--fresh` begins again and sets the old output aside."
+                );
+            }
+            Outcome::Finished => write!(f, "job `{job}` finished")?,
+            Outcome::Stopped => write!(f, "job `{job}` stopped; start it again to go on")?,
+        }
+        if let Some(epoch) = self.restored {
+            write!(f, " (resumed from checkpoint {epoch})")?;
+        }
+        writeln!(f)?;
+        writeln!(
+            f,
+            "  records   {} in, {} out, {} late, {} bad",
+            thousands(self.records_in),
+            thousands(self.records_out),
+            thousands(self.late),
+            thousands(self.bad)
+        )?;
+        writeln!(f, "  windows   {} fired", thousands(self.windows_fired))?;
+        match self.epoch {
+            Some(epoch) => writeln!(
+                f,
+                "  state     {} checkpoints up to number {epoch}, {} bytes, longest {:.1} ms, longest pause {:.1} ms",
+                thousands(self.checkpoints),
+                thousands(self.checkpoint_bytes),
+                self.longest_checkpoint.as_secs_f64() * 1e3,
+                self.longest_pause.as_secs_f64() * 1e3
+            )?,
+            None => writeln!(f, "  state     no checkpoints (no checkpoint directory)")?,
+        }
+        write!(
+            f,
+            "  time      {:.2} s, {} records/s",
+            self.elapsed.as_secs_f64(),
+            thousands(self.records_per_second() as u64)
+        )
+    }
+}
+
+/// A number with commas, so that people can read it.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thousands;
+
+    #[test]
+    fn numbers_have_commas() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+    }
+}

@@ -1,0 +1,111 @@
+//! Watermarks: how far event time has come in a split, as promised by the split's own records.
+//!
+//! **Time**: a watermark `w` promises that no later record of the split is before `w`; records that break the promise
+//! are *behind*, and late for every window that ends at or before `w`. Each split has its own running watermark, and a
+//! record is judged by the one at its own position in its own split. So what is late does not depend on threads, batches,
+//! other splits or the wall clock.
+
+use std::marker::PhantomData;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::time::{EventSpan, EventTime};
+
+/// Watches the event times of one split and says what the watermark is. Its state goes into every checkpoint.
+///
+/// The runtime never lets a watermark go back, whatever [`watermark`](Self::watermark) returns.
+pub trait WatermarkGenerator: Clone + Send + Serialize + DeserializeOwned + 'static {
+    /// A record at `at` has been read.
+    fn observe(&mut self, at: EventTime);
+    /// The watermark after all records so far.
+    fn watermark(&self) -> EventTime;
+}
+
+/// How a source's records get their event times and its splits their watermarks.
+#[derive(Debug)]
+pub struct Watermarks<T, F, G> {
+    pub(crate) timestamp: F,
+    pub(crate) generator: G,
+    item: PhantomData<fn(&T)>,
+}
+
+impl<T, F: Clone, G: Clone> Clone for Watermarks<T, F, G> {
+    fn clone(&self) -> Self {
+        Watermarks { timestamp: self.timestamp.clone(), generator: self.generator.clone(), item: PhantomData }
+    }
+}
+
+impl<T, F: Fn(&T) -> EventTime> Watermarks<T, F, BoundedOutOfOrderness> {
+    /// Records may be out of order by up to `delay`: the watermark is the highest event time seen, less `delay`.
+    pub fn bounded_out_of_orderness(delay: EventSpan, timestamp: F) -> Self {
+        Self::custom(BoundedOutOfOrderness { delay, highest: EventTime::MIN }, timestamp)
+    }
+
+    /// Records are in order of event time: the watermark is the highest event time seen.
+    pub fn monotonous(timestamp: F) -> Self {
+        Self::bounded_out_of_orderness(EventSpan::ZERO, timestamp)
+    }
+}
+
+impl<T, F: Fn(&T) -> EventTime> Watermarks<T, F, NoWatermarks> {
+    /// Nothing is promised before the end: windows fire when the input has ended, and no record is late.
+    pub fn none(timestamp: F) -> Self {
+        Self::custom(NoWatermarks, timestamp)
+    }
+}
+
+impl<T, F: Fn(&T) -> EventTime, G: WatermarkGenerator> Watermarks<T, F, G> {
+    /// Watermarks by a generator of the user's own; every split starts with a clone of it.
+    pub fn custom(generator: G, timestamp: F) -> Self {
+        Watermarks { timestamp, generator, item: PhantomData }
+    }
+}
+
+/// The generator of [`Watermarks::bounded_out_of_orderness`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BoundedOutOfOrderness {
+    delay: EventSpan,
+    highest: EventTime,
+}
+
+impl WatermarkGenerator for BoundedOutOfOrderness {
+    #[inline]
+    fn observe(&mut self, at: EventTime) {
+        self.highest = self.highest.max(at);
+    }
+
+    #[inline]
+    fn watermark(&self) -> EventTime {
+        // Only the end of a split makes its watermark MAX.
+        (self.highest - self.delay).min(EventTime::from_micros(i64::MAX - 1))
+    }
+}
+
+/// The generator of [`Watermarks::none`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NoWatermarks;
+
+impl WatermarkGenerator for NoWatermarks {
+    fn observe(&mut self, _at: EventTime) {}
+
+    fn watermark(&self) -> EventTime {
+        EventTime::MIN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_time_less_the_delay() {
+        let mut generator = BoundedOutOfOrderness { delay: EventSpan::secs(10), highest: EventTime::MIN };
+        assert_eq!(generator.watermark(), EventTime::MIN);
+        generator.observe(EventTime::from_secs(100));
+        generator.observe(EventTime::from_secs(50));
+        assert_eq!(generator.watermark(), EventTime::from_secs(90));
+        generator.observe(EventTime::MAX);
+        assert!(generator.watermark() < EventTime::MAX);
+    }
+}

@@ -1,0 +1,184 @@
+//! Decisions about checkpoints: which one to restore, and which to delete. Pure: no I/O here.
+
+/// A checkpoint as it was found on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Whether it can be used.
+    pub health: Health,
+}
+
+/// Whether a checkpoint can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Its manifest and all its files are as they should be.
+    Intact {
+        /// Whether the job had come to its end.
+        finished: bool,
+    },
+    /// Something is missing or wrong; the text names the file.
+    Damaged(String),
+}
+
+/// What the user wants to start from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartFrom {
+    /// The newest checkpoint; if it is damaged, refuse. A fresh start where there is none.
+    #[default]
+    Newest,
+    /// The newest checkpoint that is intact, even if damaged ones are newer.
+    NewestIntact,
+    /// This checkpoint.
+    Epoch(u64),
+    /// Nothing: begin again, and set aside what is there.
+    Fresh,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Begin without state.
+    Fresh,
+    /// Restore this checkpoint. `passed_over` are the newer ones that will be set aside.
+    Restore {
+        /// Which.
+        epoch: u64,
+        /// Newer checkpoints that will no longer count.
+        passed_over: Vec<u64>,
+    },
+    /// The job is at its end; there is nothing to run.
+    Finished {
+        /// The last checkpoint.
+        epoch: u64,
+    },
+    /// Do not start.
+    Refuse(Refusal),
+}
+
+/// Why a job does not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The checkpoint to start from is damaged. `intact` is the newest that is not.
+    Damaged {
+        /// Which.
+        epoch: u64,
+        /// What is wrong with it.
+        reason: String,
+        /// What could be used instead.
+        intact: Option<u64>,
+    },
+    /// There is no such checkpoint.
+    Missing {
+        /// Which was asked for.
+        epoch: u64,
+        /// What there is.
+        present: Vec<u64>,
+    },
+}
+
+/// Chooses from the checkpoints that were found, in any order.
+pub fn decide(found: &[Found], from: StartFrom) -> Decision {
+    let mut found: Vec<&Found> = found.iter().collect();
+    found.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.epoch));
+    let intact = |checkpoint: &&&Found| matches!(checkpoint.health, Health::Intact { .. });
+    let newest_intact = found.iter().find(intact).map(|checkpoint| checkpoint.epoch);
+    let chosen = match from {
+        StartFrom::Fresh => return Decision::Fresh,
+        StartFrom::Newest => found.first(),
+        // Damaged ones alone are no reason to begin again unasked: the newest is then named as damaged.
+        StartFrom::NewestIntact => found.iter().find(intact).or(found.first()),
+        StartFrom::Epoch(epoch) => match found.iter().find(|checkpoint| checkpoint.epoch == epoch) {
+            Some(checkpoint) => Some(checkpoint),
+            None => {
+                let present = found.iter().rev().map(|checkpoint| checkpoint.epoch).collect();
+                return Decision::Refuse(Refusal::Missing { epoch, present });
+            }
+        },
+    };
+    let Some(chosen) = chosen else { return Decision::Fresh };
+    let newest = found.first().is_some_and(|first| first.epoch == chosen.epoch);
+    match &chosen.health {
+        Health::Damaged(reason) => Decision::Refuse(Refusal::Damaged {
+            epoch: chosen.epoch,
+            reason: reason.clone(),
+            intact: newest_intact,
+        }),
+        Health::Intact { finished: true } if newest => Decision::Finished { epoch: chosen.epoch },
+        Health::Intact { .. } => Decision::Restore {
+            epoch: chosen.epoch,
+            passed_over: found.iter().map(|checkpoint| checkpoint.epoch).filter(|e| *e > chosen.epoch).collect(),
+        },
+    }
+}
+
+/// Which of `epochs` to delete so that the newest `retain` (at least 1) are left.
+pub fn collectable(epochs: &[u64], retain: usize) -> Vec<u64> {
+    let mut epochs = epochs.to_vec();
+    epochs.sort_unstable();
+    let keep = retain.max(1).min(epochs.len());
+    epochs.truncate(epochs.len() - keep);
+    epochs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intact(epoch: u64) -> Found {
+        Found { epoch, health: Health::Intact { finished: false } }
+    }
+
+    fn damaged(epoch: u64) -> Found {
+        Found { epoch, health: Health::Damaged("manifest".into()) }
+    }
+
+    #[test]
+    fn when_nothing_is_there_then_a_fresh_start() {
+        assert_eq!(decide(&[], StartFrom::Newest), Decision::Fresh);
+        assert_eq!(decide(&[], StartFrom::NewestIntact), Decision::Fresh);
+        let missing = Refusal::Missing { epoch: 3, present: vec![] };
+        assert_eq!(decide(&[], StartFrom::Epoch(3)), Decision::Refuse(missing));
+    }
+
+    #[test]
+    fn when_the_newest_is_intact_then_it_is_restored() {
+        let restore = Decision::Restore { epoch: 9, passed_over: vec![] };
+        assert_eq!(decide(&[intact(7), intact(9), damaged(8)], StartFrom::Newest), restore);
+    }
+
+    #[test]
+    fn when_the_newest_is_damaged_then_only_a_wish_passes_over_it() {
+        let found = [intact(7), damaged(8), damaged(9)];
+        let refusal = Refusal::Damaged { epoch: 9, reason: "manifest".into(), intact: Some(7) };
+        assert_eq!(decide(&found, StartFrom::Newest), Decision::Refuse(refusal));
+        let restore = Decision::Restore { epoch: 7, passed_over: vec![9, 8] };
+        assert_eq!(decide(&found, StartFrom::NewestIntact), restore);
+        assert_eq!(decide(&found, StartFrom::Epoch(7)), restore);
+        assert!(matches!(decide(&found, StartFrom::Epoch(8)), Decision::Refuse(Refusal::Damaged { epoch: 8, .. })));
+    }
+
+    #[test]
+    fn when_all_are_damaged_then_never_a_silent_fresh_start() {
+        for from in [StartFrom::Newest, StartFrom::NewestIntact] {
+            let decision = decide(&[damaged(1), damaged(2)], from);
+            assert!(matches!(decision, Decision::Refuse(Refusal::Damaged { epoch: 2, intact: None, .. })));
+        }
+    }
+
+    #[test]
+    fn when_the_job_is_finished_then_nothing_runs_unless_asked() {
+        let finished = Found { epoch: 9, health: Health::Intact { finished: true } };
+        assert_eq!(decide(&[intact(8), finished.clone()], StartFrom::Newest), Decision::Finished { epoch: 9 });
+        let restore = Decision::Restore { epoch: 8, passed_over: vec![9] };
+        assert_eq!(decide(&[intact(8), finished.clone()], StartFrom::Epoch(8)), restore);
+        assert_eq!(decide(&[finished], StartFrom::Fresh), Decision::Fresh);
+    }
+
+    #[test]
+    fn the_newest_are_kept_and_never_none() {
+        assert_eq!(collectable(&[5, 3, 4, 9], 3), vec![3]);
+        assert_eq!(collectable(&[5, 3], 3), Vec::<u64>::new());
+        assert_eq!(collectable(&[5, 3], 0), vec![3]);
+    }
+}

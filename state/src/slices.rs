@@ -1,0 +1,175 @@
+//! One value per slice of event time and key: the state of windows.
+//!
+//! A slice is one of the disjoint pieces of event time that overlapping windows share. It is known by its number, which
+//! may be negative; what number means what time is the window's business. A record is added to one slice, whatever the
+//! overlap. When the last window that needs a slice has fired, the slice goes as a whole.
+
+use std::collections::BTreeMap;
+
+use crate::hash::hash_key;
+use crate::key_group::group_of;
+use crate::snapshot::{Frozen, Key, Run, State, StoredEntry, Value};
+use crate::table::Table;
+use crate::{Result, StateError, codec};
+
+/// Keyed state in slices, sharded by key group.
+#[derive(Debug)]
+pub struct SliceState<K, V> {
+    slices: BTreeMap<i64, Table<K, V>>,
+    /// The slice that was used last, kept out of the tree: records come mostly in order.
+    hot: Option<(i64, Table<K, V>)>,
+    /// Entries that a checkpoint holds and that are gone since.
+    removed: Vec<(i64, K)>,
+    /// An emptied table, kept for the next slice so that it need not grow again.
+    spare: Option<Table<K, V>>,
+    tracked: bool,
+}
+
+impl<K, V> Default for SliceState<K, V> {
+    fn default() -> Self {
+        SliceState { slices: BTreeMap::new(), hot: None, removed: Vec::new(), spare: None, tracked: false }
+    }
+}
+
+impl<K: Key, V: Value> SliceState<K, V> {
+    /// The value of `key`, whose hash is `hash`, in `slice`, to be changed; made by `create` when there is none.
+    #[inline]
+    pub fn update(&mut self, slice: i64, hash: u64, key: &K, create: impl FnOnce() -> V) -> &mut V {
+        if self.hot.as_ref().is_none_or(|(number, _)| *number != slice) {
+            self.heat(slice);
+        }
+        match &mut self.hot {
+            Some((_, table)) => table.update(hash, key, create),
+            None => unreachable!("a slice was just made hot"),
+        }
+    }
+
+    #[cold]
+    fn heat(&mut self, slice: i64) {
+        self.cool();
+        let table = self.slices.remove(&slice).or_else(|| self.spare.take()).unwrap_or_default();
+        self.hot = Some((slice, table));
+    }
+
+    /// Puts the hot slice back among the others.
+    fn cool(&mut self) {
+        if let Some((number, table)) = self.hot.take() {
+            self.slices.insert(number, table);
+        }
+    }
+
+    /// The numbers of all slices from `from` on, in order, without end.
+    pub fn numbers_from(&mut self, from: i64) -> impl Iterator<Item = i64> {
+        self.cool();
+        self.slices.range(from..).map(|(number, _)| *number)
+    }
+
+    /// The least slice there is.
+    pub fn first(&mut self) -> Option<i64> {
+        self.cool();
+        self.slices.first_key_value().map(|(number, _)| *number)
+    }
+
+    /// Every key and value in the slices from `from` up to but not including `to`.
+    pub fn range(&mut self, from: i64, to: i64) -> impl Iterator<Item = (&K, &V)> {
+        self.cool();
+        self.slices.range(from..to).flat_map(|(_, table)| table.iter())
+    }
+
+    /// How many keys there are in one slice.
+    pub fn len_of(&mut self, slice: i64) -> usize {
+        self.cool();
+        self.slices.get(&slice).map_or(0, Table::len)
+    }
+
+    /// Takes the whole of `slice` out.
+    pub fn take(&mut self, slice: i64, mut each: impl FnMut(K, V)) {
+        self.cool();
+        let Some(mut table) = self.slices.remove(&slice) else { return };
+        let tracked = self.tracked;
+        let removed = &mut self.removed;
+        let drained = table.drain(|key| {
+            if tracked {
+                removed.push((slice, key.clone()));
+            }
+        });
+        drained.for_each(|(key, value)| each(key, value));
+        self.spare = Some(table);
+    }
+
+    /// Drops all slices before `to`.
+    pub fn drop_before(&mut self, to: i64) {
+        while let Some(first) = self.first().filter(|first| *first < to) {
+            self.take(first, |_, _| ());
+        }
+    }
+}
+
+impl<K: Key, V: Value> State for SliceState<K, V> {
+    fn shape(&self) -> String {
+        format!("slices of `{}` by `{}`", std::any::type_name::<V>(), std::any::type_name::<K>())
+    }
+
+    fn track(&mut self) {
+        self.tracked = true;
+    }
+
+    fn freeze(&mut self) -> Option<Box<dyn Frozen>> {
+        debug_assert!(self.tracked);
+        self.cool();
+        let mut changed = Vec::new();
+        for (number, table) in &mut self.slices {
+            table.freeze(|key, value| changed.push((*number, key.clone(), value.clone())));
+        }
+        let removed = std::mem::take(&mut self.removed);
+        let frozen = FrozenSlices { changed, removed };
+        (!frozen.is_empty()).then(|| Box::new(frozen) as Box<dyn Frozen>)
+    }
+
+    fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
+        let Some((number, key)) = entry.key.split_first_chunk::<8>() else {
+            let reason = format!("the stored key has {} bytes", entry.key.len());
+            return Err(StateError::Codec { what: "a slice".into(), reason });
+        };
+        let slice = (u64::from_be_bytes(*number) ^ (1 << 63)) as i64;
+        let (hash, key) = entry.decode_key(key)?;
+        self.cool();
+        self.slices.entry(slice).or_default().restore(hash, key, codec::decode(entry.value)?);
+        Ok(())
+    }
+
+    fn entries(&self) -> u64 {
+        let hot = self.hot.as_ref().map_or(0, |(_, table)| table.len());
+        (hot + self.slices.values().filter(|table| !table.is_empty()).map(Table::len).sum::<usize>()) as u64
+    }
+}
+
+struct FrozenSlices<K, V> {
+    changed: Vec<(i64, K, V)>,
+    removed: Vec<(i64, K)>,
+}
+
+/// Slice number (8 bytes, big-endian, with the sign turned so that bytes sort as numbers do), then the key.
+fn encode_key<K: Key>(slice: i64, key: &K, out: &mut Vec<u8>) -> Result<()> {
+    out.extend_from_slice(&((slice as u64) ^ (1 << 63)).to_be_bytes());
+    codec::encode_into(key, out)
+}
+
+impl<K: Key, V: Value> Frozen for FrozenSlices<K, V> {
+    fn len(&self) -> usize {
+        self.changed.len() + self.removed.len()
+    }
+
+    fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
+        for (slice, key, value) in &self.changed {
+            let group = group_of(hash_key(key));
+            let value = |out: &mut Vec<u8>| codec::encode_into(value, out);
+            run.push(group, |out| encode_key(*slice, key, out), Some(value))?;
+        }
+        for (slice, key) in &self.removed {
+            let group = group_of(hash_key(key));
+            run.push(group, |out| encode_key(*slice, key, out), None::<fn(&mut Vec<u8>) -> Result<()>>)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! What one operator's state hands over for one checkpoint.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::key_group::{KeyGroup, group_of};
+use crate::{Result, StateError, codec, hash};
+
+/// What can be a key: compared, cloned, sent, and written to checkpoints.
+///
+/// Implemented for every such type. Keys that are equal must serialise equally, which derives ensure.
+pub trait Key: Eq + Clone + Send + Serialize + DeserializeOwned + 'static {}
+impl<T: Eq + Clone + Send + Serialize + DeserializeOwned + 'static> Key for T {}
+
+/// What can be kept per key: cloned, sent, and written to checkpoints. Implemented for every such type.
+pub trait Value: Clone + Send + Serialize + DeserializeOwned + 'static {}
+impl<T: Clone + Send + Serialize + DeserializeOwned + 'static> Value for T {}
+
+/// State that one driver snapshots, restores and rescales; see [`keyed`](crate::keyed) and [`slices`](crate::slices).
+pub trait State: Send + 'static {
+    /// The form of this state in words, such as `slices of (u64, i64) by alloc::string::String`; a checkpoint whose
+    /// state has another form is refused.
+    fn shape(&self) -> String;
+
+    /// Starts to keep account of what changes; without it [`freeze`](Self::freeze) is never called.
+    fn track(&mut self);
+
+    /// What changed since the last call, copied so that it can be written elsewhere while work goes on here.
+    fn freeze(&mut self) -> Option<Box<dyn Frozen>>;
+
+    /// Puts back one entry that an earlier [`Frozen`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are not an entry of this state.
+    fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()>;
+
+    /// How many entries are kept now.
+    fn entries(&self) -> u64;
+}
+
+/// An entry as it stands in the store, behind the operator's prefix.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredEntry<'a> {
+    /// The key group under which it was stored.
+    pub group: KeyGroup,
+    /// Which of the operator's states it belongs to, where an operator has several (see the implementation of [`State`]
+    /// for tuples).
+    pub state: u8,
+    /// The rest of the stored key.
+    pub key: &'a [u8],
+    /// The stored value.
+    pub value: &'a [u8],
+}
+
+impl StoredEntry<'_> {
+    /// Decodes the user's key in `bytes` and hashes it, checking that it belongs to the group it was stored under: this
+    /// finds a key type whose serialisation changed, and a changed hasher.
+    ///
+    /// # Errors
+    /// When the bytes are no key, or the key of another group.
+    pub fn decode_key<K: Key>(&self, bytes: &[u8]) -> Result<(u64, K)> {
+        let key: K = codec::decode(bytes)?;
+        let hash = hash::hash_key(&key);
+        if group_of(hash) != self.group {
+            return Err(StateError::Codec {
+                what: format!("a key of type `{}`", std::any::type_name::<K>()),
+                reason: format!("was stored in key group {} and now hashes to {}", self.group, group_of(hash)),
+            });
+        }
+        Ok((hash, key))
+    }
+}
+
+/// Changes of one state, ready to be written by another thread.
+pub trait Frozen: Send {
+    /// How many entries were changed or removed.
+    fn len(&self) -> usize;
+
+    /// Whether nothing changed.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes the changes into `run`.
+    ///
+    /// # Errors
+    /// When a key or value cannot be serialised.
+    fn encode(self: Box<Self>, run: &mut Run) -> Result<()>;
+}
+
+/// How an operator has more than one state: a tuple of them, numbered in order.
+macro_rules! tuple_of_states {
+    ($($state:ident $number:tt),*) => {
+        impl<$($state: State),*> State for ($($state,)*) {
+            fn shape(&self) -> String {
+                [$(self.$number.shape()),*].join(" and ")
+            }
+            fn track(&mut self) {
+                $(self.$number.track();)*
+            }
+            fn freeze(&mut self) -> Option<Box<dyn Frozen>> {
+                let parts: Vec<_> = [$(($number, self.$number.freeze())),*]
+                    .into_iter()
+                    .filter_map(|(number, frozen)| Some((number, frozen?)))
+                    .collect();
+                (!parts.is_empty()).then(|| Box::new(FrozenParts(parts)) as Box<dyn Frozen>)
+            }
+            fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
+                match entry.state {
+                    $($number => self.$number.restore(entry),)*
+                    other => Err(StateError::Codec {
+                        what: "a stored entry".into(),
+                        reason: format!("it belongs to state number {other}, which this operator does not have"),
+                    }),
+                }
+            }
+            fn entries(&self) -> u64 {
+                0 $(+ self.$number.entries())*
+            }
+        }
+    };
+}
+tuple_of_states!(A 0, B 1);
+tuple_of_states!(A 0, B 1, C 2);
+
+struct FrozenParts(Vec<(u8, Box<dyn Frozen>)>);
+
+impl Frozen for FrozenParts {
+    fn len(&self) -> usize {
+        self.0.iter().map(|(_, frozen)| frozen.len()).sum()
+    }
+
+    fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
+        for (number, frozen) in self.0 {
+            run.state = number;
+            frozen.encode(run)?;
+        }
+        Ok(())
+    }
+}
+
+/// The changes of one epoch as bytes, on their way into one sorted file.
+///
+/// A stored key is the operator's number (4 bytes, big-endian), the key group (2 bytes), the number of the state (1 byte)
+/// and the state's own key, so that a worker finds all it owns of one operator in one range.
+#[derive(Debug, Default)]
+pub struct Run {
+    bytes: Vec<u8>,
+    entries: Vec<RunEntry>,
+    operator: u32,
+    state: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RunEntry {
+    /// The first 16 bytes of the key: most comparisons end here, without touching `bytes`.
+    head: u128,
+    start: usize,
+    key_len: u32,
+    /// `u32::MAX`: the entry is removed.
+    value_len: u32,
+}
+
+const REMOVED: u32 = u32::MAX;
+
+impl Run {
+    /// What follows belongs to the operator with this number.
+    pub fn begin(&mut self, operator: u32) {
+        self.operator = operator;
+        self.state = 0;
+    }
+
+    /// How many entries it holds.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds an entry, whose key (behind operator and group) and value are appended by the two closures; no value: the
+    /// entry is removed.
+    ///
+    /// # Errors
+    /// What the closures return.
+    pub fn push(
+        &mut self,
+        group: KeyGroup,
+        key: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+        value: Option<impl FnOnce(&mut Vec<u8>) -> Result<()>>,
+    ) -> Result<()> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&self.operator.to_be_bytes());
+        self.bytes.extend_from_slice(&group.to_be_bytes());
+        self.bytes.push(self.state);
+        key(&mut self.bytes)?;
+        let end = self.bytes.len();
+        let mut head = [0; 16];
+        let take = (end - start).min(16);
+        head[..take].copy_from_slice(&self.bytes[start..start + take]);
+        let value_len = match value {
+            None => REMOVED,
+            Some(value) => {
+                value(&mut self.bytes)?;
+                (self.bytes.len() - end) as u32
+            }
+        };
+        let head = u128::from_be_bytes(head);
+        self.entries.push(RunEntry { head, start, key_len: (end - start) as u32, value_len });
+        Ok(())
+    }
+
+    /// Sorts the entries by key, as an SST file wants them.
+    pub fn sort(&mut self) {
+        let bytes = &self.bytes;
+        let key = |entry: &RunEntry| &bytes[entry.start..entry.start + entry.key_len as usize];
+        self.entries.sort_unstable_by(|a, b| a.head.cmp(&b.head).then_with(|| key(a).cmp(key(b))));
+    }
+
+    /// Every entry as key and value; no value: removed.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.entries.iter().map(|entry| {
+            let split = entry.start + entry.key_len as usize;
+            let value = (entry.value_len != REMOVED).then(|| &self.bytes[split..split + entry.value_len as usize]);
+            (&self.bytes[entry.start..split], value)
+        })
+    }
+}
