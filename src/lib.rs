@@ -72,3 +72,8 @@ pub mod prelude {
     pub use millstream_state::checkpoint::StartFrom;
     pub use millstream_state::snapshot::Key;
 }
+
+/// The code in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -82,7 +82,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
 
     let plan = Plan::new(&graph, &names, splits, &settings, &execution, &shared, db.clone(), restored.clone());
     let (graph, in_flight) = (std::sync::Mutex::new(graph), settings.in_flight);
-    let workers = run_workers(settings.workers, &shared, move |worker| {
+    let workers = run_workers(&job.name, settings.workers, &shared, move |worker| {
         let parts = plan.parts(&lock(&graph), worker);
         let operators = parts.into_iter().map(|(task, make)| Ok((task, make()?))).collect::<Result<_>>()?;
         Ok(WorkerPlan { operators, first_epoch, in_flight })

@@ -125,6 +125,7 @@ fn take_epochs(
 ) -> Result<()> {
     while *epoch < task.shared.announced.load(Ordering::SeqCst) {
         let splits = logic.cut()?;
+        tracing::trace!(operator = %task.name, epoch = *epoch, "source cut");
         task.shared.report(Report::Cut { node: task.node, epoch: *epoch, splits });
         *epoch += 1;
         downgrade(task, caps, Moment::new(*epoch, logic.watermark()));

@@ -41,15 +41,17 @@ const NAP: Duration = Duration::from_secs(1);
 
 /// Starts the worker threads. `plan` is called on each with the worker's number.
 pub(crate) fn run_workers(
+    job: &str,
     workers: usize,
     shared: &Arc<Shared>,
     plan: impl Fn(usize) -> Result<WorkerPlan> + Send + Sync + 'static,
 ) -> Result<WorkerThreads> {
     let plan = Arc::new(plan);
-    let shared = Arc::clone(shared);
+    let (shared, job) = (Arc::clone(shared), job.to_string());
     let guards = timely::communication::initialize(Config::Process(workers), move |allocator| {
         shared.add_thread(std::thread::current());
         let number = allocator.index();
+        let _span = tracing::info_span!("worker", job, number).entered();
         let run = || {
             let mut worker = Worker::new(WorkerConfig::default(), allocator, Some(Instant::now()));
             match plan(number) {

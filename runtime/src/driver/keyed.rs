@@ -57,6 +57,7 @@ fn restore<O: KeyedOperator>(operator: &O, task: &Task) -> Result<O::State> {
         let db = db.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let restored = db.scan(entry.id, groups, |stored| state.restore(stored));
         restored.map_err(|error| restore_error(error).in_operator(&task.name))?;
+        tracing::debug!(operator = %task.name, entries = state.entries(), "state restored");
     }
     Ok(state)
 }

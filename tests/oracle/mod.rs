@@ -1,0 +1,259 @@
+//! What windows should give, computed from the specification and by brute force; and what tests of whole jobs share: a
+//! source of scripted splits, and a way to run a job that cannot hang a test.
+//!
+//! Nothing here looks at how the runtime does it: event times are `i128`, every record is held against every window
+//! around it, and results are `BTreeMap`s.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use millstream::prelude::*;
+use millstream::source::{Batch, Read, Source, SplitReader, Waker};
+
+/// A record of a test: what it says, and where in the input it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Item {
+    pub split: u32,
+    pub number: u64,
+    pub at: i64,
+    pub key: u64,
+    pub value: i64,
+}
+
+impl Item {
+    pub fn time(&self) -> EventTime {
+        EventTime::from_micros(self.at)
+    }
+}
+
+/// Windows by their numbers, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub size: i64,
+    pub slide: i64,
+    pub offset: i64,
+}
+
+/// A record, and the watermark that it meets: that of its own split just before it; `None` is before everything.
+pub type Judged = (Item, Option<i128>);
+
+/// Every record of every split with the watermark that it meets.
+pub fn judge(splits: &[Vec<Item>], delay: i64) -> Vec<Judged> {
+    let mut judged = Vec::new();
+    for split in splits {
+        let mut highest: Option<i128> = None;
+        for item in split {
+            // Nothing but the end of a split makes its watermark `MAX` (runtime/src/watermark.rs).
+            let watermark = highest.map(|highest| (highest - i128::from(delay)).min(i128::from(i64::MAX) - 1));
+            judged.push((*item, watermark));
+            highest = highest.max(Some(item.at.into()));
+        }
+    }
+    judged
+}
+
+/// All windows that contain `at`, by brute force, with bounds that may not fit an `i64`.
+fn windows_of(at: i64, shape: Shape) -> Vec<(i128, i128)> {
+    let (at, size, slide, offset) =
+        (i128::from(at), i128::from(shape.size), i128::from(shape.slide), i128::from(shape.offset));
+    let first = (at - offset - size).div_euclid(slide) - 1;
+    let last = (at - offset).div_euclid(slide) + 1;
+    (first..=last)
+        .map(|number| (number * slide + offset, number * slide + offset + size))
+        .filter(|(start, end)| *start <= at && at < *end)
+        .collect()
+}
+
+/// What comes out of windows: the records of every key and window in the order of the input, and the late records.
+pub type Windowed = (BTreeMap<(u64, Window), Vec<Item>>, Vec<Item>);
+
+/// Which record counts where.
+pub fn window(records: &[Judged], shape: Shape) -> Windowed {
+    let fit = |us: i128| {
+        let us = us.clamp(i64::MIN.into(), i64::MAX.into());
+        EventTime::from_micros(i64::try_from(us).expect("was clamped"))
+    };
+    let (mut windows, mut late) = (BTreeMap::<_, Vec<Item>>::new(), Vec::new());
+    for (item, watermark) in records {
+        let mut counted = false;
+        for (start, end) in windows_of(item.at, shape) {
+            if watermark.is_none_or(|watermark| end > watermark) {
+                counted = true;
+                let window = Window { start: fit(start), end: fit(end) };
+                windows.entry((item.key, window)).or_default().push(*item);
+            }
+        }
+        if !counted {
+            late.push(*item);
+        }
+    }
+    (windows, late)
+}
+
+/// The `f64` nearest to `numerator / denominator`, by long division.
+pub fn nearest(numerator: i128, denominator: i128) -> f64 {
+    let (mut rest, denominator) = (numerator.unsigned_abs(), denominator.unsigned_abs());
+    let (mut digits, mut exponent) = (rest / denominator, 0);
+    rest %= denominator;
+    while digits < 1 << 60 && rest != 0 {
+        rest *= 2;
+        digits = digits * 2 + rest / denominator;
+        rest %= denominator;
+        exponent -= 1;
+    }
+    // What is left decides a tie, and only that.
+    let magnitude = (digits | u128::from(rest != 0)) as f64 * 2f64.powi(exponent);
+    if numerator < 0 { -magnitude } else { magnitude }
+}
+
+/// A source of splits as they stand here.
+#[derive(Clone, Debug)]
+pub struct Script<T> {
+    splits: Arc<Vec<Vec<T>>>,
+    pace: Pace,
+    faults: Vec<Fault>,
+}
+
+/// How a [`Script`] is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as it goes, the end with the last records.
+    Full,
+    /// At most so many records at a time, then nothing for 200 us, and the end in a read of its own.
+    Slow(usize),
+    /// At most so many records at a time, and idle after each: woken at once, but idle when the runtime looks.
+    Dozing(usize),
+}
+
+/// A record whose reading fails, once.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub split: usize,
+    pub record: usize,
+    pub panics: bool,
+    left: Arc<AtomicUsize>,
+}
+
+impl Fault {
+    pub fn new(split: usize, record: usize, panics: bool) -> Self {
+        Fault { split, record, panics, left: Arc::new(AtomicUsize::new(1)) }
+    }
+}
+
+impl<T: Data> Script<T> {
+    pub fn new(splits: Vec<Vec<T>>) -> Self {
+        Script { splits: Arc::new(splits), pace: Pace::Full, faults: Vec::new() }
+    }
+
+    pub fn pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    pub fn faults(mut self, faults: &[Fault]) -> Self {
+        self.faults = faults.to_vec();
+        self
+    }
+}
+
+impl<T: Data + Sync> Source for Script<T> {
+    type Item = T;
+    type Position = u64;
+    type Reader = ScriptReader<T>;
+
+    fn kind(&self) -> &'static str {
+        "script"
+    }
+
+    fn splits(&self) -> Result<Vec<String>, Error> {
+        Ok((0..self.splits.len()).map(|split| format!("split-{split}")).collect())
+    }
+
+    fn open(&self, split: &str, from: Option<u64>, waker: Waker) -> Result<ScriptReader<T>, Error> {
+        let number = split.strip_prefix("split-").and_then(|number| number.parse::<usize>().ok());
+        let number = number.ok_or_else(|| Error::internal(format!("no split `{split}`")))?;
+        Ok(ScriptReader {
+            script: self.clone(),
+            split: number,
+            next: usize::try_from(from.unwrap_or(0)).expect("a position of this source"),
+            sleep: false,
+            waker,
+        })
+    }
+}
+
+pub struct ScriptReader<T> {
+    script: Script<T>,
+    split: usize,
+    next: usize,
+    sleep: bool,
+    waker: Waker,
+}
+
+impl<T: Data + Sync> SplitReader for ScriptReader<T> {
+    type Item = T;
+    type Position = u64;
+
+    fn read(&mut self, max: usize, batch: &mut Batch<T>) -> Result<Read, Error> {
+        assert!(max > 0, "asked for nothing");
+        let records = &self.script.splits[self.split];
+        let most = match self.script.pace {
+            Pace::Full => max,
+            Pace::Slow(most) | Pace::Dozing(most) => max.min(most),
+        };
+        let mut end = records.len().min(self.next + most);
+        self.sleep = !self.sleep;
+        if self.script.pace != Pace::Full && !self.sleep {
+            end = self.next;
+        }
+        for fault in &self.script.faults {
+            if fault.split != self.split || !(self.next..end).contains(&fault.record) {
+                continue;
+            }
+            if fault.record > self.next {
+                end = fault.record;
+            } else if fault.left.swap(0, Ordering::SeqCst) > 0 {
+                assert!(!fault.panics, "boom");
+                return Err(Error::external("boom"));
+            }
+        }
+        batch.records.extend_from_slice(&records[self.next..end]);
+        self.next = end;
+        let ended = end == records.len();
+        Ok(match self.script.pace {
+            Pace::Full if ended => Read::Ended,
+            Pace::Full => Read::More,
+            Pace::Slow(_) | Pace::Dozing(_) if ended && !self.sleep => Read::Ended,
+            Pace::Slow(_) if self.sleep => Read::Later(Duration::from_micros(200)),
+            Pace::Dozing(_) if self.sleep => {
+                self.waker.will_sleep();
+                self.waker.wake();
+                Read::Empty
+            }
+            Pace::Slow(_) | Pace::Dozing(_) => Read::More,
+        })
+    }
+
+    fn position(&self) -> u64 {
+        self.next as u64
+    }
+}
+
+/// Runs a job; one that has not ended after half a minute fails the test.
+pub fn run(job: Job) -> Result<Summary, Error> {
+    let handle = job.start()?;
+    let begun = Instant::now();
+    while !handle.is_finished() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the job hangs: {:#?}", handle.status());
+        std::thread::park_timeout(Duration::from_micros(100));
+    }
+    handle.wait()
+}
+
+/// How many cases a property test runs: `of` in 200, or in as many as `MILLSTREAM_CASES` says.
+pub fn cases(of: u32) -> u32 {
+    let all = std::env::var("MILLSTREAM_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200);
+    (all * of).div_ceil(200).max(1)
+}
