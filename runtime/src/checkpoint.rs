@@ -5,6 +5,7 @@
 //! old checkpoints are deleted. Only then is the next epoch announced, so at most two are ever open.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use millstream_state::store::{CheckpointStore, DirLock};
 use millstream_state::{codec, hash, key_group};
 
 use crate::dataflow::WorkerThreads;
-use crate::driver::panic_text;
+use crate::driver::{guard, panic_text};
 use crate::error::{Error, Result};
 use crate::handle::{JobHandle, Status};
 use crate::job::Settings;
@@ -102,7 +103,7 @@ impl Coordinator {
         let (handle, done) = JobHandle::new(&self.shared, self.status_names());
         let run = move || {
             let shared = Arc::clone(&self.shared);
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run()));
+            let result = catch_unwind(AssertUnwindSafe(|| self.run()));
             done(result.unwrap_or_else(|panic| {
                 shared.fail(Error::internal("the coordinator panicked"));
                 Err(Error::internal(format!("the coordinator panicked: {}", panic_text(&*panic))))
@@ -122,7 +123,11 @@ impl Coordinator {
         summary.restored = self.restored;
         summary.epoch = self.restored;
         tracing::info!(job = %self.job, workers = self.settings.workers, restored = ?self.restored, "started");
-        let result = self.supervise(&mut summary);
+        // User code runs here too: it serialises state, and commits. Workers are joined only after they were told to leave.
+        let supervised = catch_unwind(AssertUnwindSafe(|| self.supervise(&mut summary)));
+        let result = supervised.unwrap_or_else(|panic| {
+            Err(Error::user(format!("panicked while a checkpoint was made: {}", panic_text(&*panic))))
+        });
         if let Err(error) = &result {
             // Workers must not go on after the coordinator has given up.
             tracing::error!(job = %self.job, "failed: {error}");
@@ -311,7 +316,7 @@ impl Coordinator {
             let Some(committer) = self.committers.get_mut(&node) else {
                 return Err(Error::internal("prepared output without a committer").in_operator(name));
             };
-            committer.commit(&handles).map_err(|error| error.in_operator(name))?;
+            guard(name, || committer.commit(&handles))?;
         }
         self.shared.closed.store(epoch, Ordering::SeqCst);
         let took = since.elapsed();

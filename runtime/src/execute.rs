@@ -30,7 +30,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
     let settings = job.settings;
     let execution = execution_token();
 
-    let holder = format!("job `{}`, process {}", job.name, std::process::id());
+    let holder = format!("job `{}`", job.name);
     let store = settings.checkpoint_dir.as_ref().map(CheckpointStore::new);
     let dir_lock = store.as_ref().map(|store| DirLock::take(store.dir(), &holder)).transpose()?;
     let shape = shape(&job.name, &graph, &names, &splits);

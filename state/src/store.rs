@@ -28,7 +28,7 @@ pub struct DirLock {
 }
 
 impl DirLock {
-    /// Takes the lock of `dir` (which is created if missing) and writes `holder` into it.
+    /// Takes the lock of `dir` (which is created if missing) and writes who has it into it: `holder` and this process.
     ///
     /// # Errors
     /// [`StateError::Locked`], naming the holder, when another job has it.
@@ -37,17 +37,22 @@ impl DirLock {
         let path = dir.join(LOCK);
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(StateError::io("open", &path))?;
+        let process = format!("process {}", std::process::id());
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 let mut text = String::new();
+                // What the file says only helps the reader of the message.
                 let _ = file.read_to_string(&mut text);
-                let holder = if text.is_empty() { "another process".to_string() } else { text.trim().to_string() };
+                let mut holder = if text.is_empty() { "another process" } else { text.trim() }.to_string();
+                if holder.ends_with(&process) {
+                    holder.push_str(", which is this one");
+                }
                 return Err(StateError::Locked { path: dir.to_path_buf(), holder });
             }
             Err(fs::TryLockError::Error(error)) => return Err(StateError::io("lock", &path)(error)),
         }
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{holder}"));
+        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{holder}, {process}"));
         written.map_err(StateError::io("write", &path))?;
         Ok(DirLock { _file: file })
     }
@@ -246,5 +251,9 @@ fn names(dir: &Path) -> Result<Vec<String>> {
 /// # Errors
 /// When the system refuses.
 pub fn sync_dir(dir: &Path) -> Result<()> {
+    // Elsewhere a directory cannot be opened as a file.
+    if !cfg!(unix) {
+        return Ok(());
+    }
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(StateError::io("sync", dir))
 }

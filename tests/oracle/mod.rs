@@ -13,13 +13,20 @@ use millstream::prelude::*;
 use millstream::source::{Batch, Read, Source, SplitReader, Waker};
 
 /// A record of a test: what it says, and where in the input it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Item {
     pub split: u32,
     pub number: u64,
     pub at: i64,
     pub key: u64,
     pub value: i64,
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Item { split, number, at, key, value } = self;
+        write!(f, "{split}:{number} @{at} k{key} ={value}")
+    }
 }
 
 impl Item {
@@ -250,6 +257,19 @@ pub fn run(job: Job) -> Result<Summary, Error> {
         std::thread::park_timeout(Duration::from_micros(100));
     }
     handle.wait()
+}
+
+/// What is in one of two maps and not in the other; nothing when they are the same.
+pub fn differences<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+    got: &BTreeMap<K, V>,
+    expected: &BTreeMap<K, V>,
+) -> Vec<String> {
+    let wrong = got.iter().filter(|(key, value)| expected.get(key) != Some(value));
+    let missing = expected.iter().filter(|(key, value)| got.get(key) != Some(value));
+    wrong
+        .map(|entry| format!("got {entry:?}"))
+        .chain(missing.map(|entry| format!("expected {entry:?}")))
+        .collect()
 }
 
 /// How many cases a property test runs: `of` in 200, or in as many as `MILLSTREAM_CASES` says.

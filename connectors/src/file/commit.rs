@@ -1,30 +1,27 @@
 //! The second step of a file sink: parts appear by being renamed.
 //!
-//! The directory is locked for as long as the committer lives, by an operating system lock on `.millstream-lock` that ends
-//! with the process however that ends. Renames are followed by an `fsync` of the directory, so that a commit that returned
+//! The directory is locked for as long as the committer lives, by an operating system lock that ends with the process
+//! however that ends. Renames are followed by an `fsync` of the directory, so that a commit that returned
 //! survives a power failure.
 //!
 //! **Errors**: `Config` when another sink holds the directory; `State` when it does not fit the checkpoint; `External`
 //! when the disk fails.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::moment::Epoch;
 use millstream_runtime::sink::Committer;
+use millstream_state::store::{DirLock, sync_dir};
 
 use super::part::{PartName, Plan};
-
-/// The file whose lock means the directory's.
-const LOCK: &str = ".millstream-lock";
 
 /// Commits the parts of a file sink.
 pub(super) struct FileCommitter {
     dir: PathBuf,
     job: String,
-    lock: Option<File>,
+    lock: Option<DirLock>,
 }
 
 impl FileCommitter {
@@ -38,34 +35,10 @@ impl FileCommitter {
     }
 
     fn take_lock(&mut self) -> Result<()> {
-        let open = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.dir.join(LOCK));
-        let mut file = open.map_err(|e| self.failed("its lock cannot be opened", e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::Error(e)) => return Err(self.failed("it cannot be locked", e)),
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // What the file says only helps the reader of the message.
-                let _ = file.read_to_string(&mut holder);
-                let holder = if holder.is_empty() { "another job" } else { holder.trim() };
-                let same = holder.ends_with(&format!("process {}", std::process::id()));
-                let whose = if same { ", which is this process" } else { "" };
-                return Err(Error::config(format!(
-                    "output directory `{}` is in use by {holder}{whose}",
-                    self.dir.display()
-                ))
-                .hint("give every file sink a directory of its own, and stop the other job or wait for its end"));
-            }
-        }
-        let holder = format!("job {}, process {}\n", self.job, std::process::id());
-        let written = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
-        written.map_err(|e| self.failed("its lock cannot be written", e))?;
-        self.lock = Some(file);
+        let lock = DirLock::take(&self.dir, &format!("job `{}`", self.job)).map_err(|error| {
+            Error::from(error).hint("give every file sink a directory of its own, and stop the other job or wait for it")
+        })?;
+        self.lock = Some(lock);
         Ok(())
     }
 
@@ -134,7 +107,7 @@ impl Committer for FileCommitter {
         if !plan.later.is_empty() {
             self.withdraw(&plan.later)?;
         }
-        sync_dir(&self.dir)
+        Ok(sync_dir(&self.dir)?)
     }
 
     fn commit(&mut self, handles: &[String]) -> Result<()> {
@@ -178,16 +151,6 @@ impl Committer for FileCommitter {
     }
 }
 
-/// Makes the entries of a directory durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    // Elsewhere a directory cannot be opened as a file.
-    if cfg!(unix) {
-        let synced = File::open(dir).and_then(|dir| dir.sync_all());
-        synced.map_err(|e| Error::external(format!("directory `{}` cannot be synced", dir.display())).because(e))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,7 +179,7 @@ mod tests {
         let names = std::fs::read_dir(dir)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> = names.filter(|name| name != LOCK).collect();
+        let mut names: Vec<_> = names.filter(|name| name != ".millstream-lock").collect();
         names.sort();
         names
     }
@@ -278,12 +241,12 @@ mod tests {
         let mut second = FileCommitter::new(dir.path().to_path_buf(), "other");
         let error = second.recover(None, &[], false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
-        let holder = format!("job orders, process {}, which is this process", std::process::id());
+        let holder = format!("job `orders`, process {}, which is this one", std::process::id());
         assert!(error.to_string().contains(&holder), "{error}");
         drop(committer);
         second.recover(None, &[], false).unwrap();
-        let text = std::fs::read_to_string(dir.path().join(LOCK)).unwrap();
-        assert_eq!(text, format!("job other, process {}\n", std::process::id()));
+        let text = std::fs::read_to_string(dir.path().join(".millstream-lock")).unwrap();
+        assert_eq!(text, format!("job `other`, process {}\n", std::process::id()));
     }
 
     #[test]

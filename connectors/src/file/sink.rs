@@ -17,7 +17,8 @@ use millstream_runtime::record::{Data, Record};
 use millstream_runtime::sink::{Committer, Sink, SinkTask, SinkWriter};
 use serde::Serialize;
 
-use super::commit::{FileCommitter, sync_dir};
+use super::commit::FileCommitter;
+use millstream_state::store::sync_dir;
 use super::output::{Encoding, Format, Part, WriteError};
 use super::part::pending_name;
 
