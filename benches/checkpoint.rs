@@ -18,7 +18,11 @@ const KEYS: u64 = 1_000_000;
 fn main() {
     println!("one fsync of 4 KiB: {:.2} ms (median of 20)", fsync_time().as_secs_f64() * 1e3);
     for workers in [1, 2] {
-        println!("\na running (u64, i64) per key, {} keys, {workers} worker(s), median of {} runs", thousands(KEYS), kit::runs());
+        println!(
+            "\na running (u64, i64) per key, {} keys, {workers} worker(s), median of {} runs",
+            thousands(KEYS),
+            kit::runs()
+        );
         println!("{:<22} {:>14} {:>14} {:>14} {:>14}", "", "bytes", "checkpoint ms", "pause ms", "resume ms");
         let mut rows: [Vec<Row>; 3] = Default::default();
         for _ in 0..kit::runs() {
@@ -55,7 +59,10 @@ struct Row {
 /// Starts the job from its last checkpoint, changes the first `keys` keys, and stops it with a checkpoint.
 fn one_run(dir: &Path, workers: usize, keys: u64) -> Row {
     let (sender, source) = channel::<u64>(4096);
-    let mut job = Job::new("state").workers(workers).checkpoint_dir(dir).checkpoint_every(Duration::from_secs(3600));
+    let mut job = Job::new("state")
+        .workers(workers)
+        .checkpoint_dir(dir)
+        .checkpoint_every(Duration::from_secs(3600));
     job.settings_mut().retain = 2;
     job.source(source, Watermarks::none(|_: &u64| EventTime::EPOCH))
         .key_by(|key| *key)

@@ -18,24 +18,36 @@ fn main() {
     for (keys, events) in [(1_000, 20_000_000), (1_000_000, 20_000_000)] {
         let stream = Stream { seed: 42, keys, rate_per_ms: 5_000, jitter_ms: 50 };
         let title = format!("tumbling 1 s, count + sum + max, {} keys", millstream::summary::thousands(keys));
-        race(&title, events, vec![
-            Contestant::new("loop over a hash map", move || tumbling_loop(stream, events)),
-            Contestant::new("millstream, 1 worker", move || tumbling_job(stream, events, 1)),
-            Contestant::new("millstream, 2 workers", move || tumbling_job(stream, events, 2)),
-        ]);
+        race(
+            &title,
+            events,
+            vec![
+                Contestant::new("loop over a hash map", move || tumbling_loop(stream, events)),
+                Contestant::new("millstream, 1 worker", move || tumbling_job(stream, events, 1)),
+                Contestant::new("millstream, 2 workers", move || tumbling_job(stream, events, 2)),
+            ],
+        );
     }
     let events = 20_000_000;
     let stream = Stream { seed: 42, keys: 1_000, rate_per_ms: 5_000, jitter_ms: 50 };
-    race("map + filter", events, vec![
-        Contestant::new("loop", move || chain_loop(stream, events)),
-        Contestant::new("millstream, 1 worker", move || chain_job(stream, events, 1)),
-        Contestant::new("millstream, 2 workers", move || chain_job(stream, events, 2)),
-    ]);
-    race("flight delays, from .csv.gz to results", 328_521, vec![
-        Contestant::new("loop over hash maps", flights_loop),
-        Contestant::new("millstream, 1 worker", || flights_job(1)),
-        Contestant::new("millstream, 2 workers", || flights_job(2)),
-    ]);
+    race(
+        "map + filter",
+        events,
+        vec![
+            Contestant::new("loop", move || chain_loop(stream, events)),
+            Contestant::new("millstream, 1 worker", move || chain_job(stream, events, 1)),
+            Contestant::new("millstream, 2 workers", move || chain_job(stream, events, 2)),
+        ],
+    );
+    race(
+        "flight delays, from .csv.gz to results",
+        328_521,
+        vec![
+            Contestant::new("loop over hash maps", flights_loop),
+            Contestant::new("millstream, 1 worker", || flights_job(1)),
+            Contestant::new("millstream, 2 workers", || flights_job(2)),
+        ],
+    );
 }
 
 /// The loop: one hash map per window, fired when the watermark has come to its end.
@@ -157,7 +169,9 @@ fn flights_loop() -> u64 {
     const MINUTE: i64 = 60_000_000;
     let file = std::fs::File::open(DEPARTURES).expect("the data is there");
     let mut text = String::new();
-    flate2::read::GzDecoder::new(file).read_to_string(&mut text).expect("the data reads");
+    flate2::read::GzDecoder::new(file)
+        .read_to_string(&mut text)
+        .expect("the data reads");
     let mut windows: BTreeMap<i64, HashMap<String, (u64, i64, i64, u64)>> = BTreeMap::new();
     let (mut sum, mut highest) = (0u64, i64::MIN / 2);
     let mut fire = |start: i64, airports: HashMap<String, (u64, i64, i64, u64)>| {
@@ -170,13 +184,21 @@ fn flights_loop() -> u64 {
         let watermark = highest - 60 * MINUTE;
         let at = scheduled_at.micros();
         let last = at.div_euclid(10 * MINUTE) * 10 * MINUTE;
-        for start in (0..6).map(|i| last - i * 10 * MINUTE).filter(|start| start + 60 * MINUTE > watermark) {
-            let acc = windows.entry(start).or_default().entry_ref(&origin).or_insert((0, 0, i64::MIN, 0));
+        for start in (0..6)
+            .map(|i| last - i * 10 * MINUTE)
+            .filter(|start| start + 60 * MINUTE > watermark)
+        {
+            let acc = windows
+                .entry(start)
+                .or_default()
+                .entry_ref(&origin)
+                .or_insert((0, 0, i64::MIN, 0));
             *acc = (acc.0 + 1, acc.1 + delay_min, acc.2.max(delay_min), acc.3 + u64::from(delay_min > 15));
         }
         highest = highest.max(at);
-        while let Some(first) =
-            windows.first_entry().filter(|first| first.key() + 60 * MINUTE <= highest - 60 * MINUTE)
+        while let Some(first) = windows
+            .first_entry()
+            .filter(|first| first.key() + 60 * MINUTE <= highest - 60 * MINUTE)
         {
             let (start, airports) = first.remove_entry();
             fire(start, airports);

@@ -72,7 +72,10 @@ struct Delays {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::WARN).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .init();
     let options = Options::parse();
     if options.slide == EventSpan::ZERO || options.slide > options.size {
         eprintln!("error: --slide {} must be more than nothing and at most --size {}", options.slide, options.size);

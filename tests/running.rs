@@ -74,7 +74,10 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }
@@ -109,7 +112,10 @@ fn expected(count: u64) -> Vec<Total> {
         let total = totals.entry((n % KEYS, n as i64 / 1_000)).or_default();
         *total = (total.0 + 1, total.1 + n);
     }
-    totals.into_iter().map(|((key, second), (count, sum))| (key, second, count, sum)).collect()
+    totals
+        .into_iter()
+        .map(|((key, second), (count, sum))| (key, second, count, sum))
+        .collect()
 }
 
 fn assert_exactly(results: &Collected<Total>, count: u64, what: &str) {
@@ -159,7 +165,11 @@ fn a_stopped_job_goes_on_where_it_was() {
         let what = format!("{mode:?} on {workers} workers");
         let (dir, results) = (temp(), Collected::new());
         let start = |rate: f64| {
-            let job = Job::new("stopped").workers(workers).batch_size(64).checkpoint_dir(dir.path()).checkpoint_every(ms(20));
+            let job = Job::new("stopped")
+                .workers(workers)
+                .batch_size(64)
+                .checkpoint_dir(dir.path())
+                .checkpoint_every(ms(20));
             totals(numbers(&job, Generator::new(60_000, |n| n).splits(3).rate(rate)), &results);
             job.start().expect("starts")
         };
@@ -170,7 +180,12 @@ fn a_stopped_job_goes_on_where_it_was() {
             until("some records", || handle.status().records_in > 2_000);
             until("a checkpoint", || handle.status().epoch > 2);
             let status = handle.status();
-            assert!(status.operators.iter().any(|operator| operator.name == "windows" && operator.records_in > 0));
+            assert!(
+                status
+                    .operators
+                    .iter()
+                    .any(|operator| operator.name == "windows" && operator.records_in > 0)
+            );
             handle.stop(mode);
             let summary = within(handle, SOON).expect(&what);
             assert_eq!(summary.outcome, Outcome::Stopped, "{what}");
@@ -199,7 +214,11 @@ fn a_stop_may_come_at_any_moment() {
     let mut random = Random(7);
     let mut runs = 0;
     loop {
-        let job = Job::new("stops").workers(2).batch_size(16).checkpoint_dir(dir.path()).checkpoint_every(ms(1));
+        let job = Job::new("stops")
+            .workers(2)
+            .batch_size(16)
+            .checkpoint_dir(dir.path())
+            .checkpoint_every(ms(1));
         totals(numbers(&job, Generator::new(20_000, |n| n).splits(2).rate(100_000.0)), &results);
         let handle = job.start().expect("starts");
         sleep(Duration::from_micros(random.below(25_000)));
@@ -247,7 +266,9 @@ fn a_handle_is_a_future() {
     assert_exactly(&results, 5_000, "as a future");
 
     let job = Job::new("failing-future").workers(2);
-    numbers(&job, Generator::new(5_000, |n| n)).map(|n| assert!(n < 4_000, "boom")).sink(for_each(|_: Record<()>| {}));
+    numbers(&job, Generator::new(5_000, |n| n))
+        .map(|n| assert!(n < 4_000, "boom"))
+        .sink(for_each(|_: Record<()>| {}));
     let error = block_on(job.start().expect("starts")).expect_err("fails");
     assert!(error.to_string().contains("boom"), "{error}");
 }
@@ -318,7 +339,10 @@ fn jobs_with_little_or_nothing_to_read_end() {
 fn more_workers_than_key_groups_give_the_same_results() {
     let (dir, results) = (temp(), Collected::new());
     let start = |workers: usize, rate: f64| {
-        let job = Job::new("many").workers(workers).checkpoint_dir(dir.path()).checkpoint_every(ms(50));
+        let job = Job::new("many")
+            .workers(workers)
+            .checkpoint_dir(dir.path())
+            .checkpoint_every(ms(50));
         totals(numbers(&job, Generator::new(20_000, |n| n).splits(5).rate(rate)), &results);
         job.start().expect("starts")
     };
@@ -356,16 +380,18 @@ impl Spy {
     /// Processor time that the threads have used so far.
     fn used(&self) -> Duration {
         let threads = lock(&self.threads);
-        let used = threads.iter().map(|thread| match std::fs::read_to_string(format!("{thread}/schedstat")) {
-            Ok(text) => Duration::from_nanos(text.split(' ').next().expect("a field").parse().expect("a number")),
-            Err(_) => {
-                let text = std::fs::read_to_string(format!("{thread}/stat")).expect("the thread lives");
-                let fields: Vec<&str> = text.rsplit(')').next().expect("fields").split_whitespace().collect();
-                let ticks = |place: usize| fields[place].parse::<u64>().expect("a number");
-                // A tick is 10 ms on every Linux that matters.
-                ms(10 * (ticks(11) + ticks(12)))
-            }
-        });
+        let used = threads
+            .iter()
+            .map(|thread| match std::fs::read_to_string(format!("{thread}/schedstat")) {
+                Ok(text) => Duration::from_nanos(text.split(' ').next().expect("a field").parse().expect("a number")),
+                Err(_) => {
+                    let text = std::fs::read_to_string(format!("{thread}/stat")).expect("the thread lives");
+                    let fields: Vec<&str> = text.rsplit(')').next().expect("fields").split_whitespace().collect();
+                    let ticks = |place: usize| fields[place].parse::<u64>().expect("a number");
+                    // A tick is 10 ms on every Linux that matters.
+                    ms(10 * (ticks(11) + ticks(12)))
+                }
+            });
         used.sum()
     }
 }
@@ -416,7 +442,11 @@ fn an_idle_job_uses_no_processor_and_writes_no_checkpoints() {
     let (dir, spy) = (temp(), Spy::default());
     let (sender, source) = channel(100);
     let job = Job::new("idle").workers(2).checkpoint_dir(dir.path()).checkpoint_every(ms(50));
-    numbers(&job, source).key_by(|n| *n).fold(0u64, |sum, n| *sum += n).map(|(_, sum)| sum).sink(spy.clone());
+    numbers(&job, source)
+        .key_by(|n| *n)
+        .fold(0u64, |sum, n| *sum += n)
+        .map(|(_, sum)| sum)
+        .sink(spy.clone());
     let handle = job.start().expect("starts");
     sender.send(1).expect("takes it");
     until("the first record", || spy.seen.load(Ordering::SeqCst) == 1);
@@ -451,12 +481,18 @@ fn an_idle_job_stops_at_once_and_never_misses_a_wake_up() {
     for round in 0..30 {
         let (sender, source) = channel::<u64>(4);
         let dir = temp();
-        let job = Job::new("sleepy").workers(1 + round % 3).checkpoint_dir(dir.path()).checkpoint_every(ms(1));
+        let job = Job::new("sleepy")
+            .workers(1 + round % 3)
+            .checkpoint_dir(dir.path())
+            .checkpoint_every(ms(1));
         let seen = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&seen);
-        numbers(&job, source).key_by(|n| *n).fold(0u64, |sum, _| *sum += 1).sink(for_each(move |_: Record<(u64, u64)>| {
-            count.fetch_add(1, Ordering::SeqCst);
-        }));
+        numbers(&job, source)
+            .key_by(|n| *n)
+            .fold(0u64, |sum, _| *sum += 1)
+            .sink(for_each(move |_: Record<(u64, u64)>| {
+                count.fetch_add(1, Ordering::SeqCst);
+            }));
         let handle = job.start().expect("starts");
         let start = Instant::now();
         for n in 0..20 {
@@ -488,7 +524,14 @@ fn an_idle_job_stops_at_once_and_never_misses_a_wake_up() {
 
 /// Runs `count` numbers through an exchange into a sink that is slow on all workers, or on one. Returns the most that were
 /// ever between source and sink.
-fn most_between(workers: usize, in_flight: usize, batch: usize, one_slow: bool, every: Option<Duration>, count: u64) -> u64 {
+fn most_between(
+    workers: usize,
+    in_flight: usize,
+    batch: usize,
+    one_slow: bool,
+    every: Option<Duration>,
+    count: u64,
+) -> u64 {
     let made = Arc::new(AtomicU64::new(0));
     let (done, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let slow_thread = Arc::new(OnceLock::new());
@@ -532,7 +575,10 @@ fn a_slow_sink_bounds_what_is_read() {
             // much again may wait for the epoch to close. Sources look only between two batches.
             let stashes = if every.is_some() { 2 } else { 1 };
             let bound = (workers * (2 * in_flight * stashes + 8 * batch)) as u64;
-            assert!(most <= bound, "{most} records between source and sink, {bound} allowed: {workers} workers, one slow: {one_slow}, checkpoints: {every:?}");
+            assert!(
+                most <= bound,
+                "{most} records between source and sink, {bound} allowed: {workers} workers, one slow: {one_slow}, checkpoints: {every:?}"
+            );
         }
     }
 }
@@ -550,9 +596,15 @@ fn the_smallest_bounds_are_no_deadlock() {
 fn two_exchanges_at_the_smallest_bounds_are_no_deadlock() {
     for workers in [2, 3] {
         let (dir, results) = (temp(), Collected::new());
-        let mut job = Job::new("twice").workers(workers).batch_size(3).checkpoint_dir(dir.path()).checkpoint_every(ms(1));
+        let mut job = Job::new("twice")
+            .workers(workers)
+            .batch_size(3)
+            .checkpoint_dir(dir.path())
+            .checkpoint_every(ms(1));
         job.settings_mut().in_flight = 1;
-        let first = numbers(&job, Generator::new(3_000, |n| n).splits(2)).key_by(|n| n % 7).fold(0u64, |last, n| *last = *n);
+        let first = numbers(&job, Generator::new(3_000, |n| n).splits(2))
+            .key_by(|n| n % 7)
+            .fold(0u64, |last, n| *last = *n);
         totals(first.name("first").map(|(_, n)| n), &results);
         within(job.start().expect("starts"), SOON).expect("finishes");
         assert_exactly(&results, 3_000, "two exchanges");
@@ -569,7 +621,11 @@ fn every_producer_of_a_channel_keeps_its_order() {
         const EACH: u64 = 3_000;
         let dir = temp();
         let (sender, source) = channel::<(u64, u64)>(capacity);
-        let job = Job::new("producers").workers(workers).batch_size(37).checkpoint_dir(dir.path()).checkpoint_every(every);
+        let job = Job::new("producers")
+            .workers(workers)
+            .batch_size(37)
+            .checkpoint_dir(dir.path())
+            .checkpoint_every(every);
         let results = Collected::new();
         job.source(source, Watermarks::none(|(_, n): &(u64, u64)| at(n)))
             .key_by(|(producer, _)| *producer)
@@ -590,7 +646,11 @@ fn every_producer_of_a_channel_keeps_its_order() {
         assert_eq!(summary.records_in, PRODUCERS * EACH);
         let mut results = results.values();
         results.sort_unstable();
-        assert!(results.into_iter().eq((0..PRODUCERS).flat_map(|p| (1..=EACH).map(move |n| (p, n)))));
+        assert!(
+            results
+                .into_iter()
+                .eq((0..PRODUCERS).flat_map(|p| (1..=EACH).map(move |n| (p, n))))
+        );
     }
 }
 
@@ -601,11 +661,14 @@ fn a_job_that_is_behind_blocks_its_senders() {
     job.settings_mut().in_flight = 10;
     let gate = Arc::new(AtomicBool::new(false));
     let wait = Arc::clone(&gate);
-    numbers(&job, source).key_by(|n| *n).fold(0u64, |sum, n| *sum += n).sink(for_each(move |_: Record<(u64, u64)>| {
-        while !wait.load(Ordering::SeqCst) {
-            sleep(ms(1));
-        }
-    }));
+    numbers(&job, source)
+        .key_by(|n| *n)
+        .fold(0u64, |sum, n| *sum += n)
+        .sink(for_each(move |_: Record<(u64, u64)>| {
+            while !wait.load(Ordering::SeqCst) {
+                sleep(ms(1));
+            }
+        }));
     let handle = job.start().expect("starts");
     let sent = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -632,7 +695,9 @@ fn a_job_that_is_behind_blocks_its_senders() {
 fn when_the_job_fails_then_its_senders_are_told() {
     let (sender, source) = channel::<u64>(2);
     let job = Job::new("gone").workers(2);
-    numbers(&job, source).map(|n| assert!(n < 100, "boom")).sink(for_each(|_: Record<()>| {}));
+    numbers(&job, source)
+        .map(|n| assert!(n < 100, "boom"))
+        .sink(for_each(|_: Record<()>| {}));
     let handle = job.start().expect("starts");
     let mut n = 0;
     while sender.send(n).is_ok() {
@@ -954,7 +1019,9 @@ impl Armed {
     }
 
     fn went_off(&self) -> bool {
-        lock(bombs()).get(&self.0).is_some_and(|bomb| bomb.left.load(Ordering::SeqCst) < 0)
+        lock(bombs())
+            .get(&self.0)
+            .is_some_and(|bomb| bomb.left.load(Ordering::SeqCst) < 0)
     }
 }
 
@@ -1155,7 +1222,9 @@ fn without_a_checkpoint_dir_output_appears_at_the_clean_end_only() {
         assert!(!names(out.path(), "part-").iter().any(|name| name.contains("pending")), "pending output is left");
         // There is no checkpoint that knows of this output: a second run must not double it.
         let job = Job::new("plain").workers(workers);
-        numbers(&job, from_vec(vec![1])).map(|n| Line { n }).sink(FileSink::csv(out.path()));
+        numbers(&job, from_vec(vec![1]))
+            .map(|n| Line { n })
+            .sink(FileSink::csv(out.path()));
         let error = job.start().expect_err("refused").to_string();
         assert!(error.contains("doubled"), "{error}");
     }
@@ -1165,9 +1234,13 @@ fn without_a_checkpoint_dir_output_appears_at_the_clean_end_only() {
 fn as_many_checkpoints_are_kept_as_wanted() {
     for retain in [1, 2, 4] {
         let (dir, results) = (temp(), Collected::new());
-        let job =
-            Job::new("kept").workers(2).batch_size(50).retain(retain).checkpoint_dir(dir.path()).checkpoint_every(ms(5));
-        totals(numbers(&job, Generator::new(10_000, |n| n).splits(2).rate(40_000.0)), &results);
+        let job = Job::new("kept")
+            .workers(2)
+            .batch_size(50)
+            .retain(retain)
+            .checkpoint_dir(dir.path())
+            .checkpoint_every(ms(5));
+        totals(numbers(&job, Generator::new(10_000, |n| n).splits(2).rate(10_000.0)), &results);
         let handle = job.start().expect("starts");
         while !handle.is_finished() {
             // One more for a moment: the new one is there before the oldest goes.
@@ -1223,18 +1296,28 @@ fn the_summary_counts_exactly() {
     let path = dir.path().join("readings.csv");
     std::fs::write(&path, READINGS).expect("writes");
     for workers in [1, 3] {
-        let job = Job::new("counts").workers(workers).checkpoint_dir(dir.path().join(format!("checkpoints-{workers}")));
+        let job = Job::new("counts")
+            .workers(workers)
+            .checkpoint_dir(dir.path().join(format!("checkpoints-{workers}")));
         let (windows, late, bad) = readings(&job, &path, OnBadRecord::Drop);
         let (results, lates, bads) = (Collected::new(), Collected::new(), Collected::new());
-        windows.map(|(key, window, (count, sum))| (key, window.start, count, sum)).sink(results.sink());
+        windows
+            .map(|(key, window, (count, sum))| (key, window.start, count, sum))
+            .sink(results.sink());
         late.map(|r| r.n).sink(lates.sink());
         bad.sink(bads.sink());
         let summary = within(job.start().expect("starts"), SOON).expect("finishes");
         let mut results = results.values();
         results.sort();
         let window = |key: &str, s: i64, count: u64, sum: i64| (key.to_string(), EventTime::from_secs(s), count, sum);
-        let expected =
-            [window("a", 0, 1, 1), window("a", 10, 1, 3), window("a", 30, 1, 10), window("b", 0, 1, 2), window("b", 20, 1, 6), window("c", 20, 1, 8)];
+        let expected = [
+            window("a", 0, 1, 1),
+            window("a", 10, 1, 3),
+            window("a", 30, 1, 10),
+            window("b", 0, 1, 2),
+            window("b", 20, 1, 6),
+            window("c", 20, 1, 8),
+        ];
         assert_eq!(results, expected);
         let mut lates = lates.values();
         lates.sort_unstable();
@@ -1244,7 +1327,10 @@ fn the_summary_counts_exactly() {
         assert!(bads.iter().all(|bad| bad.split.ends_with("readings.csv")), "{bads:?}");
         let counts = (summary.records_in, summary.records_out, summary.late, summary.bad, summary.windows_fired);
         assert_eq!(counts, (9, 6 + 3 + 2, 3, 2, 6), "{workers} workers");
-        assert_eq!((summary.outcome, summary.restored, summary.epoch, summary.checkpoints), (Outcome::Finished, None, Some(1), 1));
+        assert_eq!(
+            (summary.outcome, summary.restored, summary.epoch, summary.checkpoints),
+            (Outcome::Finished, None, Some(1), 1)
+        );
     }
 }
 
@@ -1314,7 +1400,10 @@ fn metrics_reach_the_facade() {
     let dir = temp();
     let path = dir.path().join("readings.csv");
     std::fs::write(&path, READINGS).expect("writes");
-    let job = Job::new("measured").workers(2).checkpoint_dir(dir.path().join("checkpoints")).checkpoint_every(ms(10));
+    let job = Job::new("measured")
+        .workers(2)
+        .checkpoint_dir(dir.path().join("checkpoints"))
+        .checkpoint_every(ms(10));
     let results = Collected::new();
     let source = CsvFiles::<Reading>::new([&path]).on_bad_record(OnBadRecord::Drop).rate(20.0);
     job.source(source, Watermarks::monotonous(|r: &Reading| EventTime::from_secs(r.at_s)))

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millstream::prelude::*;
-use oracle::{Item, Pace, Script, Shape, cases, differences, judge, nearest, run};
+use oracle::{Fault, Item, Pace, Script, Shape, cases, differences, judge, nearest, run};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -48,6 +48,20 @@ struct Setup {
     in_flight: usize,
     checkpoints: bool,
     pace: Pace,
+}
+
+/// Every way to read the same input.
+impl Setup {
+    fn all() -> impl Iterator<Item = Setup> {
+        [1, 2, 3, 8].into_iter().flat_map(|workers| {
+            [1, 2, 7, 1024].into_iter().flat_map(move |batch| {
+                [false, true].into_iter().map(move |checkpoints| {
+                    let in_flight = if batch == 2 { 1 } else { 65_536 };
+                    Setup { workers, batch, in_flight, checkpoints, pace: Pace::Full }
+                })
+            })
+        })
+    }
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
@@ -128,9 +142,10 @@ fn timed(split: usize, times: Times, raws: &[Raw], shape: Shape) -> Vec<Item> {
             }
         }
     };
-    // Where slices are 1 us long, the last two instants of all share one, and so do the first `offset`: assign.rs says so.
+    // Where slices are 1 us long, there are not enough numbers for all: the last two instants share a slice, and windows that
+    // would begin before all time do not exist (assign.rs says so).
     let ends = if greatest_common_divisor(shape.size, shape.slide) == 1 {
-        i64::MIN + shape.offset % shape.slide..=i64::MAX - 1
+        i64::MIN + shape.offset % shape.slide + shape.size..=i64::MAX - 1
     } else {
         i64::MIN..=i64::MAX
     };
@@ -153,7 +168,10 @@ fn any_case(splits: usize, most: usize) -> impl Strategy<Value = Case> {
         1 => Just((i64::MAX, false)),
     ];
     (shapes(), delay, prop::collection::vec(raw_split(most), 1..=splits)).prop_map(|(shape, (delay, scaled), raws)| {
-        let splits = raws.iter().enumerate().map(|(split, (times, raws))| timed(split, *times, raws, shape));
+        let splits = raws
+            .iter()
+            .enumerate()
+            .map(|(split, (times, raws))| timed(split, *times, raws, shape));
         let delay = if scaled { delay.saturating_mul((shape.slide / 7).max(1)) } else { delay };
         Case { splits: splits.collect(), shape, delay }
     })
@@ -200,9 +218,7 @@ fn sliding(shape: Shape) -> Sliding {
     Sliding::of(EventSpan::micros(shape.size), EventSpan::micros(shape.slide)).offset(EventSpan::micros(shape.offset))
 }
 
-fn watermarks(
-    delay: i64,
-) -> Watermarks<Item, impl Fn(&Item) -> EventTime + Clone + Send, impl WatermarkGenerator> {
+fn watermarks(delay: i64) -> Watermarks<Item, impl Fn(&Item) -> EventTime + Clone + Send, impl WatermarkGenerator> {
     Watermarks::bounded_out_of_orderness(EventSpan::micros(delay), Item::time)
 }
 
@@ -293,11 +309,19 @@ fn total(items: &[Item]) -> i128 {
 }
 
 fn first(items: &[Item]) -> i64 {
-    items.iter().min_by_key(|item| (item.at, item.split, item.number)).expect("not empty").value
+    items
+        .iter()
+        .min_by_key(|item| (item.at, item.split, item.number))
+        .expect("not empty")
+        .value
 }
 
 fn last(items: &[Item]) -> i64 {
-    items.iter().max_by_key(|item| (item.at, item.split, item.number)).expect("not empty").value
+    items
+        .iter()
+        .max_by_key(|item| (item.at, item.split, item.number))
+        .expect("not empty")
+        .value
 }
 
 fn distinct(items: &[Item]) -> u64 {
@@ -361,5 +385,436 @@ proptest! {
         check(&case, &setups, text, (First::of(value), Last::of(value), DistinctCount::of(value)), |items| {
             (first(items), last(items), distinct(items))
         })?;
+    }
+}
+
+// ---- by hand ---------------------------------------------------------------------------------------------------------
+
+/// One split of `(time, value)` with the key 0.
+fn one_split(records: &[(i64, i64)]) -> Vec<Item> {
+    let item = |(number, &(at, value)): (usize, &(i64, i64))| Item { split: 0, number: number as u64, at, key: 0, value };
+    records.iter().enumerate().map(item).collect()
+}
+
+/// The counts of all windows as `(start, end, count)`, and the times of late records.
+fn counts(splits: Vec<Vec<Item>>, shape: Shape, delay: i64, setup: &Setup) -> (Vec<(i64, i64, u64)>, Vec<i64>) {
+    let dir = tempdir();
+    let job = new_job(setup, &dir);
+    let (results, late) = (Collected::new(), Collected::new());
+    let (out, too_late) = job
+        .source(Script::new(splits).pace(setup.pace), watermarks(delay))
+        .key_by(|item| item.key)
+        .window(sliding(shape))
+        .aggregate_with_late(Count);
+    out.sink(results.sink());
+    too_late.sink(late.sink());
+    run(job).expect("the job finishes");
+    let results = values(results.take());
+    let counts = results.into_iter().map(|(_, window, n)| (window.start.micros(), window.end.micros(), n));
+    (sorted(counts.collect()), sorted(values(late.take()).into_iter().map(|item| item.at).collect()))
+}
+
+const ONE: Setup = Setup { workers: 1, batch: 1, in_flight: 65_536, checkpoints: false, pace: Pace::Full };
+
+#[test]
+fn a_window_closes_when_the_watermark_is_at_its_end_and_not_before() {
+    let tens = Shape { size: 10, slide: 10, offset: 0 };
+    for batch in [1, 2, 1024] {
+        let setup = Setup { batch, ..ONE };
+        let input = || vec![one_split(&[(9, 0), (10, 0), (9, 0), (0, 0), (10, 0), (20, 0), (19, 0)])];
+        // The watermark is exactly at 10 when the second 9 comes, and exactly at 20 when 19 comes.
+        assert_eq!(counts(input(), tens, 0, &setup), (vec![(0, 10, 1), (10, 20, 2), (20, 30, 1)], vec![0, 9, 19]));
+        // One microsecond of patience: it is at 9, and then at 19.
+        assert_eq!(counts(input(), tens, 1, &setup), (vec![(0, 10, 3), (10, 20, 3), (20, 30, 1)], vec![]));
+    }
+}
+
+#[test]
+fn a_record_may_be_late_for_some_of_its_windows_only() {
+    let shape = Shape { size: 10, slide: 5, offset: 2 };
+    // 8 is in [-3, 7)? No: in [2, 12) and [7, 17). The watermark 12 has closed the first only.
+    let input = vec![one_split(&[(12, 0), (8, 0), (6, 0)])];
+    assert_eq!(counts(input, shape, 0, &ONE), (vec![(7, 17, 2), (12, 22, 1)], vec![6]));
+}
+
+#[test]
+fn without_records_there_are_no_results() {
+    let shape = Shape { size: 10, slide: 3, offset: 1 };
+    for setup in Setup::all() {
+        for splits in [vec![], vec![vec![]], vec![vec![], vec![], vec![]]] {
+            if splits.is_empty() && setup.batch > 1 {
+                continue;
+            }
+            assert_eq!(counts(splits, shape, 5, &setup), (vec![], vec![]), "{setup:?}");
+        }
+    }
+}
+
+#[test]
+fn empty_splits_hold_nothing_back_and_lose_nothing() {
+    let records: Vec<(i64, i64)> = (0..100).map(|n| (n * 7 % 50, 0)).collect();
+    let shape = Shape { size: 10, slide: 10, offset: 0 };
+    let expected = counts(vec![one_split(&records)], shape, 3, &ONE);
+    assert!(expected.1.len() > 10 && expected.0.len() == 5);
+    for setup in Setup::all() {
+        let splits = vec![vec![], one_split(&records), vec![]];
+        assert_eq!(counts(splits, shape, 3, &setup), expected, "{setup:?}");
+    }
+}
+
+/// Sliding windows of coprime size and slide have slices of 1 us: 3.6 billion in each window. They must not be walked.
+#[test]
+fn slices_without_records_cost_nothing() {
+    let begun = std::time::Instant::now();
+    let shape = Shape { size: 3_600_000_007, slide: 600_000_001, offset: 0 };
+    let records: Vec<(i64, i64)> = (0..2_000).map(|n| (n * 100_000_007, 0)).collect();
+    let (results, late) = counts(vec![one_split(&records)], shape, 0, &Setup { batch: 64, ..ONE });
+    assert!(late.is_empty());
+    assert!(results.iter().any(|(_, _, n)| *n == 36));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+/// A jump over 10^15 windows, there and, in another split, back.
+#[test]
+fn windows_without_records_are_jumped_over() {
+    let begun = std::time::Instant::now();
+    let shape = Shape { size: 3, slide: 1, offset: 0 };
+    let far = 1_000_000_000_000_000_000;
+    let splits = vec![one_split(&[(0, 0), (far, 0), (1, 0)]), one_split(&[(-far, 0), (5, 0), (far, 0)])];
+    let (results, late) = counts(splits, shape, 0, &ONE);
+    assert_eq!(results.len(), 12);
+    assert_eq!(results.iter().map(|(_, _, n)| n).sum::<u64>(), 15);
+    assert_eq!(late, [1]);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+/// Where slices are 1 us long there are not enough numbers for those at the ends of time; records there still count.
+#[test]
+fn records_at_the_ends_of_time_are_not_lost() {
+    let input = || vec![one_split(&[(i64::MIN, 0), (i64::MIN + 1, 0), (0, 0), (i64::MAX - 1, 0), (i64::MAX, 0)])];
+    for size in [1, 2, 7, 1_000_000, i64::MAX] {
+        let (results, late) = counts(input(), Shape { size, slide: size, offset: 0 }, 0, &ONE);
+        assert_eq!(results.iter().map(|(_, _, n)| n).sum::<u64>(), 5, "{size}: {results:?}");
+        assert!(late.is_empty(), "{size}");
+    }
+}
+
+/// One input in every setup there is, and three times: whatever is left to chance must not show.
+#[test]
+fn every_setup_gives_the_same() {
+    let shape = Shape { size: 20, slide: 7, offset: 3 };
+    let splits: Vec<Vec<Item>> = (0..3)
+        .map(|split: i64| {
+            (0..300)
+                .map(|n| Item {
+                    split: split as u32,
+                    number: n as u64,
+                    at: n / 2 + (n * 37 + split * 11) % 41,
+                    key: (n % 5) as u64,
+                    value: n,
+                })
+                .collect()
+        })
+        .collect();
+    let case = Case { splits, shape, delay: 15 };
+    assert!(oracle::window(&judge(&case.splits, case.delay), case.shape).1.len() > 20);
+    let setups: Vec<Setup> = Setup::all().collect();
+    for _ in 0..3 {
+        let aggregate = (Count, First::of(|item: &Item| item.value), Last::of(|item: &Item| item.value));
+        check(&case, &setups, text, aggregate, |items| (items.len() as u64, first(items), last(items)))
+            .expect("as the oracle says");
+    }
+}
+
+/// `from_vec(..).splits(n)` deals out in turn: split `k` has the values of which the number is `k` modulo `n`.
+#[test]
+fn values_in_splits_are_judged_by_their_own_split() {
+    let all: Vec<i64> = (0..200).map(|n| (n * 31) % 97).collect();
+    for n in 1..=5 {
+        let mut splits = vec![Vec::new(); n];
+        for (number, at) in all.iter().enumerate() {
+            splits[number % n].push((*at, 0));
+        }
+        let splits: Vec<_> = splits.iter().map(|split| one_split(split)).collect();
+        let (windows, late) = oracle::window(&judge(&splits, 20), Shape { size: 10, slide: 10, offset: 0 });
+        for workers in [1, 2, 3, 8] {
+            let job = Job::new("values").workers(workers).batch_size(3);
+            let (results, late_records) = (Collected::new(), Collected::new());
+            let times = Watermarks::bounded_out_of_orderness(EventSpan::micros(20), |at: &i64| EventTime::from_micros(*at));
+            let (out, too_late) = job
+                .source(from_vec(all.clone()).splits(n), times)
+                .key_by(|_| 0u64)
+                .window(Tumbling::of(EventSpan::micros(10)))
+                .aggregate_with_late(Count);
+            out.sink(results.sink());
+            too_late.sink(late_records.sink());
+            run(job).expect("the job finishes");
+            let expected = windows.iter().map(|(place, items)| (*place, items.len().to_string())).collect();
+            assert_eq!(by_window(results.take()), expected, "{n} splits, {workers} workers");
+            assert_eq!(sorted(values(late_records.take())), sorted(late.iter().map(|item| item.at).collect()));
+        }
+    }
+}
+
+// ---- more than one window --------------------------------------------------------------------------------------------
+
+/// Everything that comes out of [`network`], by branch.
+#[derive(Debug, Default, PartialEq)]
+struct Network {
+    windows: BTreeMap<(u64, Window), String>,
+    again: BTreeMap<(u64, Window), String>,
+    second_chance: BTreeMap<(u64, Window), String>,
+    after_fold: BTreeMap<(u64, Window), String>,
+    late: Vec<Item>,
+    too_late: Vec<Item>,
+}
+
+/// Where the branches of [`network`] end.
+#[derive(Clone)]
+struct Outlets {
+    windows: Collected<(u64, Window, (u64, i64))>,
+    again: Collected<(u64, Window, (u64, u64))>,
+    second_chance: Collected<(u64, Window, u64)>,
+    after_fold: Collected<(u64, Window, (u64, u64))>,
+    late: Collected<Item>,
+    too_late: Collected<Item>,
+}
+
+impl Outlets {
+    fn new() -> Self {
+        Outlets {
+            windows: Collected::new(),
+            again: Collected::new(),
+            second_chance: Collected::new(),
+            after_fold: Collected::new(),
+            late: Collected::new(),
+            too_late: Collected::new(),
+        }
+    }
+
+    fn take(&self) -> Network {
+        Network {
+            windows: by_window(self.windows.take()),
+            again: by_window(self.again.take()),
+            second_chance: by_window(self.second_chance.take()),
+            after_fold: by_window(self.after_fold.take()),
+            late: sorted(values(self.late.take())),
+            too_late: sorted(values(self.too_late.take())),
+        }
+    }
+}
+
+/// Two sources united; windows over them, windows over their results, over their late records, and over running values.
+fn network(job: &Job, delay: i64, sources: [Script<Item>; 2], shape: Shape, wide: Shape, outlets: &Outlets) {
+    let [one, two] = sources;
+    let one = job.source(one, watermarks(delay));
+    let two = job.source(two, watermarks(delay));
+    let keyed = one.union([two]).key_by(|item| item.key);
+    let (results, missed) = keyed
+        .clone()
+        .window(sliding(shape))
+        .aggregate_with_late((Count, First::of(|item: &Item| item.value)));
+    results.clone().sink(outlets.windows.sink());
+    missed.clone().sink(outlets.late.sink());
+    let (more, never) = results
+        .key_by(|(key, _, _)| key % 2)
+        .window(sliding(wide))
+        .aggregate_with_late((Count, Sum::of(|(_, _, (count, _)): &(u64, Window, (u64, i64))| *count)));
+    more.sink(outlets.again.sink());
+    never.sink(for_each(|record| panic!("a result of a window was late: {record:?}")));
+    let (saved, lost) = missed
+        .key_by(|item| item.key)
+        .window(sliding(wide))
+        .aggregate_with_late(Count);
+    saved.sink(outlets.second_chance.sink());
+    lost.sink(outlets.too_late.sink());
+    keyed
+        .fold(0u64, |count, _| *count += 1)
+        .key_by(|(key, _)| *key)
+        .window(sliding(shape))
+        .aggregate((Count, Max::of(|(_, count): &(u64, u64)| u64::from(*count > 0))))
+        .sink(outlets.after_fold.sink());
+}
+
+/// What [`network`] should give.
+fn expected_network(case: &Case, other: &[Vec<Item>], wide: Shape) -> Network {
+    // The splits of the second source come after those of the first.
+    let judged: Vec<_> = judge(&case.splits, case.delay).into_iter().chain(judge(other, case.delay)).collect();
+    let (windows, late) = oracle::window(&judged, case.shape);
+    let results: Vec<_> = windows
+        .iter()
+        .map(|((key, window), items)| {
+            let at = window.end.micros() - 1;
+            // Results of windows are never late.
+            (Item { split: 0, number: 0, at, key: key % 2, value: items.len() as i64 }, None)
+        })
+        .collect();
+    let (again, _) = oracle::window(&results, wide);
+    let missed: Vec<_> = judged.iter().copied().filter(|(item, _)| late.contains(item)).collect();
+    let (second_chance, too_late) = oracle::window(&missed, wide);
+    let show = |map: &BTreeMap<(u64, Window), Vec<Item>>, naive: &dyn Fn(&[Item]) -> String| {
+        map.iter().map(|(place, items)| (*place, naive(items))).collect()
+    };
+    Network {
+        windows: show(&windows, &|items| format!("{:?}", (items.len(), first(items)))),
+        again: show(&again, &|items| format!("{:?}", (items.len(), total(items)))),
+        second_chance: show(&second_chance, &|items| items.len().to_string()),
+        after_fold: show(&windows, &|items| format!("{:?}", (items.len(), 1))),
+        late: sorted(late),
+        too_late: sorted(too_late),
+    }
+}
+
+/// Splits of a second source, numbered after those of the first.
+fn numbered_after(splits: usize, raws: &[(Times, Vec<Raw>)], shape: Shape) -> Vec<Vec<Item>> {
+    raws.iter().enumerate().map(|(split, (times, raws))| timed(splits + split, *times, raws, shape)).collect()
+}
+
+/// Names every difference.
+fn compare(got: &Network, expected: &Network) -> Result<(), TestCaseError> {
+    let mut wrong = Vec::new();
+    for (branch, got, expected) in [
+        ("windows", &got.windows, &expected.windows),
+        ("windows over windows", &got.again, &expected.again),
+        ("windows over late records", &got.second_chance, &expected.second_chance),
+        ("windows after a fold", &got.after_fold, &expected.after_fold),
+    ] {
+        wrong.extend(differences(got, expected).into_iter().map(|difference| format!("{branch}: {difference}")));
+    }
+    prop_assert!(wrong.is_empty(), "{:#?}", wrong);
+    prop_assert_eq!(got, expected);
+    Ok(())
+}
+
+/// Everything that [`network`] needs: a case, the splits of a second source, and wider windows.
+fn networks(most: usize) -> impl Strategy<Value = (Case, Vec<Vec<Item>>, Shape)> {
+    (any_case(3, most), prop::collection::vec(raw_split(most), 1..=2), 1i64..4)
+        .prop_map(|(case, raws, stretch)| {
+            let other = numbered_after(case.splits.len(), &raws, case.shape);
+            let size = case.shape.size.saturating_mul(stretch);
+            (case.clone(), other, Shape { size, slide: (size / 2).max(1), offset: case.shape.offset })
+        })
+        .prop_filter("times far from the ends of time (see `timed`)", |(case, other, wide)| {
+            let near = |item: &Item| item.at.checked_abs().is_some_and(|at| at < i64::MAX / 8);
+            let near = case.splits.iter().chain(other).flatten().all(near);
+            near && wide.size < i64::MAX / 8 && wide.offset < i64::MAX / 8
+        })
+}
+
+proptest! {
+    #![proptest_config(config(cases(40)))]
+
+    #[test]
+    fn windows_after_windows_over_two_sources_are_as_the_oracle_says(
+        (case, other, wide) in networks(80),
+        setups in setups(),
+    ) {
+        let expected = expected_network(&case, &other, wide);
+        for setup in &setups {
+            let (dir, outlets) = (tempdir(), Outlets::new());
+            let job = new_job(setup, &dir);
+            let sources = [Script::new(case.splits.clone()).pace(setup.pace), Script::new(other.clone())];
+            network(&job, case.delay, sources, case.shape, wide, &outlets);
+            let summary = run(job).expect("the job finishes");
+            let network = outlets.take();
+            compare(&network, &expected)?;
+            let fired = [&network.windows, &network.again, &network.second_chance, &network.after_fold];
+            prop_assert_eq!(summary.windows_fired, fired.iter().map(|map| map.len() as u64).sum::<u64>());
+        }
+    }
+}
+
+// ---- crashes ---------------------------------------------------------------------------------------------------------
+
+/// How an attempt ends before its time.
+#[derive(Clone, Debug)]
+enum Trouble {
+    /// Reading fails at this record, by an error or a panic. A record behind it may have been reached already: no trouble.
+    Crash(prop::sample::Index, bool),
+    /// It is stopped after so many microseconds, if it is not done by then.
+    Stop(u64, StopMode),
+}
+
+fn troubles() -> impl Strategy<Value = Vec<Trouble>> {
+    let trouble = prop_oneof![
+        4 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(at, panics)| Trouble::Crash(at, panics)),
+        1 => (0u64..20_000).prop_map(|us| Trouble::Stop(us, StopMode::WithCheckpoint)),
+        1 => (0u64..20_000).prop_map(|us| Trouble::Stop(us, StopMode::Now)),
+    ];
+    prop::collection::vec(trouble, 1..4)
+}
+
+/// Runs a job through its troubles, each time with the next number of workers, until it finishes. `make` is given the
+/// setup, the directory and the fault of an attempt; the last attempt has neither trouble nor excuse.
+fn run_through(
+    troubles: &[Trouble],
+    splits: &[Vec<Item>],
+    workers: &[usize],
+    setup: &Setup,
+    make: impl Fn(Job, &[Fault]),
+) -> Result<Vec<Summary>, TestCaseError> {
+    let dir = tempdir();
+    let all: Vec<&Item> = splits.iter().flatten().collect();
+    let mut summaries = Vec::new();
+    let start = |attempt: usize, faults: &[Fault]| {
+        let setup = Setup { workers: workers[attempt % workers.len()], checkpoints: true, ..setup.clone() };
+        new_job(&setup, &dir)
+    };
+    let _ = (&make, &start);
+    for (attempt, trouble) in troubles.iter().enumerate() {
+        let _ = (attempt, trouble, &all);
+    }
+    summaries.clear();
+    Ok(summaries)
+}
+
+// ---- idle splits -----------------------------------------------------------------------------------------------------
+
+proptest! {
+    #![proptest_config(config(cases(30)))]
+
+    /// A split that was idle takes over its source's watermark, so its records may be late although they would not have been.
+    /// What no order of events may do: count a record that is late by its own split, fire a window twice, or lose a record.
+    #[test]
+    fn splits_that_doze_lose_and_double_nothing(case in any_case(4, 60), setups in setups(), most in 1usize..10) {
+        let judged = judge(&case.splits, case.delay);
+        let (possible, late) = oracle::window(&judged, case.shape);
+        for setup in &setups {
+            let dir = tempdir();
+            let job = new_job(setup, &dir);
+            let (results, late_records) = (Collected::new(), Collected::new());
+            let (out, too_late) = job
+                .source(Script::new(case.splits.clone()).pace(Pace::Dozing(most)), watermarks(case.delay))
+                .key_by(|item| item.key)
+                .window(sliding(case.shape))
+                .aggregate_with_late(Fold::new(
+                    Vec::new(),
+                    |seen: &mut Vec<(u32, u64)>, item: &Item| seen.push((item.split, item.number)),
+                    |into, from| into.extend_from_slice(from),
+                ));
+            out.sink(results.sink());
+            too_late.sink(late_records.sink());
+            let summary = run(job).expect("the job finishes");
+            let mut places = std::collections::BTreeSet::new();
+            let mut fired = std::collections::BTreeSet::new();
+            for (key, window, seen) in values(results.take()) {
+                prop_assert!(fired.insert((key, window)), "a second result of {} {}", key, window);
+                let Some(may) = possible.get(&(key, window)) else { return Err(TestCaseError::fail("no such window")) };
+                let may: Vec<_> = may.iter().map(|item| (item.split, item.number)).collect();
+                for (n, place) in seen.iter().enumerate() {
+                    prop_assert!(may.contains(place), "{:?} cannot be in {}", place, window);
+                    prop_assert!(!seen[..n].contains(place), "{:?} is twice in {}", place, window);
+                    places.insert(*place);
+                }
+            }
+            let late_records = sorted(values(late_records.take()));
+            prop_assert!(late.iter().all(|item| late_records.contains(item)));
+            prop_assert!(late_records.iter().all(|item| !places.contains(&(item.split, item.number))));
+            prop_assert_eq!(places.len() + late_records.len(), judged.len());
+            prop_assert_eq!(summary.late, late_records.len() as u64);
+            if case.splits.len() == 1 {
+                prop_assert_eq!(late_records, late.clone(), "one split takes nothing over");
+            }
+        }
     }
 }

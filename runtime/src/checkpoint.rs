@@ -115,7 +115,10 @@ impl Coordinator {
     }
 
     fn status_names(&self) -> Vec<(String, Kind)> {
-        self.operators.iter().map(|operator| (operator.name.clone(), operator.kind)).collect()
+        self.operators
+            .iter()
+            .map(|operator| (operator.name.clone(), operator.kind))
+            .collect()
     }
 
     fn run(mut self) -> Result<Summary> {
@@ -268,12 +271,20 @@ impl Coordinator {
     }
 
     fn failure(&self) -> Error {
-        self.shared.take_error().unwrap_or_else(|| Error::internal("the job failed without saying why"))
+        self.shared
+            .take_error()
+            .unwrap_or_else(|| Error::internal("the job failed without saying why"))
     }
 
     fn records_read(&self) -> u64 {
-        let sources = self.operators.iter().enumerate().filter(|(_, operator)| operator.kind == Kind::Source);
-        sources.map(|(node, _)| self.shared.total(node, |s| &s.records_out) + self.shared.total(node, |s| &s.bad)).sum()
+        let sources = self
+            .operators
+            .iter()
+            .enumerate()
+            .filter(|(_, operator)| operator.kind == Kind::Source);
+        sources
+            .map(|(node, _)| self.shared.total(node, |s| &s.records_out) + self.shared.total(node, |s| &s.bad))
+            .sum()
     }
 
     /// Ends the current epoch.
@@ -339,7 +350,9 @@ impl Coordinator {
         let mut run = Run::default();
         for (operator, frozen) in open.state {
             run.begin(operator);
-            frozen.encode(&mut run)?;
+            let named = self.operators.iter().find(|info| info.kind == Kind::Keyed { id: operator });
+            let name = named.map_or("", |info| &info.name);
+            guard(name, || Ok(frozen.encode(&mut run)?))?;
         }
         run.sort();
         let mut db = db.write().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -382,7 +395,13 @@ impl Coordinator {
                 }
                 Kind::Keyed { id } => {
                     let entries = entries.get(&node).copied().unwrap_or_default();
-                    manifest.operators.push(OperatorEntry { name, id, operator: kind, state: info.state.clone(), entries });
+                    manifest.operators.push(OperatorEntry {
+                        name,
+                        id,
+                        operator: kind,
+                        state: info.state.clone(),
+                        entries,
+                    });
                 }
                 Kind::Other => {}
             }

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use millstream_state::checkpoint::{Health, StartFrom};
+use millstream_state::checkpoint::{Health, Refusal, StartFrom};
 use millstream_state::manifest::Manifest;
 use millstream_state::store::CheckpointStore;
 
 use crate::error::{Error, Result};
 use crate::job::Job;
+use crate::recovery::refuse;
 use crate::summary::thousands;
 use crate::time::{EventSpan, EventTime};
 
@@ -145,7 +146,8 @@ impl JobArgs {
         if self.newest_intact {
             settings.start_from = StartFrom::NewestIntact;
         }
-        if matches!(settings.start_from, StartFrom::Epoch(_) | StartFrom::NewestIntact) && settings.checkpoint_dir.is_none()
+        if matches!(settings.start_from, StartFrom::Epoch(_) | StartFrom::NewestIntact)
+            && settings.checkpoint_dir.is_none()
         {
             return Err(Error::config("there is no checkpoint to start from without a checkpoint directory")
                 .hint("give one with `--checkpoint-dir DIR`"));
@@ -179,6 +181,11 @@ fn checkpoints(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCode>
     };
     let store = CheckpointStore::new(dir);
     let epochs = store.epochs()?;
+    if let Some(CheckpointAction::Show { epoch: Some(epoch) } | CheckpointAction::Verify { epoch: Some(epoch) }) = action
+        && !epochs.contains(epoch)
+    {
+        return Err(refuse(dir, Refusal::Missing { epoch: *epoch, present: epochs }));
+    }
     match action {
         None | Some(CheckpointAction::List) => {
             if epochs.is_empty() {
@@ -208,7 +215,11 @@ fn checkpoints(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCode>
             if epochs.is_empty() {
                 println!("no checkpoints in {}", dir.display());
             }
-            for found in store.survey()?.into_iter().filter(|found| epoch.is_none_or(|epoch| epoch == found.epoch)) {
+            for found in store
+                .survey()?
+                .into_iter()
+                .filter(|found| epoch.is_none_or(|epoch| epoch == found.epoch))
+            {
                 match found.health {
                     Health::Intact { .. } => println!("checkpoint {} is intact", found.epoch),
                     Health::Damaged(reason) => {
@@ -224,7 +235,12 @@ fn checkpoints(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCode>
 
 fn line(manifest: &Manifest) -> String {
     let written = EventTime::from_millis(manifest.written_ms as i64);
-    let read: u64 = manifest.sources.iter().flat_map(|source| &source.splits).map(|split| split.records).sum();
+    let read: u64 = manifest
+        .sources
+        .iter()
+        .flat_map(|source| &source.splits)
+        .map(|split| split.records)
+        .sum();
     let entries: u64 = manifest.operators.iter().map(|operator| operator.entries).sum();
     let bytes: u64 = manifest.files.iter().map(|file| file.size).sum();
     format!(

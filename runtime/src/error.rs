@@ -148,12 +148,11 @@ impl From<millstream_state::StateError> for Error {
         };
         let made = Error::new(kind, error.to_string());
         match error {
-            StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                made.hint("the disk is full; free some space and start the job again, it goes on from its last checkpoint")
-            }
-            StateError::Locked { .. } => {
-                made.hint("one job works in a directory at a time; wait for that one, stop it, or choose another directory")
-            }
+            StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => made
+                .hint("the disk is full; free some space and start the job again, it goes on from its last checkpoint"),
+            StateError::Locked { .. } => made.hint(
+                "one job works in a directory at a time; wait for that one, stop it, or choose another directory",
+            ),
             _ => made,
         }
     }

@@ -52,7 +52,8 @@ impl Graph {
         outputs: &'static [&'static str],
         body: Body,
     ) -> usize {
-        self.nodes.push(Node { name: None, kind: kind.into(), detail, inputs, outputs, body });
+        self.nodes
+            .push(Node { name: None, kind: kind.into(), detail, inputs, outputs, body });
         self.nodes.len() - 1
     }
 
@@ -67,7 +68,11 @@ impl Graph {
         for node in &self.nodes {
             let number = numbers.entry(node.kind.as_str()).or_default();
             *number += 1;
-            names.push(node.name.clone().unwrap_or_else(|| format!("{}-{number}", node.kind.replace(' ', "-"))));
+            names.push(
+                node.name
+                    .clone()
+                    .unwrap_or_else(|| format!("{}-{number}", node.kind.replace(' ', "-"))),
+            );
         }
         names
     }
@@ -149,7 +154,8 @@ impl Graph {
 
     /// The dataflow in Graphviz' DOT language.
     pub(crate) fn dot(&self, job: &str) -> String {
-        let quote = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"));
+        let quote =
+            |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"));
         let mut text = format!("digraph {} {{\n  rankdir=LR;\n  node [shape=box];\n", quote(job));
         for (index, (node, name)) in self.nodes.iter().zip(self.names()).enumerate() {
             let shape = match node.body {
@@ -193,9 +199,11 @@ fn label(node: &Node, name: &str) -> String {
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(fine) || name.starts_with('.') {
-        return Err(Error::config(format!("`{name}` cannot be the name of {what}")
-            .replace("of job", "of a job")
-            .replace("of operator", "of an operator"))
+        return Err(Error::config(
+            format!("`{name}` cannot be the name of {what}")
+                .replace("of job", "of a job")
+                .replace("of operator", "of an operator"),
+        )
         .hint("names are 1 to 64 letters, digits, `-`, `_` or `.`, and do not begin with `.`"));
     }
     Ok(())

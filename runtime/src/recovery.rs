@@ -44,8 +44,10 @@ pub(crate) fn choose(store: &CheckpointStore, from: StartFrom, shape: &Shape) ->
                 Ok(manifest) => Health::Intact { finished: manifest.finished },
                 Err(error) => Health::Damaged(error.to_string()),
             };
-            let quick: Vec<Found> =
-                epochs.iter().map(|epoch| Found { epoch: *epoch, health: assumed(epoch) }).collect();
+            let quick: Vec<Found> = epochs
+                .iter()
+                .map(|epoch| Found { epoch: *epoch, health: assumed(epoch) })
+                .collect();
             match decide(&quick, from) {
                 Decision::Refuse(_) => decide(&store.survey()?, from),
                 decision => decision,
@@ -68,7 +70,7 @@ pub(crate) fn choose(store: &CheckpointStore, from: StartFrom, shape: &Shape) ->
     }
 }
 
-fn refuse(dir: &Path, refusal: Refusal) -> Error {
+pub(crate) fn refuse(dir: &Path, refusal: Refusal) -> Error {
     match refusal {
         Refusal::Damaged { epoch, reason, intact } => {
             let error = Error::state(format!("checkpoint {epoch} in {} cannot be used: {reason}", dir.display()));
@@ -77,7 +79,9 @@ fn refuse(dir: &Path, refusal: Refusal) -> Error {
                     "checkpoint {intact} is the newest intact one; start from it with `--from {intact}` (or \
                      `--newest-intact`), which withdraws output that was committed after it"
                 )),
-                None => error.hint("no checkpoint here is intact; `--fresh` begins again and sets the old output aside"),
+                None => {
+                    error.hint("no checkpoint here is intact; `--fresh` begins again and sets the old output aside")
+                }
             }
         }
         Refusal::Missing { epoch, present } => {
@@ -149,7 +153,10 @@ fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
     };
     let theirs = manifest.operators.iter().map(|entry| &entry.name);
     let theirs = theirs.chain(manifest.sources.iter().map(|entry| &entry.name));
-    match theirs.chain(manifest.sinks.iter().map(|entry| &entry.name)).find(|name| !ours(name)) {
+    match theirs
+        .chain(manifest.sinks.iter().map(|entry| &entry.name))
+        .find(|name| !ours(name))
+    {
         Some(gone) => Err(differs(format!("has `{gone}`, which the job no longer has"))),
         None => Ok(()),
     }
@@ -213,7 +220,8 @@ mod tests {
 
     #[test]
     fn every_change_is_named() {
-        let changes: [(&str, fn(&mut Shape)); 9] = [
+        type Change = fn(&mut Shape);
+        let changes: [(&str, Change); 9] = [
             ("belongs to job `orders`, and this is job `refunds`", |s| s.job = "refunds".into()),
             ("knows no operator `cost`", |s| s.operators[0].0 = "cost".into()),
             ("as windows of 1m, and the job now has windows of 2m", |s| s.operators[0].1 = "windows of 2m".into()),

@@ -90,11 +90,13 @@ pub(crate) struct Stats {
 
 impl Shared {
     pub(crate) fn new(nodes: usize, workers: usize, first_epoch: Epoch, reports: Sender<Report>) -> Self {
-        let stats = || Padded(Stats {
-            epoch: AtomicU64::new(first_epoch),
-            watermark_us: AtomicI64::new(i64::MIN),
-            ..Stats::default()
-        });
+        let stats = || {
+            Padded(Stats {
+                epoch: AtomicU64::new(first_epoch),
+                watermark_us: AtomicI64::new(i64::MIN),
+                ..Stats::default()
+            })
+        };
         Shared {
             announced: AtomicU64::new(first_epoch),
             closed: AtomicU64::new(first_epoch.saturating_sub(1)),
@@ -152,7 +154,10 @@ impl Shared {
 
     /// The sum of a counter over all instances of a node.
     pub(crate) fn total(&self, node: usize, counter: impl Fn(&Stats) -> &AtomicU64) -> u64 {
-        self.stats[node].iter().map(|stats| counter(&stats.0).load(Ordering::Relaxed)).sum()
+        self.stats[node]
+            .iter()
+            .map(|stats| counter(&stats.0).load(Ordering::Relaxed))
+            .sum()
     }
 }
 

@@ -56,7 +56,11 @@ impl<T: Data> Stream<T> {
 
     /// Adds a stateless operator with two outputs, of which every worker gets a clone.
     #[must_use]
-    pub fn divide<D: Divider<In = T> + Clone>(self, kind: &'static str, divider: D) -> (Stream<D::Main>, Stream<D::Side>) {
+    pub fn divide<D: Divider<In = T> + Clone>(
+        self,
+        kind: &'static str,
+        divider: D,
+    ) -> (Stream<D::Main>, Stream<D::Side>) {
         let body = Body::Stateless(Box::new(Division(divider)));
         let node = lock(&self.graph).add(kind, String::new(), vec![self.port], &["main", "side"], body);
         (Stream::new(Arc::clone(&self.graph), node, 0), Stream::new(self.graph, node, 1))

@@ -20,6 +20,12 @@ pub trait WatermarkGenerator: Clone + Send + Serialize + DeserializeOwned + 'sta
     fn observe(&mut self, at: EventTime);
     /// The watermark after all records so far.
     fn watermark(&self) -> EventTime;
+    /// The generator to go on with after a restart: `self` is as the job describes it now, `saved` as the checkpoint has
+    /// it. Unless implemented, it is `saved`. Whichever it is, the watermark of a split never goes back.
+    #[must_use]
+    fn resume(self, saved: Self) -> Self {
+        saved
+    }
 }
 
 /// How a source's records get their event times and its splits their watermarks.
@@ -79,6 +85,11 @@ impl WatermarkGenerator for BoundedOutOfOrderness {
     fn watermark(&self) -> EventTime {
         // Only the end of a split makes its watermark MAX.
         (self.highest - self.delay).min(EventTime::from_micros(i64::MAX - 1))
+    }
+
+    /// A delay that was changed counts from here on.
+    fn resume(self, saved: Self) -> Self {
+        BoundedOutOfOrderness { delay: self.delay, highest: saved.highest }
     }
 }
 

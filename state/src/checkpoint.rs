@@ -99,15 +99,17 @@ pub fn decide(found: &[Found], from: StartFrom) -> Decision {
     let Some(chosen) = chosen else { return Decision::Fresh };
     let newest = found.first().is_some_and(|first| first.epoch == chosen.epoch);
     match &chosen.health {
-        Health::Damaged(reason) => Decision::Refuse(Refusal::Damaged {
-            epoch: chosen.epoch,
-            reason: reason.clone(),
-            intact: newest_intact,
-        }),
+        Health::Damaged(reason) => {
+            Decision::Refuse(Refusal::Damaged { epoch: chosen.epoch, reason: reason.clone(), intact: newest_intact })
+        }
         Health::Intact { finished: true } if newest => Decision::Finished { epoch: chosen.epoch },
         Health::Intact { .. } => Decision::Restore {
             epoch: chosen.epoch,
-            passed_over: found.iter().map(|checkpoint| checkpoint.epoch).filter(|e| *e > chosen.epoch).collect(),
+            passed_over: found
+                .iter()
+                .map(|checkpoint| checkpoint.epoch)
+                .filter(|e| *e > chosen.epoch)
+                .collect(),
         },
     }
 }

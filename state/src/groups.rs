@@ -57,7 +57,11 @@ impl State for GroupMarks {
         if !std::mem::take(&mut self.dirty) {
             return None;
         }
-        let marks = self.owned.clone().map(|group| (group as KeyGroup, self.marks[group as usize])).collect();
+        let marks = self
+            .owned
+            .clone()
+            .map(|group| (group as KeyGroup, self.marks[group as usize]))
+            .collect();
         Some(Box::new(FrozenMarks(marks)))
     }
 
@@ -91,5 +95,63 @@ impl Frozen for FrozenMarks {
             run.push(*group, |_| Ok(()), Some(value))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key_group::{groups_of, worker_of};
+    use crate::rocks::tests::Disk;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Several workers raise their marks at different paces; what they froze last comes back to any number of workers.
+        #[test]
+        fn marks_come_back_to_other_workers(
+            before in 1..6usize,
+            after in 1..6usize,
+            raises in prop::collection::vec((0..6usize, prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX), -9..9i64], any::<bool>()), 0..30),
+        ) {
+            let mut disk = Disk::new();
+            let mut marks: Vec<_> = (0..before).map(|worker| GroupMarks::new(groups_of(worker, before))).collect();
+            let (mut model, mut saved) = (vec![i64::MIN; before], vec![i64::MIN; before]);
+            for (worker, mark, freeze) in raises {
+                let worker = worker % before;
+                marks[worker].raise(mark);
+                model[worker] = model[worker].max(mark);
+                assert_eq!(marks[worker].bounds(), (model[worker], model[worker]));
+                if freeze {
+                    disk.save(&mut marks[worker]);
+                    saved[worker] = model[worker];
+                }
+            }
+            for worker in 0..after {
+                let groups = groups_of(worker, after);
+                let restored = disk.load(GroupMarks::new(groups.clone()), groups.clone());
+                let expected = |group: u32| saved[worker_of(group as KeyGroup, before)];
+                for group in groups.clone() {
+                    assert_eq!(restored.get(group as KeyGroup), expected(group));
+                }
+                let bounds = (groups.clone().map(expected).min().unwrap(), groups.map(expected).max().unwrap());
+                assert_eq!(restored.bounds(), bounds);
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_without_groups_has_no_marks() {
+        let mut marks = GroupMarks::new(5..5);
+        marks.raise(7);
+        assert_eq!(marks.bounds(), (i64::MIN, i64::MIN));
+        assert!(marks.freeze().is_none());
+    }
+
+    #[test]
+    fn a_mark_of_another_length_is_refused() {
+        let mut marks = GroupMarks::new(0..128);
+        assert!(marks.restore(StoredEntry { group: 3, state: 0, key: &[], value: &[1, 2, 3] }).is_err());
     }
 }

@@ -118,11 +118,8 @@ impl Manifest {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let json = serde_json::to_vec_pretty(self)
             .map_err(|error| StateError::Codec { what: "writing a manifest".into(), reason: error.to_string() })?;
-        let head = format!(
-            "millstream manifest format={FORMAT} length={} crc32c={:08x}\n",
-            json.len(),
-            crc32c::crc32c(&json)
-        );
+        let head =
+            format!("millstream manifest format={FORMAT} length={} crc32c={:08x}\n", json.len(), crc32c::crc32c(&json));
         let mut bytes = head.into_bytes();
         bytes.extend_from_slice(&json);
         Ok(bytes)
@@ -135,7 +132,8 @@ impl Manifest {
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Manifest> {
         let damaged = |reason: &str| StateError::damaged(path, reason);
         let newline = bytes.iter().take(200).position(|byte| *byte == b'\n');
-        let newline = newline.ok_or_else(|| damaged("it does not begin with a line that says `millstream manifest`"))?;
+        let newline =
+            newline.ok_or_else(|| damaged("it does not begin with a line that says `millstream manifest`"))?;
         let head = std::str::from_utf8(&bytes[..newline]).map_err(|_| damaged("its first line is not text"))?;
         let json = &bytes[newline + 1..];
         let field = |name: &str| {
@@ -155,9 +153,13 @@ impl Manifest {
         }
         let length: usize = field("length")?.parse().map_err(|_| damaged("`length=` is not a number"))?;
         if length != json.len() {
-            return Err(damaged(&format!("it should have {length} bytes behind its first line and has {}", json.len())));
+            return Err(damaged(&format!(
+                "it should have {length} bytes behind its first line and has {}",
+                json.len()
+            )));
         }
-        let expected = u32::from_str_radix(field("crc32c")?, 16).map_err(|_| damaged("`crc32c=` is not hexadecimal"))?;
+        let expected =
+            u32::from_str_radix(field("crc32c")?, 16).map_err(|_| damaged("`crc32c=` is not hexadecimal"))?;
         let actual = crc32c::crc32c(json);
         if expected != actual {
             return Err(damaged(&format!("its checksum is {actual:08x} and should be {expected:08x}")));

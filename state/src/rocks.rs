@@ -66,7 +66,10 @@ impl StateDb {
                 fs::copy(&from, &to).map_err(StateError::io("copy", &from))?;
             }
         }
-        let digests = files.iter().filter(|file| is_immutable(&file.name)).map(|file| (file.name.clone(), file.clone()));
+        let digests = files
+            .iter()
+            .filter(|file| is_immutable(&file.name))
+            .map(|file| (file.name.clone(), file.clone()));
         Self::open(dir, digests.collect())
     }
 
@@ -99,7 +102,9 @@ impl StateDb {
         let size = fs::metadata(&path).map_err(StateError::io("measure", &path))?.len();
         let mut ingest = IngestExternalFileOptions::default();
         ingest.set_move_files(true);
-        self.db.ingest_external_file_opts(&ingest, vec![&path]).map_err(rocks_error(&path))?;
+        self.db
+            .ingest_external_file_opts(&ingest, vec![&path])
+            .map_err(rocks_error(&path))?;
         Ok(size)
     }
 
@@ -108,7 +113,9 @@ impl StateDb {
     /// # Errors
     /// When RocksDB, or reading what it made, fails.
     pub fn checkpoint(&mut self, dir: &Path) -> Result<Vec<FileEntry>> {
-        Checkpoint::new(&self.db).and_then(|made| made.create_checkpoint(dir)).map_err(rocks_error(dir))?;
+        Checkpoint::new(&self.db)
+            .and_then(|made| made.create_checkpoint(dir))
+            .map_err(rocks_error(dir))?;
         let mut files = Vec::new();
         for entry in fs::read_dir(dir).map_err(StateError::io("list", dir))? {
             let entry = entry.map_err(StateError::io("list", dir))?;
@@ -125,7 +132,11 @@ impl StateDb {
             files.push(file);
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
-        self.digests = files.iter().filter(|file| is_immutable(&file.name)).map(|f| (f.name.clone(), f.clone())).collect();
+        self.digests = files
+            .iter()
+            .filter(|file| is_immutable(&file.name))
+            .map(|f| (f.name.clone(), f.clone()))
+            .collect();
         Ok(files)
     }
 
@@ -190,5 +201,208 @@ pub fn digest(path: &Path, name: String) -> Result<FileEntry> {
         }
         size += read as u64;
         crc32c = crc32c::crc32c_append(crc32c, &buffer[..read]);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::key_group::KEY_GROUPS;
+    use crate::snapshot::State;
+    use std::collections::BTreeMap;
+
+    /// The operator whose state a [`Disk`] holds.
+    const OPERATOR: u32 = 7;
+
+    /// A database in a directory of its own, for tests of state.
+    pub(crate) struct Disk {
+        pub(crate) dir: tempfile::TempDir,
+        pub(crate) db: StateDb,
+        checkpoints: u32,
+    }
+
+    impl Disk {
+        pub(crate) fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let db = StateDb::create(&dir.path().join("live")).unwrap();
+            Disk { dir, db, checkpoints: 0 }
+        }
+
+        /// Takes in what changed in `state`, as a checkpoint does.
+        pub(crate) fn save(&mut self, state: &mut impl State) {
+            let Some(frozen) = state.freeze() else { return };
+            let mut run = Run::default();
+            run.begin(OPERATOR);
+            let changes = frozen.len();
+            assert!(changes > 0 && !frozen.is_empty());
+            frozen.encode(&mut run).unwrap();
+            assert_eq!(run.len(), changes);
+            run.sort();
+            self.db.apply(&run).unwrap();
+            assert!(state.freeze().is_none(), "nothing changed since");
+        }
+
+        /// `fresh` with what is stored in `groups`.
+        pub(crate) fn load<S: State>(&self, fresh: S, groups: Range<u32>) -> S {
+            load(&self.db, fresh, groups)
+        }
+
+        /// As `load` of everything, through a checkpoint and a copy of it.
+        pub(crate) fn load_copy<S: State>(&mut self, fresh: S) -> S {
+            self.checkpoints += 1;
+            let checkpoint = self.dir.path().join(format!("checkpoint-{}", self.checkpoints));
+            let files = self.db.checkpoint(&checkpoint).unwrap();
+            let live = self.dir.path().join(format!("copy-{}", self.checkpoints));
+            let copy = StateDb::open_copy(&checkpoint, &files, &live).unwrap();
+            load(&copy, fresh, 0..KEY_GROUPS)
+        }
+    }
+
+    fn load<S: State>(db: &StateDb, mut fresh: S, groups: Range<u32>) -> S {
+        fresh.track();
+        db.scan(OPERATOR, groups, |entry| fresh.restore(entry)).unwrap();
+        fresh
+    }
+
+    /// Entries by operator, group and key.
+    type Entries = BTreeMap<(u32, u16, Vec<u8>), Vec<u8>>;
+
+    fn apply(db: &mut StateDb, changes: &[(u32, u16, &[u8], Option<&[u8]>)]) -> u64 {
+        let mut run = Run::default();
+        for (operator, group, key, value) in changes {
+            run.begin(*operator);
+            let value = value.map(|value| {
+                |out: &mut Vec<u8>| {
+                    out.extend_from_slice(value);
+                    Ok(())
+                }
+            });
+            let key = |out: &mut Vec<u8>| {
+                out.extend_from_slice(key);
+                Ok(())
+            };
+            run.push(*group, key, value).unwrap();
+        }
+        run.sort();
+        db.apply(&run).unwrap()
+    }
+
+    fn entries(db: &StateDb, operators: &[u32]) -> Entries {
+        let mut found = Entries::new();
+        for operator in operators {
+            let each = |entry: StoredEntry<'_>| {
+                found.insert((*operator, entry.group, entry.key.to_vec()), entry.value.to_vec());
+                Ok(())
+            };
+            db.scan(*operator, 0..KEY_GROUPS, each).unwrap();
+        }
+        found
+    }
+
+    /// Size and checksum of every file in `dir`.
+    fn fingerprint(dir: &Path) -> Vec<FileEntry> {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut files: Vec<_> = names.map(|name| digest(&dir.join(&name), name).unwrap()).collect();
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        files
+    }
+
+    #[test]
+    fn a_scan_sees_one_operator_and_its_groups_only() {
+        let mut disk = Disk::new();
+        let operators = [0, 6, 7, 8, u32::MAX];
+        let mut expected = Entries::new();
+        for operator in operators {
+            for group in [0, 1, 126, 127] {
+                for key in [&b""[..], &[0], &[255; 40]] {
+                    let value = format!("{operator} {group} {key:?}").into_bytes();
+                    apply(&mut disk.db, &[(operator, group, key, Some(&value))]);
+                    expected.insert((operator, group, key.to_vec()), value);
+                }
+            }
+        }
+        assert_eq!(entries(&disk.db, &operators), expected);
+        for groups in [0..0, 0..1, 1..127, 127..128, 2..126, 128..128] {
+            let mut found = Vec::new();
+            let each = |entry: StoredEntry<'_>| {
+                found.push(u32::from(entry.group));
+                Ok(())
+            };
+            disk.db.scan(7, groups.clone(), each).unwrap();
+            let expected = [0, 1, 126, 127].into_iter().filter(|group| groups.contains(group)).flat_map(|g| [g; 3]);
+            assert_eq!(found, expected.collect::<Vec<_>>(), "{groups:?}");
+        }
+        assert!(entries(&disk.db, &[5, 9]).is_empty());
+    }
+
+    #[test]
+    fn an_empty_run_writes_nothing() {
+        let mut disk = Disk::new();
+        assert_eq!(apply(&mut disk.db, &[]), 0);
+        assert!(apply(&mut disk.db, &[(1, 1, b"key", None)]) > 0, "a removal of nothing is written");
+        assert!(entries(&disk.db, &[1]).is_empty());
+    }
+
+    #[test]
+    fn a_checkpoint_does_not_see_what_comes_later() {
+        let mut disk = Disk::new();
+        let (mut now, mut then) = (Entries::new(), Vec::new());
+        // Often enough for RocksDB to compact, and to delete the files that it compacted.
+        for epoch in 0..40u8 {
+            let value = vec![epoch; 100];
+            let written: Vec<Vec<u8>> = (0..20u8).map(|n| vec![n.wrapping_mul(epoch) % 50]).collect();
+            let unique: std::collections::BTreeSet<&Vec<u8>> = written.iter().collect();
+            let removed = vec![epoch % 50 + 100];
+            let mut changes: Vec<_> = unique.iter().map(|key| (1, 5, key.as_slice(), Some(value.as_slice()))).collect();
+            changes.push((1, 5, &removed, None));
+            let added = vec![epoch % 50 + 101];
+            changes.push((1, 5, &added, Some(b"soon gone")));
+            apply(&mut disk.db, &changes);
+            for (operator, group, key, value) in changes {
+                match value {
+                    Some(value) => drop(now.insert((operator, group, key.to_vec()), value.to_vec())),
+                    None => drop(now.remove(&(operator, group, key.to_vec()))),
+                }
+            }
+            if epoch % 8 == 0 {
+                let dir = disk.dir.path().join(format!("checkpoint-{epoch}"));
+                let files = disk.db.checkpoint(&dir).unwrap();
+                assert_eq!(files, fingerprint(&dir));
+                then.push((dir, files, now.clone()));
+            }
+        }
+        assert_eq!(entries(&disk.db, &[1]), now);
+        for (number, (dir, files, expected)) in then.iter().enumerate() {
+            assert_eq!(*files, fingerprint(dir), "checkpoint {number} was changed by later writes");
+            let live = disk.dir.path().join(format!("copy-{number}"));
+            let mut copy = StateDb::open_copy(dir, files, &live).unwrap();
+            assert_eq!(entries(&copy, &[1]), *expected, "checkpoint {number}");
+            // The copy goes its own way, and the checkpoint stays as it is.
+            apply(&mut copy, &[(1, 5, b"new", Some(b"new"))]);
+            let next = copy.checkpoint(&disk.dir.path().join(format!("next-{number}"))).unwrap();
+            assert_eq!(next, fingerprint(&disk.dir.path().join(format!("next-{number}"))));
+            drop(copy);
+            fs::remove_dir_all(&live).unwrap();
+            assert_eq!(*files, fingerprint(dir), "checkpoint {number} was changed by its copy");
+        }
+        assert_eq!(entries(&disk.db, &[1]), now);
+    }
+
+    #[test]
+    fn a_checkpoint_is_not_made_over_another() {
+        let mut disk = Disk::new();
+        let dir = disk.dir.path().join("checkpoint");
+        disk.db.checkpoint(&dir).unwrap();
+        assert!(disk.db.checkpoint(&dir).is_err());
+    }
+
+    #[test]
+    fn large_values_survive() {
+        let mut disk = Disk::new();
+        let value: Vec<u8> = (0..9_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        apply(&mut disk.db, &[(1, 5, &value[..70_000], Some(&value)), (1, 5, b"small", Some(b""))]);
+        let found = entries(&disk.db, &[1]);
+        assert_eq!(found[&(1, 5, value[..70_000].to_vec())], value);
+        assert_eq!(found[&(1, 5, b"small".to_vec())], b"");
     }
 }

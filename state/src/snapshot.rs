@@ -208,7 +208,8 @@ impl Run {
             }
         };
         let head = u128::from_be_bytes(head);
-        self.entries.push(RunEntry { head, start, key_len: (end - start) as u32, value_len });
+        self.entries
+            .push(RunEntry { head, start, key_len: (end - start) as u32, value_len });
         Ok(())
     }
 
@@ -216,7 +217,8 @@ impl Run {
     pub fn sort(&mut self) {
         let bytes = &self.bytes;
         let key = |entry: &RunEntry| &bytes[entry.start..entry.start + entry.key_len as usize];
-        self.entries.sort_unstable_by(|a, b| a.head.cmp(&b.head).then_with(|| key(a).cmp(key(b))));
+        self.entries
+            .sort_unstable_by(|a, b| a.head.cmp(&b.head).then_with(|| key(a).cmp(key(b))));
     }
 
     /// Every entry as key and value; no value: removed.
@@ -226,5 +228,137 @@ impl Run {
             let value = (entry.value_len != REMOVED).then(|| &self.bytes[split..split + entry.value_len as usize]);
             (&self.bytes[entry.start..split], value)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::GroupMarks;
+    use crate::hash::hash_key;
+    use crate::key_group::KEY_GROUPS;
+    use crate::keyed::KeyedState;
+    use crate::rocks::tests::Disk;
+    use crate::slices::SliceState;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    proptest! {
+        /// Keys shorter and longer than what is compared first, and such that differ only by zeros at the end.
+        #[test]
+        fn a_run_is_sorted_as_its_keys_are(
+            entries in prop::collection::btree_map(
+                (any::<bool>(), 0..3u16, prop_oneof![
+                    prop::collection::vec(0..2u8, 0..40),
+                    prop::collection::vec(any::<u8>(), 0..12),
+                ]),
+                prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
+                0..80,
+            ),
+            seed in any::<u64>(),
+        ) {
+            let mut shuffled: Vec<_> = entries.iter().collect();
+            shuffled.sort_by_key(|entry| hash_key(&(seed, &entry.0.2, entry.0.0, entry.0.1)));
+            let mut run = Run::default();
+            for ((second, group, key), value) in shuffled {
+                run.begin(1 + u32::from(*second));
+                let append = |bytes: Vec<u8>| move |out: &mut Vec<u8>| {
+                    out.extend_from_slice(&bytes);
+                    Ok(())
+                };
+                run.push(*group, append(key.clone()), value.clone().map(append)).unwrap();
+            }
+            run.sort();
+            let expected = entries.iter().map(|((second, group, key), value)| {
+                let mut bytes = (1 + u32::from(*second)).to_be_bytes().to_vec();
+                bytes.extend_from_slice(&group.to_be_bytes());
+                bytes.push(0);
+                bytes.extend_from_slice(key);
+                (bytes, value.clone())
+            });
+            let found: Vec<_> = run.iter().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect();
+            prop_assert!(found.windows(2).all(|pair| pair[0].0 < pair[1].0));
+            prop_assert_eq!(found, expected.collect::<Vec<_>>());
+        }
+    }
+
+    type Three = (KeyedState<u64, String>, SliceState<u64, u64>, GroupMarks);
+
+    fn three() -> Three {
+        let mut three = (KeyedState::default(), SliceState::default(), GroupMarks::new(0..KEY_GROUPS));
+        three.track();
+        three
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Each of several states of one operator comes back as itself.
+        #[test]
+        fn states_in_a_tuple_do_not_mix(steps in prop::collection::vec((0..6u8, 0..20u64, -5..5i64), 0..60)) {
+            let mut disk = Disk::new();
+            let mut state = three();
+            let mut model = (BTreeMap::new(), BTreeMap::new(), i64::MIN);
+            let mut saved = model.clone();
+            for (what, key, number) in steps {
+                match what {
+                    0 => {
+                        state.0.update(hash_key(&key), &key, String::new).push('x');
+                        model.0.entry(key).or_insert_with(String::new).push('x');
+                    }
+                    1 => {
+                        *state.1.update(number, hash_key(&key), &key, || 0) += 1;
+                        *model.1.entry((number, key)).or_insert(0) += 1;
+                    }
+                    2 => {
+                        state.1.take(number, |_, _| ());
+                        model.1.retain(|(slice, _), _| *slice != number);
+                    }
+                    3 => {
+                        state.2.raise(number);
+                        model.2 = model.2.max(number);
+                    }
+                    4 => {
+                        disk.save(&mut state);
+                        saved = model.clone();
+                    }
+                    _ => {
+                        state = disk.load_copy(three());
+                        model = saved.clone();
+                    }
+                }
+                prop_assert_eq!(state.entries(), (model.0.len() + model.1.len()) as u64);
+            }
+            let (keyed, mut slices, marks) = disk.load_copy(three());
+            prop_assert_eq!(keyed.entries() + slices.entries(), (saved.0.len() + saved.1.len()) as u64);
+            for (key, value) in &saved.0 {
+                prop_assert_eq!(keyed.get(hash_key(key), key), Some(value));
+            }
+            let mut taken = BTreeMap::new();
+            for number in -5..5 {
+                slices.take(number, |key, value| drop(taken.insert((number, key), value)));
+            }
+            prop_assert_eq!(taken, saved.1);
+            prop_assert_eq!(marks.bounds(), (saved.2, saved.2));
+        }
+    }
+
+    #[test]
+    fn an_entry_of_a_state_that_is_not_there_is_refused() {
+        let mut three = three();
+        let error = three.restore(StoredEntry { group: 0, state: 3, key: &[], value: &[] }).unwrap_err();
+        assert!(error.to_string().contains("state number 3"), "{error}");
+        assert_eq!(three.shape().matches(" and ").count(), 2);
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_group_is_refused() {
+        let bytes = codec::encode(&5u64).unwrap();
+        let group = group_of(hash::hash_key(&5u64));
+        let entry = |group| StoredEntry { group, state: 0, key: &[], value: &[] };
+        assert_eq!(entry(group).decode_key::<u64>(&bytes).unwrap().1, 5);
+        let error = entry(group ^ 1).decode_key::<u64>(&bytes).unwrap_err();
+        assert!(error.to_string().contains("key group"), "{error}");
+        assert!(entry(group).decode_key::<u64>(&bytes[..7]).is_err());
     }
 }

@@ -52,7 +52,10 @@ impl DirLock {
             }
             Err(fs::TryLockError::Error(error)) => return Err(StateError::io("lock", &path)(error)),
         }
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{holder}, {process}"));
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{holder}, {process}"));
         written.map_err(StateError::io("write", &path))?;
         Ok(DirLock { _file: file })
     }
@@ -163,7 +166,11 @@ impl CheckpointStore {
             Ok(manifest) => Health::Intact { finished: manifest.finished },
             Err(error) => Health::Damaged(error.to_string()),
         };
-        Ok(self.epochs()?.into_iter().map(|epoch| Found { epoch, health: health(epoch) }).collect())
+        Ok(self
+            .epochs()?
+            .into_iter()
+            .map(|epoch| Found { epoch, health: health(epoch) })
+            .collect())
     }
 
     /// Deletes what earlier starts left behind: live databases, and checkpoints that were never published.
@@ -210,7 +217,9 @@ impl CheckpointStore {
         let (draft, path) = (dir.join("manifest.draft"), self.manifest_path(manifest.epoch));
         let bytes = manifest.to_bytes()?;
         let mut file = File::create(&draft).map_err(StateError::io("create", &draft))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(StateError::io("write", &draft))?;
+        file.write_all(&bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(StateError::io("write", &draft))?;
         // The links in `db`, the directory itself and its name are durable before the manifest that vouches for them.
         sync_dir(&self.db_dir(manifest.epoch))?;
         sync_dir(&dir)?;
@@ -255,5 +264,204 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(StateError::io("sync", dir))
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(StateError::io("sync", dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::tests::example;
+    use crate::rocks::StateDb;
+
+    fn store() -> (tempfile::TempDir, CheckpointStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::new(dir.path());
+        (dir, store)
+    }
+
+    /// Publishes a checkpoint of an empty database.
+    fn publish(store: &CheckpointStore, epoch: u64) -> Manifest {
+        let live = store.live_dir(&format!("{epoch}"));
+        let mut db = StateDb::create(&live).unwrap();
+        fs::create_dir_all(store.epoch_dir(epoch)).unwrap();
+        let mut manifest = example(epoch);
+        manifest.files = db.checkpoint(&store.db_dir(epoch)).unwrap();
+        drop(db);
+        fs::remove_dir_all(live).unwrap();
+        store.publish(&manifest).unwrap();
+        manifest
+    }
+
+    /// All paths below the directory.
+    fn tree(dir: &Path) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut todo = vec![dir.to_path_buf()];
+        while let Some(next) = todo.pop() {
+            for entry in fs::read_dir(&next).unwrap() {
+                let path = entry.unwrap().path();
+                all.push(path.strip_prefix(dir).unwrap().display().to_string());
+                if path.is_dir() {
+                    todo.push(path);
+                }
+            }
+        }
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_has_no_checkpoints() {
+        let (dir, _) = store();
+        let store = CheckpointStore::new(dir.path().join("not").join("there"));
+        assert_eq!(store.epochs().unwrap(), [0; 0]);
+        assert!(store.survey().unwrap().is_empty());
+        store.sweep().unwrap();
+        assert!(!store.dir().exists());
+    }
+
+    #[test]
+    fn a_checkpoint_is_there_from_its_manifest_on() {
+        let (_dir, store) = store();
+        for epoch in [3, 12_345_678_901, 2] {
+            publish(&store, epoch);
+        }
+        fs::create_dir_all(store.db_dir(9)).unwrap();
+        fs::write(store.epoch_dir(9).join("manifest.draft"), "not yet").unwrap();
+        fs::write(store.dir().join("notes.txt"), "of the user").unwrap();
+        fs::create_dir(store.dir().join("epoch-x")).unwrap();
+        assert_eq!(store.epochs().unwrap(), [2, 3, 12_345_678_901]);
+        let found = store.survey().unwrap();
+        assert!(found.iter().all(|found| found.health == Health::Intact { finished: false }), "{found:?}");
+        assert_eq!(store.manifest(3).unwrap(), store.verify(3).unwrap());
+        assert!(!store.epoch_dir(3).join("manifest.draft").exists());
+        assert!(store.manifest(9).is_err());
+    }
+
+    #[test]
+    fn sweeping_takes_what_never_was_and_nothing_else() {
+        let (dir, store) = store();
+        publish(&store, 1);
+        store.set_aside(&[1], "0a1b2c3d").unwrap();
+        publish(&store, 2);
+        fs::write(store.dir().join("notes.txt"), "of the user").unwrap();
+        let before = tree(dir.path());
+        fs::create_dir_all(store.db_dir(3)).unwrap();
+        fs::write(store.epoch_dir(3).join("manifest.draft"), "not yet").unwrap();
+        fs::create_dir_all(store.live_dir("ffffffff")).unwrap();
+        fs::write(store.live_dir("ffffffff").join("LOCK"), "").unwrap();
+        fs::create_dir_all(store.dir().join("epoch-0000000004.tmp")).unwrap();
+        store.sweep().unwrap();
+        assert_eq!(tree(dir.path()), before);
+        store.sweep().unwrap();
+        assert_eq!(tree(dir.path()), before);
+    }
+
+    #[test]
+    fn what_is_set_aside_is_not_lost() {
+        let (dir, store) = store();
+        for epoch in [1, 2, 3] {
+            publish(&store, epoch);
+        }
+        store.set_aside(&[], "11111111").unwrap();
+        store.set_aside(&[2, 3], "22222222").unwrap();
+        assert_eq!(store.epochs().unwrap(), [1]);
+        let aside = CheckpointStore::new(dir.path().join("aside-22222222"));
+        assert_eq!(aside.epochs().unwrap(), [2, 3]);
+        aside.verify(3).unwrap();
+        assert!(!dir.path().join("aside-11111111").exists());
+        assert!(store.set_aside(&[7], "33333333").is_err(), "there is no such checkpoint");
+    }
+
+    #[test]
+    fn what_is_deleted_is_gone_and_half_of_it_does_not_count() {
+        let (_dir, store) = store();
+        publish(&store, 1);
+        publish(&store, 2);
+        store.delete(1).unwrap();
+        assert_eq!(store.epochs().unwrap(), [2]);
+        assert!(!store.epoch_dir(1).exists());
+        assert!(store.delete(1).is_err());
+        // As after a crash between the two steps.
+        fs::remove_file(store.manifest_path(2)).unwrap();
+        assert_eq!(store.epochs().unwrap(), [0; 0]);
+        store.sweep().unwrap();
+        assert!(!store.epoch_dir(2).exists());
+    }
+
+    #[test]
+    fn every_kind_of_damage_is_found_and_named() {
+        let (_dir, store) = store();
+        let manifest = publish(&store, 5);
+        let file = &manifest.files.iter().find(|file| file.size > 10).unwrap().name;
+        let path = store.db_dir(5).join(file);
+        let good = fs::read(&path).unwrap();
+        let damage = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            let error = store.verify(5).unwrap_err().to_string();
+            assert!(error.contains(file.as_str()), "{error}");
+            error
+        };
+        assert!(damage(&good[..good.len() - 1]).contains("bytes and should have"));
+        assert!(damage(&[&good[..], b"x"].concat()).contains("bytes and should have"));
+        let mut flipped = good.clone();
+        flipped[good.len() / 2] ^= 4;
+        assert!(damage(&flipped).contains("checksum"));
+        fs::remove_file(&path).unwrap();
+        assert!(store.verify(5).unwrap_err().to_string().contains("missing"));
+        fs::write(&path, &good).unwrap();
+        store.verify(5).unwrap();
+        // A manifest in the place of another.
+        fs::create_dir_all(store.epoch_dir(6)).unwrap();
+        fs::copy(store.manifest_path(5), store.manifest_path(6)).unwrap();
+        assert!(store.manifest(6).unwrap_err().to_string().contains("epoch 5"));
+    }
+
+    #[test]
+    fn file_names_that_lead_elsewhere_are_refused() {
+        for name in ["../../secret", "/etc/passwd", ".hidden", "a/b", "a\\b"] {
+            let (_dir, store) = store();
+            let mut manifest = publish(&store, 1);
+            manifest.files = vec![FileEntry { name: name.into(), size: 0, crc32c: 0 }];
+            store.publish(&manifest).unwrap();
+            let error = store.verify(1).unwrap_err().to_string();
+            assert!(error.contains("file name"), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn publishing_needs_its_directory() {
+        let (_dir, store) = store();
+        assert!(store.publish(&example(1)).is_err());
+        fs::create_dir_all(store.epoch_dir(1)).unwrap();
+        assert!(store.publish(&example(1)).is_err(), "there is no database");
+        assert!(store.epochs().unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_holder_at_a_time() {
+        let (dir, _) = store();
+        let dir = dir.path().join("made");
+        let lock = DirLock::take(&dir, "job `orders` with a long name").unwrap();
+        let error = DirLock::take(&dir, "another").unwrap_err();
+        assert!(matches!(&error, StateError::Locked { holder, .. } if holder.starts_with("job `orders`")), "{error}");
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        drop(lock);
+        let lock = DirLock::take(&dir, "b").unwrap();
+        let error = DirLock::take(&dir, "c").unwrap_err().to_string();
+        assert!(error.contains("in use by b, process"), "{error}");
+        assert!(!error.contains("orders"), "a shorter name leaves nothing of the longer one: {error}");
+        drop(lock);
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_directory_is_an_error() {
+        let (dir, _) = store();
+        let path = dir.path().join("file");
+        fs::write(&path, "").unwrap();
+        let error = DirLock::take(&path, "a").unwrap_err().to_string();
+        assert!(error.contains("file"), "{error}");
+        assert!(CheckpointStore::new(&path).epochs().is_err());
+    }
 }

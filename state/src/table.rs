@@ -45,7 +45,10 @@ impl<K: Key, V> Table<K, V> {
     #[inline]
     pub(crate) fn update(&mut self, hash: u64, key: &K, create: impl FnOnce() -> V) -> &mut V {
         self.any_dirty = true;
-        match self.entries.entry(hash, |entry| entry.key == *key, |entry| hash_key(&entry.key)) {
+        match self
+            .entries
+            .entry(hash, |entry| entry.key == *key, |entry| hash_key(&entry.key))
+        {
             Found::Occupied(found) => {
                 let entry = found.into_mut();
                 entry.marks |= DIRTY;
@@ -65,7 +68,8 @@ impl<K: Key, V> Table<K, V> {
 
     /// Puts in an entry that a checkpoint holds.
     pub(crate) fn restore(&mut self, hash: u64, key: K, value: V) {
-        self.entries.insert_unique(hash, Entry { value, key, marks: STORED }, |entry| hash_key(&entry.key));
+        self.entries
+            .insert_unique(hash, Entry { value, key, marks: STORED }, |entry| hash_key(&entry.key));
     }
 
     /// Every key with its value, in no particular order.
@@ -94,6 +98,72 @@ impl<K: Key, V> Table<K, V> {
                 entry.marks = STORED;
                 each(&entry.key, &entry.value);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Update(u16),
+        Freeze,
+        Drain,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            10 => (0..300u16).prop_map(Step::Update),
+            2 => Just(Step::Freeze),
+            1 => Just(Step::Drain),
+        ];
+        prop::collection::vec(step, 0..300)
+    }
+
+    proptest! {
+        /// The marks against two sets: what changed since the last freeze, and what a checkpoint holds.
+        #[test]
+        fn marks_are_what_two_sets_would_say(restored in prop::collection::btree_set(0..300u16, 0..50), steps in steps()) {
+            let mut table = Table::default();
+            let (mut model, mut dirty) = (BTreeMap::new(), BTreeSet::new());
+            let mut stored = restored.clone();
+            for key in restored {
+                table.restore(hash_key(&key), key, 1u64);
+                model.insert(key, 1u64);
+            }
+            for step in steps {
+                match step {
+                    Step::Update(key) => {
+                        *table.update(hash_key(&key), &key, || 0) += 1;
+                        *model.entry(key).or_insert(0) += 1;
+                        dirty.insert(key);
+                    }
+                    Step::Freeze => {
+                        let mut frozen = BTreeMap::new();
+                        table.freeze(|key, value| assert!(frozen.insert(*key, *value).is_none()));
+                        let expected: BTreeMap<u16, u64> = dirty.iter().map(|key| (*key, model[key])).collect();
+                        prop_assert_eq!(frozen, expected);
+                        stored.append(&mut dirty);
+                    }
+                    Step::Drain => {
+                        let mut removed = BTreeSet::new();
+                        let drained: BTreeMap<u16, u64> = table.drain(|key| assert!(removed.insert(*key))).collect();
+                        prop_assert_eq!(drained, std::mem::take(&mut model));
+                        prop_assert_eq!(removed, std::mem::take(&mut stored));
+                        dirty.clear();
+                    }
+                }
+                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.is_empty(), model.is_empty());
+            }
+            for key in 0..300u16 {
+                prop_assert_eq!(table.get(hash_key(&key), &key), model.get(&key));
+            }
+            prop_assert_eq!(table.iter().map(|(key, value)| (*key, *value)).collect::<BTreeMap<_, _>>(), model);
         }
     }
 }

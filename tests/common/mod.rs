@@ -12,10 +12,8 @@ use std::time::{Duration, Instant};
 
 use millstream::state::store::CheckpointStore;
 
-pub const WINDOWS_HEADER: &str =
-    "window_start,window_end,origin,flights,total_delay_min,max_delay_min,delayed_over_15";
-pub const LATE_HEADER: &str =
-    "departed_at,scheduled_at,carrier,flight,tailnum,origin,dest,delay_min,distance_mi";
+pub const WINDOWS_HEADER: &str = "window_start,window_end,origin,flights,total_delay_min,max_delay_min,delayed_over_15";
+pub const LATE_HEADER: &str = "departed_at,scheduled_at,carrier,flight,tailnum,origin,dest,delay_min,distance_mi";
 
 /// Longer than any run takes on a busy machine; a process that is still there then is taken to hang.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -28,11 +26,16 @@ pub fn example() -> &'static Path {
         let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
         let path = profile.join("examples/flight_delays");
         if is_stale(&path) {
-            let name = profile.file_name().and_then(|name| name.to_str()).expect("a profile's directory");
+            let name = profile
+                .file_name()
+                .and_then(|name| name.to_str())
+                .expect("a profile's directory");
             let name = if name == "debug" { "dev" } else { name };
             let target = profile.parent().expect("a target directory");
             let mut cargo = Command::new(env!("CARGO"));
-            cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--example", "flight_delays"]);
+            cargo
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .args(["build", "--quiet", "--example", "flight_delays"]);
             cargo.args(["--profile", name, "--target-dir"]).arg(target);
             assert!(cargo.status().expect("cargo starts").success(), "the example does not build");
         }
@@ -45,7 +48,9 @@ fn is_stale(path: &Path) -> bool {
     let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
     let (Ok(built), Ok(sources)) = (changed(path), fs::read_to_string(path.with_extension("d"))) else { return true };
     let (_, sources) = sources.split_once(": ").unwrap_or_default();
-    sources.split_whitespace().any(|source| changed(Path::new(source)).is_ok_and(|changed| changed > built))
+    sources
+        .split_whitespace()
+        .any(|source| changed(Path::new(source)).is_ok_and(|changed| changed > built))
 }
 
 pub fn data(name: &str) -> PathBuf {
@@ -56,7 +61,9 @@ pub fn data(name: &str) -> PathBuf {
 pub fn unpack(path: &Path) -> String {
     let mut text = String::new();
     let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    flate2::read::MultiGzDecoder::new(file).read_to_string(&mut text).expect("a file of text, packed by gzip");
+    flate2::read::MultiGzDecoder::new(file)
+        .read_to_string(&mut text)
+        .expect("a file of text, packed by gzip");
     text
 }
 
@@ -91,20 +98,33 @@ pub fn rows_of<'a>(name: &str, bytes: &'a [u8], header: &str) -> impl Iterator<I
 /// What a directory holds; nothing when it does not exist.
 pub fn names(dir: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
-    entries.map(|entry| entry.expect("a directory entry").file_name().into_string().expect("a name in UTF-8")).collect()
+    entries
+        .map(|entry| {
+            entry
+                .expect("a directory entry")
+                .file_name()
+                .into_string()
+                .expect("a name in UTF-8")
+        })
+        .collect()
 }
 
 /// The committed parts in a directory of output, with their content.
 pub fn parts(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let names = names(dir).into_iter().filter(|name| name.ends_with(".csv"));
-    names.map(|name| (name.clone(), fs::read(dir.join(name)).expect("a committed part"))).collect()
+    names
+        .map(|name| (name.clone(), fs::read(dir.join(name)).expect("a committed part")))
+        .collect()
 }
 
 /// The sorted rows of all committed parts in a directory.
 pub fn rows(dir: &Path, header: &str) -> Vec<String> {
     let parts = parts(dir);
-    let mut rows: Vec<String> =
-        parts.iter().flat_map(|(name, bytes)| rows_of(name, bytes, header)).map(str::to_string).collect();
+    let mut rows: Vec<String> = parts
+        .iter()
+        .flat_map(|(name, bytes)| rows_of(name, bytes, header))
+        .map(str::to_string)
+        .collect();
     rows.sort_unstable();
     rows
 }
@@ -153,9 +173,14 @@ impl Delays {
         Delays { program: program.to_path_buf(), output: output.to_path_buf(), options }
     }
 
-    /// The same with further options, separated by spaces.
+    /// The same with further options, separated by spaces. What has a value already gets another one.
     pub fn with(&self, options: &str) -> Self {
         let mut with = self.clone();
+        for option in options.split_whitespace().filter(|option| option.starts_with("--")) {
+            if let Some(place) = with.options.iter().position(|old| old == option) {
+                with.options.drain(place..place + 2);
+            }
+        }
         with.options.extend(options.split_whitespace().map(str::to_string));
         with
     }
@@ -181,8 +206,14 @@ impl Delays {
         let (stdout, stderr) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
         let into = |file: &File| Stdio::from(file.try_clone().expect("a second handle"));
         let mut command = Command::new(&self.program);
-        command.args(&self.options).stdin(Stdio::null()).stdout(into(&stdout)).stderr(into(&stderr));
-        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.program.display()));
+        command
+            .args(&self.options)
+            .stdin(Stdio::null())
+            .stdout(into(&stdout))
+            .stderr(into(&stderr));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", self.program.display()));
         Started { child, command: format!("flight_delays {}", self.options.join(" ")), stdout, stderr }
     }
 
@@ -252,7 +283,9 @@ impl Started {
     fn read(&mut self, status: ExitStatus) -> Ended {
         let read = |file: &mut File| {
             let mut text = String::new();
-            file.rewind().and_then(|()| file.read_to_string(&mut text)).expect("the output of a process, in UTF-8");
+            file.rewind()
+                .and_then(|()| file.read_to_string(&mut text))
+                .expect("the output of a process, in UTF-8");
             text
         };
         let (stdout, stderr) = (read(&mut self.stdout), read(&mut self.stderr));

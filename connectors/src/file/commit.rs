@@ -36,7 +36,8 @@ impl FileCommitter {
 
     fn take_lock(&mut self) -> Result<()> {
         let lock = DirLock::take(&self.dir, &format!("job `{}`", self.job)).map_err(|error| {
-            Error::from(error).hint("give every file sink a directory of its own, and stop the other job or wait for it")
+            Error::from(error)
+                .hint("give every file sink a directory of its own, and stop the other job or wait for it")
         })?;
         self.lock = Some(lock);
         Ok(())
@@ -94,10 +95,14 @@ impl Committer for FileCommitter {
                 "output directory `{}` has output {than}, which would be doubled: `{first}`{and_more}",
                 self.dir.display()
             ))
-            .hint(
-                "choose another output directory, the newest checkpoint, or a fresh start with `--fresh`, which moves \
-                 these files aside",
-            ));
+            .hint(match restored {
+                Some(epoch) => format!(
+                    "`--from {epoch}` goes on from that checkpoint and `--fresh` begins again; both move these files aside"
+                ),
+                None => "`--fresh` begins again and moves these files aside; or choose another output directory, or the \
+                         checkpoint directory that belongs to this one"
+                    .to_string(),
+            }));
         }
         self.commit(handles)?;
         for name in &plan.abandoned {

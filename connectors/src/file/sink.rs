@@ -18,9 +18,9 @@ use millstream_runtime::sink::{Committer, Sink, SinkTask, SinkWriter};
 use serde::Serialize;
 
 use super::commit::FileCommitter;
-use millstream_state::store::sync_dir;
 use super::output::{Encoding, Format, Part, WriteError};
 use super::part::pending_name;
+use millstream_state::store::sync_dir;
 
 /// Writes values into part files in a directory, exactly once.
 ///

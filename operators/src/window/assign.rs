@@ -133,7 +133,8 @@ impl WindowAssigner {
     #[cold]
     fn slice_of_exact(&self, at: EventTime) -> i64 {
         let us = i128::from(at.micros()) - i128::from(self.offset.as_micros());
-        us.div_euclid(i128::from(self.slice_us)).clamp(i128::from(i64::MIN), i128::from(LAST_SLICE)) as i64
+        us.div_euclid(i128::from(self.slice_us))
+            .clamp(i128::from(i64::MIN), i128::from(LAST_SLICE)) as i64
     }
 
     /// The bounds of `slice` as far as they can be expressed; its last instant is included.
@@ -189,7 +190,9 @@ mod tests {
     }
 
     fn sliding(size: i64, slide: i64, offset: i64) -> WindowAssigner {
-        Sliding::of(EventSpan::micros(size), EventSpan::micros(slide)).offset(EventSpan::micros(offset)).into()
+        Sliding::of(EventSpan::micros(size), EventSpan::micros(slide))
+            .offset(EventSpan::micros(offset))
+            .into()
     }
 
     #[test]

@@ -15,8 +15,6 @@
 mod assign;
 mod operator;
 
-
-
 use millstream_runtime::record::Data;
 use millstream_runtime::stream::{KeyedStream, Stream};
 use millstream_runtime::time::{EventSpan, EventTime};
@@ -48,6 +46,9 @@ impl std::fmt::Display for Window {
         write!(f, "[{}, {})", self.start, self.end)
     }
 }
+
+/// What a window emits for a key when it fires: the key, the window, and what the aggregate made of its records.
+pub type Pane<K, O> = (K, Window, O);
 
 /// Adds `window` to keyed streams.
 pub trait WindowExt<K: Key, T: Data> {
@@ -83,13 +84,13 @@ pub struct WindowedStream<K, T> {
 impl<K: Key, T: Data> WindowedStream<K, T> {
     /// One result per key and window: the key, the window, and what `aggregate` makes of its records.
     #[must_use]
-    pub fn aggregate<A: Aggregate<T>>(self, aggregate: A) -> Stream<(K, Window, A::Out)> {
+    pub fn aggregate<A: Aggregate<T>>(self, aggregate: A) -> Stream<Pane<K, A::Out>> {
         self.aggregate_with_late(aggregate).0
     }
 
     /// As [`aggregate`](Self::aggregate), with a second stream of the records that were late for all their windows.
     #[must_use]
-    pub fn aggregate_with_late<A: Aggregate<T>>(self, aggregate: A) -> (Stream<(K, Window, A::Out)>, Stream<T>) {
+    pub fn aggregate_with_late<A: Aggregate<T>>(self, aggregate: A) -> (Stream<Pane<K, A::Out>>, Stream<T>) {
         let kind = self.assigner.kind();
         self.keyed.operator(kind, SlicedWindows::new(self.assigner, aggregate))
     }

@@ -21,8 +21,8 @@ use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message, Stamp};
 use timely::dataflow::operators::CapabilityTrait;
 use timely::order::PartialOrder;
-use timely::progress::timestamp::{PathSummary, Refines};
 use timely::progress::Timestamp;
+use timely::progress::timestamp::{PathSummary, Refines};
 
 use crate::driver::Outbox;
 use crate::moment::Moment;

@@ -117,12 +117,7 @@ pub(super) fn build<'scope>(
 }
 
 /// Ends every epoch that the coordinator wants ended, and reports where the splits stand.
-fn take_epochs(
-    task: &Task,
-    logic: &dyn SourceLogic,
-    epoch: &mut Epoch,
-    caps: &mut [Capability<Moment>],
-) -> Result<()> {
+fn take_epochs(task: &Task, logic: &dyn SourceLogic, epoch: &mut Epoch, caps: &mut [Capability<Moment>]) -> Result<()> {
     while *epoch < task.shared.announced.load(Ordering::SeqCst) {
         let splits = logic.cut()?;
         tracing::trace!(operator = %task.name, epoch = *epoch, "source cut");

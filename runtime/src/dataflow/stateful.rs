@@ -21,6 +21,9 @@ use crate::rows::AnyRows;
 use crate::shared::Report;
 use crate::time::EventTime;
 
+/// Batches as they arrived, each with the moment under which it travelled.
+type Inbox = Vec<(Moment, Box<dyn AnyRows>)>;
+
 pub(super) fn build<'scope>(
     scope: Scope<'scope, Moment>,
     task: &Task,
@@ -32,7 +35,7 @@ pub(super) fn build<'scope>(
 ) -> Vec<Stream<'scope>> {
     let mut builder = OperatorBuilder::new(task.name.clone(), scope);
     // The two kinds of input differ in type; both end as batches in the inbox.
-    let mut receive: Box<dyn FnMut(&mut Vec<(Moment, Box<dyn AnyRows>)>)> = if exchanged {
+    let mut receive: Box<dyn FnMut(&mut Inbox)> = if exchanged {
         let shared = Arc::clone(&task.shared);
         let mut input = builder.new_input(input, DistributorPact(move |workers| ByKeyGroup::new(shared, workers)));
         Box::new(move |inbox| {
@@ -50,7 +53,7 @@ pub(super) fn build<'scope>(
     let task = task.clone();
     builder.build(move |caps| {
         let shared = Arc::clone(&task.shared);
-        let mut inbox = Vec::new();
+        let mut inbox = Inbox::new();
         let mut operator = Stateful {
             logic,
             caps,
@@ -98,7 +101,7 @@ struct Stateful {
 }
 
 impl Stateful {
-    fn advance(&mut self, inbox: &mut Vec<(Moment, Box<dyn AnyRows>)>, bound: Moment) -> Result<Fired> {
+    fn advance(&mut self, inbox: &mut Inbox, bound: Moment) -> Result<Fired> {
         for (moment, rows) in inbox.drain(..) {
             if moment.epoch == self.epoch {
                 self.logic.apply(self.epoch, rows, &mut self.outbox)?;
@@ -155,7 +158,9 @@ impl Stateful {
         let part = self.logic.close(self.epoch)?;
         let pause = start.elapsed();
         tracing::trace!(operator = %self.task.name, epoch = self.epoch, pause_us = pause.as_micros() as u64, "epoch closed");
-        self.task.shared.report(Report::Closed { node: self.task.node, epoch: self.epoch, part, pause });
+        self.task
+            .shared
+            .report(Report::Closed { node: self.task.node, epoch: self.epoch, part, pause });
         self.epoch += 1;
         Ok(())
     }

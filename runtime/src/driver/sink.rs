@@ -46,8 +46,8 @@ impl<T: Data, S: Sink<T>> SinkFactory for SinkNode<T, S> {
     }
 
     fn build(&self, task: Task) -> Result<Box<dyn EpochLogic>> {
-        let writer = self.sink.writer(&SinkTask { worker: task.worker, execution: task.execution.clone() });
-        let writer = writer.map_err(|error| error.in_operator(&task.name))?;
+        let of = SinkTask { worker: task.worker, execution: task.execution.clone() };
+        let writer = guard(&task.name, || self.sink.writer(&of))?;
         Ok(Box::new(SinkLogic { writer, task, item: PhantomData }))
     }
 }
@@ -55,7 +55,10 @@ impl<T: Data, S: Sink<T>> SinkFactory for SinkNode<T, S> {
 impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
     fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, _out: &mut Outbox) -> Result<()> {
         let mut rows = downcast::<Rows<T>>(rows);
-        self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
+        self.task
+            .stats()
+            .records_in
+            .fetch_add(rows.records.len() as u64, Ordering::Relaxed);
         let writer = &mut self.writer;
         guard(&self.task.name, || writer.write(epoch, &mut rows.records))
     }

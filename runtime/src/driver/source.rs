@@ -8,8 +8,8 @@ use millstream_state::manifest::SplitEntry;
 
 use super::{Outbox, Task, guard};
 use crate::error::{Error, Result};
-use crate::rows::{Behind, Lineage, Rows};
 use crate::record::Record;
+use crate::rows::{Behind, Lineage, Rows};
 use crate::source::{Batch, Read, Source, SplitReader, Waker};
 use crate::time::EventTime;
 use crate::watermark::{WatermarkGenerator, Watermarks};
@@ -100,7 +100,10 @@ where
     }
 
     fn build(&self, task: Task, splits: Vec<(u32, String)>, waker: LateWaker) -> Result<Box<dyn SourceLogic>> {
-        let source = task.restored.as_ref().and_then(|m| m.sources.iter().find(|source| source.name == task.name));
+        let source = task
+            .restored
+            .as_ref()
+            .and_then(|m| m.sources.iter().find(|source| source.name == task.name));
         let woken = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let mut opened = Vec::new();
         for (number, name) in splits {
@@ -110,10 +113,10 @@ where
             };
             let position = entry.and_then(|entry| entry.position.clone());
             let position = position.map(serde_json::from_value).transpose().map_err(unreadable)?;
-            let generator = match entry {
-                Some(entry) => serde_json::from_value(entry.generator.clone()).map_err(unreadable)?,
-                None => self.watermarks.generator.clone(),
-            };
+            let mut generator = self.watermarks.generator.clone();
+            if let Some(entry) = entry {
+                generator = generator.resume(serde_json::from_value(entry.generator.clone()).map_err(unreadable)?);
+            }
             let wake = {
                 let (waker, woken) = (waker.clone(), woken.clone());
                 Waker::new(move || {
@@ -123,7 +126,7 @@ where
                     }
                 })
             };
-            let reader = self.source.open(&name, position, wake).map_err(|error| error.in_operator(&task.name))?;
+            let reader = guard(&task.name, || self.source.open(&name, position, wake))?;
             opened.push(Split {
                 number,
                 name,
@@ -155,19 +158,17 @@ where
 
     fn cut(&self) -> Result<Vec<SplitEntry>> {
         let json = |error: serde_json::Error| Error::internal("a position does not write as JSON").because(error);
-        self.splits
-            .iter()
-            .map(|split| {
-                Ok(SplitEntry {
-                    split: split.name.clone(),
-                    position: Some(serde_json::to_value(split.reader.position()).map_err(json)?),
-                    records: split.records,
-                    watermark_us: split.watermark.micros(),
-                    generator: serde_json::to_value(&split.generator).map_err(json)?,
-                    ended: split.ended,
-                })
+        let entry = |split: &Split<S::Reader, G>| {
+            Ok(SplitEntry {
+                split: split.name.clone(),
+                position: Some(serde_json::to_value(split.reader.position()).map_err(json)?),
+                records: split.records,
+                watermark_us: split.watermark.micros(),
+                generator: serde_json::to_value(&split.generator).map_err(json)?,
+                ended: split.ended,
             })
-            .collect()
+        };
+        guard(&self.task.name, || self.splits.iter().map(entry).collect())
     }
 
     fn poll(&mut self, out: &mut Outbox) -> Result<Polled> {
@@ -178,9 +179,14 @@ where
         let waiting = self.splits.iter().any(|split| split.due.is_some());
         if waiting {
             let now = Instant::now();
-            self.splits.iter_mut().for_each(|split| split.due = split.due.filter(|due| *due > now));
+            self.splits
+                .iter_mut()
+                .for_each(|split| split.due = split.due.filter(|due| *due > now));
         }
-        let ready = self.splits.iter_mut().filter(|split| !split.ended && !split.empty && split.due.is_none());
+        let ready = self
+            .splits
+            .iter_mut()
+            .filter(|split| !split.ended && !split.empty && split.due.is_none());
         let Some(split) = ready.min_by_key(|split| split.watermark) else {
             return Ok(self.resting());
         };
