@@ -155,6 +155,19 @@ fn when_finished_then_another_start_says_so_and_does_nothing() {
     }
 }
 
+/// Killed between its last checkpoint and its end, a job left its live database behind for good.
+#[test]
+fn when_finished_then_another_start_clears_up_after_a_kill() {
+    let fixture = Fixture::new();
+    fixture.goes_on("");
+    let before = common::names(fixture.store().dir());
+    for left in [fixture.store().live_dir("0a1b2c3d"), fixture.store().db_dir(999)] {
+        fs::create_dir_all(left).expect("created");
+    }
+    fixture.goes_on("").says(&["had already finished"]);
+    assert_eq!(common::names(fixture.store().dir()), before);
+}
+
 #[test]
 fn when_fresh_then_it_begins_again_and_keeps_the_old_output_aside() {
     let fixture = Fixture::stopped();
@@ -233,6 +246,48 @@ fn when_it_runs_already_then_another_start_names_the_holder() {
     fixture.job.with("checkpoints list").run().succeeded();
     let ended = first.end(common::LIMIT).succeeded();
     fixture.is_right(&ended);
+}
+
+/// Checkpoints were moved aside before the output was locked.
+#[test]
+fn when_the_output_is_in_use_then_a_refused_start_leaves_its_checkpoints_alone() {
+    let fixture = Fixture::stopped();
+    let second = fixture.dir.path().join("second");
+    copy(fixture.store().dir(), &second);
+    let (first, before) = (fixture.start(fixture.newest() + 1), files(std::slice::from_ref(&second)));
+    for options in ["--fresh".to_string(), format!("--from {}", fixture.epochs()[0])] {
+        let options = format!("--checkpoint-dir {} {options}", second.display());
+        let refused = fixture.job.with(&options).run().failed().says(&["in use by"]);
+        assert!(files(std::slice::from_ref(&second)) == before, "checkpoints were moved: {refused}");
+    }
+    drop(first);
+}
+
+#[test]
+fn when_two_start_at_once_then_one_of_them_does_it_all() {
+    let fixture = Fixture::new();
+    let starts = [fixture.job.start(), fixture.job.start(), fixture.job.start()];
+    let ends = starts.map(|start| start.end(common::LIMIT));
+    for ended in &ends {
+        let text = if ended.status.success() { "finished" } else { "in use by" };
+        assert!(ended.stderr.contains(text) && !ended.stderr.contains("panicked"), "{ended}");
+    }
+    assert_eq!(ends.iter().filter(|ended| ended.stderr.contains("30,000 in")).count(), 1, "{ends:?}");
+    fixture.is_right(&ends[0]);
+}
+
+#[test]
+fn when_committed_output_is_gone_then_it_is_refused() {
+    let fixture = Fixture::stopped();
+    let manifest = fixture.store().manifest(fixture.newest()).expect("a manifest");
+    let sink = manifest
+        .sinks
+        .iter()
+        .find(|sink| !sink.handles.is_empty())
+        .expect("output in the last checkpoint");
+    let name = sink.handles[0].split(".pending-").next().expect("a name");
+    fs::remove_file(fixture.dir.path().join("out").join(&sink.name).join(name)).expect("removed");
+    fixture.refuses("", &[name, "was removed", &sink.name]);
 }
 
 #[test]
@@ -321,6 +376,54 @@ fn when_the_newest_checkpoint_is_damaged_then_it_is_refused_until_another_is_cho
             .goes_on("--newest-intact")
             .says(&[&format!("resumed from checkpoint {intact}")]);
     }
+}
+
+/// One flipped bit or one missing byte anywhere in a checkpoint.
+#[test]
+fn no_damage_goes_unseen() {
+    let fixture = Fixture::stopped();
+    let (store, newest) = (fixture.store(), fixture.newest());
+    store.verify(newest).expect("intact");
+    let mut paths: Vec<PathBuf> = store
+        .manifest(newest)
+        .expect("a manifest")
+        .files
+        .iter()
+        .map(|file| store.db_dir(newest).join(&file.name))
+        .collect();
+    paths.push(store.manifest_path(newest));
+    let mut seen = 0;
+    for path in paths {
+        let good = fs::read(&path).expect("a file");
+        let mut is_seen = |bytes: Option<&[u8]>, what: String| {
+            fs::remove_file(&path).expect("removed");
+            if let Some(bytes) = bytes {
+                fs::write(&path, bytes).expect("written");
+            }
+            let error = store
+                .verify(newest)
+                .err()
+                .unwrap_or_else(|| panic!("unseen: {what} in {}", path.display()));
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+            fs::write(&path, &good).expect("written");
+            seen += 1;
+        };
+        for bit in (0..good.len() * 8).step_by(1 + good.len() / 7) {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            // The case of a hexadecimal digit means nothing.
+            if !(path.ends_with("manifest") && bit % 8 == 5 && bytes[..bit / 8].iter().all(|byte| *byte != b'\n')) {
+                is_seen(Some(&bytes), format!("bit {bit}"));
+            }
+        }
+        for length in (0..good.len()).step_by(1 + good.len() / 10) {
+            is_seen(Some(&good[..length]), format!("cut to {length} bytes"));
+        }
+        is_seen(Some(&[&good[..], b"\n"].concat()), "one byte more".to_string());
+        is_seen(None, "removal".to_string());
+    }
+    assert!(seen > 200, "{seen} kinds of damage");
+    fixture.goes_on("");
 }
 
 #[test]

@@ -82,6 +82,11 @@ impl Random {
     }
 }
 
+/// How much more than usual to do, on another seed: `MILLSTREAM_EFFORT=20 cargo test --test running`.
+fn effort() -> u64 {
+    std::env::var("MILLSTREAM_EFFORT").map_or(1, |text| text.parse().expect("a number"))
+}
+
 /// Key, start of the window in seconds, count, sum.
 type Total = (u64, i64, u64, u64);
 
@@ -175,7 +180,7 @@ fn a_stopped_job_goes_on_where_it_was() {
         };
         let mut counts = Vec::new();
         for _ in 0..3 {
-            let handle = start(60_000.0);
+            let handle = start(20_000.0);
             assert!(!handle.is_finished());
             until("some records", || handle.status().records_in > 2_000);
             until("a checkpoint", || handle.status().epoch > 2);
@@ -210,36 +215,35 @@ fn a_stopped_job_goes_on_where_it_was() {
 #[test]
 fn a_stop_may_come_at_any_moment() {
     // At once, before workers have built anything; during a checkpoint; twice; after the end.
-    let (dir, results) = (temp(), Collected::new());
-    let mut random = Random(7);
-    let mut runs = 0;
-    loop {
-        let job = Job::new("stops")
-            .workers(2)
-            .batch_size(16)
-            .checkpoint_dir(dir.path())
-            .checkpoint_every(ms(1));
-        totals(numbers(&job, Generator::new(20_000, |n| n).splits(2).rate(100_000.0)), &results);
-        let handle = job.start().expect("starts");
-        sleep(Duration::from_micros(random.below(25_000)));
-        if runs > 0 {
-            let mode = if random.below(3) == 0 { StopMode::Now } else { StopMode::WithCheckpoint };
-            handle.stop(mode);
+    let mut random = Random(7 * effort());
+    for _ in 0..effort() {
+        let (dir, results) = (temp(), Collected::new());
+        let mut runs = 0;
+        loop {
+            let job = Job::new("stops")
+                .workers(2)
+                .batch_size(16)
+                .checkpoint_dir(dir.path())
+                .checkpoint_every(ms(1));
+            totals(numbers(&job, Generator::new(20_000, |n| n).splits(2).rate(100_000.0)), &results);
+            let handle = job.start().expect("starts");
+            if runs > 0 {
+                sleep(Duration::from_micros(random.below(25_000)));
+            }
+            handle.stop(if random.below(3) == 0 { StopMode::Now } else { StopMode::WithCheckpoint });
             if random.below(2) == 0 {
                 handle.stop(StopMode::WithCheckpoint);
             }
-        } else {
-            handle.stop(StopMode::WithCheckpoint);
+            let summary = within(handle, SOON).expect("stops or finishes");
+            assert_partly(&results, 20_000, "while it is stopped and started");
+            if summary.outcome == Outcome::Finished {
+                break;
+            }
+            runs += 1;
+            assert!(runs < 300, "it makes no progress");
         }
-        let summary = within(handle, SOON).expect("stops or finishes");
-        assert_partly(&results, 20_000, "while it is stopped and started");
-        if summary.outcome == Outcome::Finished {
-            break;
-        }
-        runs += 1;
-        assert!(runs < 300, "it makes no progress");
+        assert_exactly(&results, 20_000, "after all stops");
     }
-    assert_exactly(&results, 20_000, "after all stops");
 }
 
 #[test]
@@ -346,14 +350,17 @@ fn more_workers_than_key_groups_give_the_same_results() {
         totals(numbers(&job, Generator::new(20_000, |n| n).splits(5).rate(rate)), &results);
         job.start().expect("starts")
     };
-    let handle = start(130, 20_000.0);
-    until("a checkpoint", || handle.status().epoch > 2);
-    handle.stop(StopMode::WithCheckpoint);
-    within(handle, SOON).expect("stops");
-    let handle = start(2, 20_000.0);
-    until("a checkpoint", || handle.status().epoch > 5);
-    handle.stop(StopMode::WithCheckpoint);
-    within(handle, SOON).expect("stops");
+    for workers in [130, 2] {
+        let handle = start(workers, 5_000.0);
+        let first = handle.status().epoch;
+        let begun = Instant::now();
+        while handle.status().epoch < first + 2 {
+            assert!(begun.elapsed() < SOON, "no checkpoint: {:?}", handle.status());
+            sleep(ms(1));
+        }
+        handle.stop(StopMode::WithCheckpoint);
+        assert_eq!(within(handle, SOON).expect("stops").outcome, Outcome::Stopped);
+    }
     within(start(131, 0.0), SOON).expect("finishes");
     assert_exactly(&results, 20_000, "130, 2 and 131 workers");
 }
@@ -452,7 +459,11 @@ fn an_idle_job_uses_no_processor_and_writes_no_checkpoints() {
     until("the first record", || spy.seen.load(Ordering::SeqCst) == 1);
     // Two workers and the coordinator, which commits the first record; perhaps once more for nothing new.
     until("a commit", || lock(&spy.threads).len() == 3);
-    sleep(ms(300));
+    until("it is at rest", || {
+        let epoch = handle.status().epoch;
+        sleep(ms(300));
+        epoch == handle.status().epoch
+    });
 
     let (used, epoch, kept) = (spy.used(), handle.status().epoch, names(dir.path(), "epoch-"));
     sleep(ms(1_000));
@@ -478,6 +489,7 @@ fn an_idle_job_uses_no_processor_and_writes_no_checkpoints() {
 
 #[test]
 fn an_idle_job_stops_at_once_and_never_misses_a_wake_up() {
+    let mut slow = 0;
     for round in 0..30 {
         let (sender, source) = channel::<u64>(4);
         let dir = temp();
@@ -503,8 +515,8 @@ fn an_idle_job_stops_at_once_and_never_misses_a_wake_up() {
                 sleep(Duration::from_micros(50 * n));
             }
         }
-        // A missed wake-up would be made good by the worker's nap of a second, 10 times.
-        assert!(start.elapsed() < Duration::from_secs(4), "20 records took {:?}", start.elapsed());
+        // A missed wake-up is made good only when the worker's nap of a second is over.
+        slow += i32::from(start.elapsed() > ms(900));
         let start = Instant::now();
         if round % 2 == 0 {
             // Otherwise the last may still be in the channel, and stay there.
@@ -517,6 +529,7 @@ fn an_idle_job_stops_at_once_and_never_misses_a_wake_up() {
         assert!(start.elapsed() < Duration::from_secs(3), "the end took {:?}", start.elapsed());
         assert_eq!(seen.load(Ordering::SeqCst), 20);
     }
+    assert!(slow < 3, "{slow} of 30 times a worker slept on");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -609,6 +622,39 @@ fn two_exchanges_at_the_smallest_bounds_are_no_deadlock() {
         within(job.start().expect("starts"), SOON).expect("finishes");
         assert_exactly(&results, 3_000, "two exchanges");
     }
+}
+
+#[test]
+fn a_large_firing_passes_small_bounds_and_a_stop_within_it() {
+    // One window of 100,000 keys, each of whose results goes through a second exchange.
+    const COUNT: u64 = 100_000;
+    let (dir, results) = (temp(), Collected::new());
+    let start = || {
+        let mut job = Job::new("large").workers(3).checkpoint_dir(dir.path()).checkpoint_every(ms(1));
+        job.settings_mut().in_flight = 10;
+        let source = Generator::new(COUNT, |n| n).splits(2);
+        job.source(source, Watermarks::none(|n: &u64| EventTime::from_micros(*n as i64)))
+            .key_by(|n| *n)
+            .window(Tumbling::of(EventSpan::secs(1)))
+            .aggregate(Sum::of(|n: &u64| *n))
+            .name("each")
+            .key_by(|(key, ..)| key % 10)
+            .window(Tumbling::of(EventSpan::secs(1)))
+            .aggregate((Count, Sum::of(|(_, _, n): &(u64, Window, u64)| *n)))
+            .name("all")
+            .map(|(key, _, (count, sum))| (key, count, sum))
+            .sink(results.sink());
+        job.start().expect("starts")
+    };
+    let handle = start();
+    until("it fires", || handle.is_finished() || handle.status().windows_fired > 0);
+    handle.stop(StopMode::WithCheckpoint);
+    within(handle, SOON).expect("stops");
+    within(start(), SOON).expect("finishes");
+    let mut values = results.values();
+    values.sort_unstable();
+    let sum = |key: u64| (0..COUNT).filter(|n| n % 10 == key).sum::<u64>();
+    assert_eq!(values, (0..10).map(|key| (key, COUNT / 10, sum(key))).collect::<Vec<_>>());
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -1100,9 +1146,10 @@ fn a_panic_anywhere_fails_the_job_and_names_the_operator() {
 /// Goal 10 of the reliability page in its short form.
 #[test]
 fn a_hundred_random_panics_never_hang_and_never_commit_what_is_wrong() {
-    let mut random = Random(20_130_101);
+    let mut random = Random(20_130_101 + effort());
     let mut went_off = 0;
-    for seed in 0..100 {
+    let runs = 100 * effort();
+    for run in 0..runs {
         let place = PLACES[random.below(PLACES.len() as u64) as usize];
         let most = match place {
             Place::Position | Place::Prepare | Place::Commit => 6,
@@ -1112,10 +1159,10 @@ fn a_hundred_random_panics_never_hang_and_never_commit_what_is_wrong() {
         let left = random.below(most) as i64;
         let (workers, splits) = (1 + random.below(4) as usize, 1 + random.below(4) as usize);
         let checkpoints = random.below(4) > 0;
-        println!("run {seed}: {place:?} after {left}, {workers} workers, {splits} splits, checkpoints {checkpoints}");
-        went_off += i32::from(panics_once(place, left, workers, splits, checkpoints));
+        println!("run {run}: {place:?} after {left}, {workers} workers, {splits} splits, checkpoints {checkpoints}");
+        went_off += u64::from(panics_once(place, left, workers, splits, checkpoints));
     }
-    assert!(went_off > 60, "only {went_off} of 100 bombs went off");
+    assert!(went_off > runs / 2, "only {went_off} of {runs} bombs went off");
 }
 
 #[test]
@@ -1250,7 +1297,7 @@ fn as_many_checkpoints_are_kept_as_wanted() {
             sleep(ms(1));
         }
         let summary = handle.wait().expect("finishes");
-        assert!(summary.checkpoints > 5, "only {} checkpoints", summary.checkpoints);
+        assert!(summary.checkpoints > retain as u64, "only {} checkpoints", summary.checkpoints);
         let store = CheckpointStore::new(dir.path());
         let epochs = store.epochs().expect("lists");
         let last = summary.epoch.expect("a last checkpoint");

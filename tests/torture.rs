@@ -330,7 +330,7 @@ impl<'a> Torture<'a> {
         }
         let execution = |(_, name): &(String, String)| name.split(".pending-").nth(1).map(str::to_string);
         let abandoned: BTreeSet<_> = pending.difference(&in_newest).map(execution).collect();
-        // Two only if a start is killed while it clears away what the one before it had left.
+        // A start clears away what the one before it left before it writes anything itself.
         assert!(abandoned.len() <= 1, "pending parts pile up: {pending:?}");
 
         let uncommitted = pending.intersection(&in_newest).count();

@@ -7,10 +7,13 @@
 mod oracle;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millstream::prelude::*;
-use oracle::{Fault, Item, Pace, Script, Shape, cases, differences, judge, nearest, run};
+use millstream::source::{Batch, Read, Source, SplitReader, Waker};
+use oracle::{Fails, Fault, Item, Pace, Script, Shape, cases, differences, finish, judge, nearest, quiet, run};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -181,7 +184,11 @@ fn setups() -> impl Strategy<Value = Vec<Setup>> {
     let any_setup = |workers: usize| {
         let batch = prop::sample::select(vec![1024usize, 7, 2, 1]);
         let in_flight = prop::sample::select(vec![65_536usize, 10, 2, 1]);
-        let pace = prop_oneof![6 => Just(Pace::Full), 1 => (1usize..20).prop_map(Pace::Slow)];
+        let pace = prop_oneof![
+            6 => Just(Pace::Full),
+            1 => (1usize..20).prop_map(Pace::Slow),
+            1 => (1usize..20).prop_map(Pace::Dozing),
+        ];
         (batch, in_flight, prop::bool::weighted(0.25), pace).prop_map(move |(batch, in_flight, checkpoints, pace)| {
             Setup { workers, batch, in_flight, checkpoints, pace }
         })
@@ -392,7 +399,8 @@ proptest! {
 
 /// One split of `(time, value)` with the key 0.
 fn one_split(records: &[(i64, i64)]) -> Vec<Item> {
-    let item = |(number, &(at, value)): (usize, &(i64, i64))| Item { split: 0, number: number as u64, at, key: 0, value };
+    let item =
+        |(number, &(at, value)): (usize, &(i64, i64))| Item { split: 0, number: number as u64, at, key: 0, value };
     records.iter().enumerate().map(item).collect()
 }
 
@@ -410,7 +418,9 @@ fn counts(splits: Vec<Vec<Item>>, shape: Shape, delay: i64, setup: &Setup) -> (V
     too_late.sink(late.sink());
     run(job).expect("the job finishes");
     let results = values(results.take());
-    let counts = results.into_iter().map(|(_, window, n)| (window.start.micros(), window.end.micros(), n));
+    let counts = results
+        .into_iter()
+        .map(|(_, window, n)| (window.start.micros(), window.end.micros(), n));
     (sorted(counts.collect()), sorted(values(late.take()).into_iter().map(|item| item.at).collect()))
 }
 
@@ -540,7 +550,8 @@ fn values_in_splits_are_judged_by_their_own_split() {
         for workers in [1, 2, 3, 8] {
             let job = Job::new("values").workers(workers).batch_size(3);
             let (results, late_records) = (Collected::new(), Collected::new());
-            let times = Watermarks::bounded_out_of_orderness(EventSpan::micros(20), |at: &i64| EventTime::from_micros(*at));
+            let times =
+                Watermarks::bounded_out_of_orderness(EventSpan::micros(20), |at: &i64| EventTime::from_micros(*at));
             let (out, too_late) = job
                 .source(from_vec(all.clone()).splits(n), times)
                 .key_by(|_| 0u64)
@@ -607,6 +618,7 @@ impl Outlets {
 /// Two sources united; windows over them, windows over their results, over their late records, and over running values.
 fn network(job: &Job, delay: i64, sources: [Script<Item>; 2], shape: Shape, wide: Shape, outlets: &Outlets) {
     let [one, two] = sources;
+    let strikes = strikes(&one.faults);
     let one = job.source(one, watermarks(delay));
     let two = job.source(two, watermarks(delay));
     let keyed = one.union([two]).key_by(|item| item.key);
@@ -622,14 +634,14 @@ fn network(job: &Job, delay: i64, sources: [Script<Item>; 2], shape: Shape, wide
         .aggregate_with_late((Count, Sum::of(|(_, _, (count, _)): &(u64, Window, (u64, i64))| *count)));
     more.sink(outlets.again.sink());
     never.sink(for_each(|record| panic!("a result of a window was late: {record:?}")));
-    let (saved, lost) = missed
-        .key_by(|item| item.key)
-        .window(sliding(wide))
-        .aggregate_with_late(Count);
+    let (saved, lost) = missed.key_by(|item| item.key).window(sliding(wide)).aggregate_with_late(Count);
     saved.sink(outlets.second_chance.sink());
     lost.sink(outlets.too_late.sink());
     keyed
-        .fold(0u64, |count, _| *count += 1)
+        .fold(0u64, move |count, item| {
+            strikes(item);
+            *count += 1;
+        })
         .key_by(|(key, _)| *key)
         .window(sliding(shape))
         .aggregate((Count, Max::of(|(_, count): &(u64, u64)| u64::from(*count > 0))))
@@ -639,7 +651,10 @@ fn network(job: &Job, delay: i64, sources: [Script<Item>; 2], shape: Shape, wide
 /// What [`network`] should give.
 fn expected_network(case: &Case, other: &[Vec<Item>], wide: Shape) -> Network {
     // The splits of the second source come after those of the first.
-    let judged: Vec<_> = judge(&case.splits, case.delay).into_iter().chain(judge(other, case.delay)).collect();
+    let judged: Vec<_> = judge(&case.splits, case.delay)
+        .into_iter()
+        .chain(judge(other, case.delay))
+        .collect();
     let (windows, late) = oracle::window(&judged, case.shape);
     let results: Vec<_> = windows
         .iter()
@@ -667,7 +682,10 @@ fn expected_network(case: &Case, other: &[Vec<Item>], wide: Shape) -> Network {
 
 /// Splits of a second source, numbered after those of the first.
 fn numbered_after(splits: usize, raws: &[(Times, Vec<Raw>)], shape: Shape) -> Vec<Vec<Item>> {
-    raws.iter().enumerate().map(|(split, (times, raws))| timed(splits + split, *times, raws, shape)).collect()
+    raws.iter()
+        .enumerate()
+        .map(|(split, (times, raws))| timed(splits + split, *times, raws, shape))
+        .collect()
 }
 
 /// Names every difference.
@@ -679,7 +697,11 @@ fn compare(got: &Network, expected: &Network) -> Result<(), TestCaseError> {
         ("windows over late records", &got.second_chance, &expected.second_chance),
         ("windows after a fold", &got.after_fold, &expected.after_fold),
     ] {
-        wrong.extend(differences(got, expected).into_iter().map(|difference| format!("{branch}: {difference}")));
+        wrong.extend(
+            differences(got, expected)
+                .into_iter()
+                .map(|difference| format!("{branch}: {difference}")),
+        );
     }
     prop_assert!(wrong.is_empty(), "{:#?}", wrong);
     prop_assert_eq!(got, expected);
@@ -729,92 +751,297 @@ proptest! {
 /// How an attempt ends before its time.
 #[derive(Clone, Debug)]
 enum Trouble {
-    /// Reading fails at this record, by an error or a panic. A record behind it may have been reached already: no trouble.
-    Crash(prop::sample::Index, bool),
+    /// Something fails at the record after this share of all, unless it was read before.
+    Crash(f64, Fails),
     /// It is stopped after so many microseconds, if it is not done by then.
     Stop(u64, StopMode),
 }
 
 fn troubles() -> impl Strategy<Value = Vec<Trouble>> {
+    let how = prop::sample::select(vec![Fails::Read, Fails::Reader, Fails::Operator]);
     let trouble = prop_oneof![
-        4 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(at, panics)| Trouble::Crash(at, panics)),
+        4 => (0.0..1.0, how).prop_map(|(at, how)| Trouble::Crash(at, how)),
         1 => (0u64..20_000).prop_map(|us| Trouble::Stop(us, StopMode::WithCheckpoint)),
         1 => (0u64..20_000).prop_map(|us| Trouble::Stop(us, StopMode::Now)),
     ];
     prop::collection::vec(trouble, 1..4)
 }
 
-/// Runs a job through its troubles, each time with the next number of workers, until it finishes. `make` is given the
-/// setup, the directory and the fault of an attempt; the last attempt has neither trouble nor excuse.
+/// Runs a job through its troubles, each time with the next number of workers, until it finishes; then once more, which
+/// must do nothing. Returns the checkpoints that were started from.
 fn run_through(
     troubles: &[Trouble],
-    splits: &[Vec<Item>],
+    splits: &[&[Item]],
     workers: &[usize],
     setup: &Setup,
-    make: impl Fn(Job, &[Fault]),
-) -> Result<Vec<Summary>, TestCaseError> {
+    make: impl Fn(&Job, &[Fault]),
+) -> Result<Vec<Option<u64>>, TestCaseError> {
+    quiet();
     let dir = tempdir();
-    let all: Vec<&Item> = splits.iter().flatten().collect();
-    let mut summaries = Vec::new();
+    let all: Vec<&Item> = splits.iter().copied().flatten().collect();
     let start = |attempt: usize, faults: &[Fault]| {
         let setup = Setup { workers: workers[attempt % workers.len()], checkpoints: true, ..setup.clone() };
-        new_job(&setup, &dir)
+        let job = new_job(&setup, &dir);
+        make(&job, faults);
+        job.start().expect("the job starts")
     };
-    let _ = (&make, &start);
-    for (attempt, trouble) in troubles.iter().enumerate() {
-        let _ = (attempt, trouble, &all);
+    let mut restored = Vec::new();
+    for attempt in 0.. {
+        let trouble = troubles.get(attempt);
+        let fault = match trouble {
+            Some(Trouble::Crash(at, how)) if !all.is_empty() => {
+                let item = all[(at * all.len() as f64) as usize];
+                vec![Fault::new(item.split as usize, usize::try_from(item.number).expect("few records"), *how)]
+            }
+            _ => vec![],
+        };
+        let handle = start(attempt, &fault);
+        if let Some(Trouble::Stop(us, mode)) = trouble {
+            std::thread::park_timeout(Duration::from_micros(*us));
+            handle.stop(*mode);
+        }
+        match finish(handle) {
+            Ok(summary) => {
+                restored.push(summary.restored);
+                if summary.outcome == Outcome::Finished {
+                    break;
+                }
+                // A stop may come when all was done but the last word.
+                prop_assert!(matches!(trouble, Some(Trouble::Stop(..))), "{}", summary);
+            }
+            Err(error) => {
+                prop_assert!(!fault.is_empty() && error.to_string().contains("boom"), "{}", error);
+                restored.push(None);
+            }
+        }
     }
-    summaries.clear();
-    Ok(summaries)
+    let again = finish(start(0, &[])).expect("a finished job only says so");
+    prop_assert_eq!(again.outcome, Outcome::AlreadyFinished);
+    Ok(restored)
+}
+
+/// For the operator that fails.
+fn strikes(faults: &[Fault]) -> impl Fn(&Item) + Clone + Send + 'static {
+    let faults = faults.to_vec();
+    move |item| faults.iter().for_each(|fault| fault.strike(item))
+}
+
+/// Count, exact sum, and the place of the first record.
+fn check_through(
+    case: &Case,
+    troubles: &[Trouble],
+    workers: &[usize],
+    setup: &Setup,
+) -> Result<Vec<Option<u64>>, TestCaseError> {
+    let (results, late_records) = (Collected::new(), Collected::new());
+    let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
+    let restored = run_through(troubles, &splits, workers, setup, |job, faults| {
+        let source = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
+        let (out, too_late) = job
+            .source(source, watermarks(case.delay))
+            .inspect(strikes(faults))
+            .key_by(|item| text(item.key))
+            .window(sliding(case.shape))
+            .aggregate_with_late((Count, Sum::of(float), First::of(|item: &Item| (item.split, item.number))));
+        out.sink(results.sink());
+        too_late.sink(late_records.sink());
+    })?;
+    let (windows, late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
+    let place = |items: &[Item]| {
+        let item = items
+            .iter()
+            .min_by_key(|item| (item.at, item.split, item.number))
+            .expect("not empty");
+        (item.split, item.number)
+    };
+    let naive = |items: &Vec<Item>| format!("{:?}", (items.len(), float_sum(items), place(items)));
+    let expected = windows
+        .iter()
+        .map(|((key, window), items)| ((text(*key), *window), naive(items)))
+        .collect();
+    let wrong = differences(&by_window(results.take()), &expected);
+    prop_assert!(wrong.is_empty(), "{:#?}", wrong);
+    prop_assert_eq!(sorted(values(late_records.take())), late);
+    Ok(restored)
+}
+
+/// Slow enough for checkpoints in the midst of the input.
+fn slow_setup() -> impl Strategy<Value = Setup> {
+    let pace = prop_oneof![
+        1 => Just(Pace::Full),
+        6 => (1usize..6).prop_map(Pace::Slow),
+        1 => (1usize..6).prop_map(Pace::Dozing),
+    ];
+    let batch = prop::sample::select(vec![1024usize, 7, 2, 1]);
+    let in_flight = prop::sample::select(vec![65_536usize, 10, 1]);
+    (pace, batch, in_flight).prop_map(|(pace, batch, in_flight)| Setup {
+        workers: 1,
+        batch,
+        in_flight,
+        checkpoints: true,
+        pace,
+    })
+}
+
+fn worker_counts() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(prop::sample::select(vec![1usize, 2, 3, 8]), 4)
+}
+
+proptest! {
+    #![proptest_config(config(cases(40)))]
+
+    #[test]
+    fn crashes_and_other_numbers_of_workers_change_nothing(
+        case in any_case(4, 200),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        check_through(&case, &troubles, &workers, &setup)?;
+    }
+
+    #[test]
+    fn crashes_change_nothing_in_windows_after_windows(
+        (case, other, wide) in networks(80),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        let outlets = Outlets::new();
+        let splits: Vec<&[Item]> = case.splits.iter().chain(&other).map(Vec::as_slice).collect();
+        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+            let one = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
+            let two = Script::new(other.clone()).pace(setup.pace).faults(faults).numbered_from(case.splits.len());
+            network(job, case.delay, [one, two], case.shape, wide, &outlets);
+        })?;
+        compare(&outlets.take(), &expected_network(&case, &other, wide))?;
+    }
+}
+
+/// As above, with input so long that there is no doubt that attempts began in its midst.
+#[test]
+fn a_long_job_goes_on_from_the_midst_of_its_input() {
+    let records = |split: u32| {
+        let item = move |n: u64| Item {
+            split,
+            number: n,
+            at: (n / 2 + n * 37 % 41) as i64,
+            key: n % 6,
+            value: n as i64 * 1_001,
+        };
+        (0..600).map(item).collect::<Vec<_>>()
+    };
+    let case =
+        Case { splits: (0..4).map(records).collect(), shape: Shape { size: 40, slide: 15, offset: 4 }, delay: 20 };
+    let setup = Setup { batch: 64, pace: Pace::Slow(3), ..ONE };
+    let at = |split: u32, record: u32| f64::from(split * 600 + record) / 2_400.0;
+    let troubles = [
+        Trouble::Crash(at(0, 200), Fails::Read),
+        Trouble::Crash(at(3, 350), Fails::Reader),
+        Trouble::Stop(5_000, StopMode::Now),
+        Trouble::Stop(5_000, StopMode::WithCheckpoint),
+        Trouble::Crash(at(1, 590), Fails::Operator),
+    ];
+    for workers in [[1, 2, 3, 8], [8, 1, 2, 1], [3, 8, 1, 2]] {
+        let restored = check_through(&case, &troubles, &workers, &setup).expect("as the oracle says");
+        assert!(restored.last().is_some_and(Option::is_some), "{restored:?}");
+    }
 }
 
 // ---- idle splits -----------------------------------------------------------------------------------------------------
 
-proptest! {
-    #![proptest_config(config(cases(30)))]
-
-    /// A split that was idle takes over its source's watermark, so its records may be late although they would not have been.
-    /// What no order of events may do: count a record that is late by its own split, fire a window twice, or lose a record.
-    #[test]
-    fn splits_that_doze_lose_and_double_nothing(case in any_case(4, 60), setups in setups(), most in 1usize..10) {
-        let judged = judge(&case.splits, case.delay);
-        let (possible, late) = oracle::window(&judged, case.shape);
-        for setup in &setups {
-            let dir = tempdir();
-            let job = new_job(setup, &dir);
-            let (results, late_records) = (Collected::new(), Collected::new());
-            let (out, too_late) = job
-                .source(Script::new(case.splits.clone()).pace(Pace::Dozing(most)), watermarks(case.delay))
-                .key_by(|item| item.key)
-                .window(sliding(case.shape))
-                .aggregate_with_late(Fold::new(
-                    Vec::new(),
-                    |seen: &mut Vec<(u32, u64)>, item: &Item| seen.push((item.split, item.number)),
-                    |into, from| into.extend_from_slice(from),
-                ));
-            out.sink(results.sink());
-            too_late.sink(late_records.sink());
-            let summary = run(job).expect("the job finishes");
-            let mut places = std::collections::BTreeSet::new();
-            let mut fired = std::collections::BTreeSet::new();
-            for (key, window, seen) in values(results.take()) {
-                prop_assert!(fired.insert((key, window)), "a second result of {} {}", key, window);
-                let Some(may) = possible.get(&(key, window)) else { return Err(TestCaseError::fail("no such window")) };
-                let may: Vec<_> = may.iter().map(|item| (item.split, item.number)).collect();
-                for (n, place) in seen.iter().enumerate() {
-                    prop_assert!(may.contains(place), "{:?} cannot be in {}", place, window);
-                    prop_assert!(!seen[..n].contains(place), "{:?} is twice in {}", place, window);
-                    places.insert(*place);
+/// A split that has nothing for a while is judged by its own watermark when it comes back, however far the other one is.
+#[test]
+fn a_split_that_was_idle_is_judged_by_its_own_watermark() {
+    for workers in [1, 2, 3, 8] {
+        let gate = Gate::default();
+        let open = gate.clone();
+        let job = Job::new("idle").workers(workers);
+        let (results, late) = (Collected::new(), Collected::new());
+        let (out, too_late) = job
+            .source(gate, watermarks(0))
+            .inspect(move |item| {
+                if item.at == 100 {
+                    open.open()
                 }
-            }
-            let late_records = sorted(values(late_records.take()));
-            prop_assert!(late.iter().all(|item| late_records.contains(item)));
-            prop_assert!(late_records.iter().all(|item| !places.contains(&(item.split, item.number))));
-            prop_assert_eq!(places.len() + late_records.len(), judged.len());
-            prop_assert_eq!(summary.late, late_records.len() as u64);
-            if case.splits.len() == 1 {
-                prop_assert_eq!(late_records, late.clone(), "one split takes nothing over");
-            }
+            })
+            .key_by(|item| item.key)
+            .window(Tumbling::of(EventSpan::micros(10)))
+            .aggregate_with_late(Count);
+        out.sink(results.sink());
+        too_late.sink(late.sink());
+        run(job).expect("the job finishes");
+        let counts = values(results.take())
+            .into_iter()
+            .map(|(_, window, n)| (window.start.micros(), n));
+        assert_eq!(sorted(counts.collect()), [(0, 3), (100, 2), (200, 1)], "{workers} workers");
+        let late = values(late.take());
+        assert_eq!(late.iter().map(|item| item.at).collect::<Vec<_>>(), [4], "{workers} workers");
+    }
+}
+
+/// A source of two splits. The first has the times 1, 2 and 100, and then 200; between these, and before the second begins,
+/// somebody has to open the gate. The second has 3, behind a window that the first has left, then 101 and 4.
+#[derive(Clone, Default)]
+struct Gate {
+    open: Arc<AtomicBool>,
+    wakers: Arc<Mutex<Vec<Waker>>>,
+}
+
+impl Gate {
+    fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+        self.wakers.lock().expect("no panic").iter().for_each(Waker::wake);
+    }
+}
+
+impl Source for Gate {
+    type Item = Item;
+    type Position = u64;
+    type Reader = GateReader;
+
+    fn kind(&self) -> &'static str {
+        "gate"
+    }
+
+    fn splits(&self) -> Result<Vec<String>, Error> {
+        Ok(vec!["active".into(), "idle".into()])
+    }
+
+    fn open(&self, split: &str, _: Option<u64>, waker: Waker) -> Result<GateReader, Error> {
+        self.wakers.lock().expect("no panic").push(waker.clone());
+        let (before, after): (&[_], &[_]) =
+            if split == "active" { (&[1, 2, 100], &[200]) } else { (&[], &[3, 101, 4]) };
+        let items = |times: &[i64]| one_split(&times.iter().map(|at| (*at, 0)).collect::<Vec<_>>());
+        Ok(GateReader { gate: self.clone(), waker, before: items(before), after: items(after), read: 0 })
+    }
+}
+
+struct GateReader {
+    gate: Gate,
+    waker: Waker,
+    before: Vec<Item>,
+    after: Vec<Item>,
+    read: u64,
+}
+
+impl SplitReader for GateReader {
+    type Item = Item;
+    type Position = u64;
+
+    fn read(&mut self, _: usize, batch: &mut Batch<Item>) -> Result<Read, Error> {
+        batch.records.append(&mut self.before);
+        self.waker.will_sleep();
+        if !self.gate.open.load(Ordering::SeqCst) {
+            self.read += batch.records.len() as u64;
+            return Ok(Read::Empty);
         }
+        batch.records.append(&mut self.after);
+        self.read += batch.records.len() as u64;
+        Ok(Read::Ended)
+    }
+
+    fn position(&self) -> u64 {
+        self.read
     }
 }

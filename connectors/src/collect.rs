@@ -40,6 +40,8 @@ struct Shelf<T> {
     committed: Vec<Pile<T>>,
     /// Handles of what is committed or was taken, with their epochs.
     done: HashSet<(Epoch, String)>,
+    /// Which workers of the newest execution have a writer here.
+    writers: (String, HashSet<usize>),
 }
 
 impl<T> Collected<T> {
@@ -51,11 +53,13 @@ impl<T> Collected<T> {
 impl<T: Data> Collected<T> {
     /// Nothing yet.
     pub fn new() -> Self {
-        let shelf = Shelf { staged: HashMap::new(), committed: Vec::new(), done: HashSet::new() };
+        let shelf =
+            Shelf { staged: HashMap::new(), committed: Vec::new(), done: HashSet::new(), writers: Default::default() };
         Collected { shelf: Arc::new(Mutex::new(shelf)) }
     }
 
-    /// A sink that collects here.
+    /// A sink that collects here. One per job: a job with a second one fails, so unite the streams or collect each on its
+    /// own.
     pub fn sink(&self) -> Collect<T> {
         Collect { to: self.clone() }
     }
@@ -106,6 +110,18 @@ impl<T: Data> Sink<T> for Collect<T> {
     }
 
     fn writer(&self, task: &SinkTask) -> Result<CollectWriter<T>> {
+        let mut shelf = self.to.shelf();
+        let (execution, workers) = &mut shelf.writers;
+        if *execution != task.execution {
+            execution.clone_from(&task.execution);
+            workers.clear();
+        }
+        // Their handles would be the same, and one would take the other's output for its own.
+        if !workers.insert(task.worker) {
+            return Err(Error::config("two sinks of this job collect into the same `Collected`")
+                .hint("unite the streams before the sink, or give each a `Collected` of its own"));
+        }
+        drop(shelf);
         Ok(CollectWriter { to: self.to.clone(), task: task.clone(), unprepared: Vec::new() })
     }
 

@@ -181,7 +181,8 @@ fn checkpoints(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCode>
     };
     let store = CheckpointStore::new(dir);
     let epochs = store.epochs()?;
-    if let Some(CheckpointAction::Show { epoch: Some(epoch) } | CheckpointAction::Verify { epoch: Some(epoch) }) = action
+    if let Some(CheckpointAction::Show { epoch: Some(epoch) } | CheckpointAction::Verify { epoch: Some(epoch) }) =
+        action
         && !epochs.contains(epoch)
     {
         return Err(refuse(dir, Refusal::Missing { epoch: *epoch, present: epochs }));

@@ -136,6 +136,8 @@ impl std::error::Error for Error {
     }
 }
 
+const FULL: &str = "the disk is full; free some space and start the job again, it goes on from its last checkpoint";
+
 impl From<millstream_state::StateError> for Error {
     fn from(error: millstream_state::StateError) -> Self {
         use millstream_state::StateError;
@@ -148,8 +150,9 @@ impl From<millstream_state::StateError> for Error {
         };
         let made = Error::new(kind, error.to_string());
         match error {
-            StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => made
-                .hint("the disk is full; free some space and start the job again, it goes on from its last checkpoint"),
+            StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => made.hint(FULL),
+            // RocksDB gives only the text of what the system said.
+            StateError::Rocks { message, .. } if message.contains("No space left on device") => made.hint(FULL),
             StateError::Locked { .. } => made.hint(
                 "one job works in a directory at a time; wait for that one, stop it, or choose another directory",
             ),

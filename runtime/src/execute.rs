@@ -42,8 +42,9 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
     let mut committers = HashMap::new();
     for (node, body) in graph.nodes.iter().map(|node| &node.body).enumerate() {
         if let Body::Sink(sink) = body
-            && let Some(committer) = sink.committer(&job.name)
+            && let Some(mut committer) = sink.committer(&job.name)
         {
+            committer.lock().map_err(|error| error.in_operator(&names[node]))?;
             committers.insert(node, committer);
         }
     }

@@ -39,10 +39,14 @@ pub(crate) fn choose(store: &CheckpointStore, from: StartFrom, shape: &Shape) ->
                 StartFrom::Epoch(epoch) => Some(epoch),
                 _ => epochs.last().copied(),
             };
-            let assumed = |epoch: &u64| match store.verify(*epoch) {
-                _ if Some(*epoch) != candidate => Health::Intact { finished: false },
-                Ok(manifest) => Health::Intact { finished: manifest.finished },
-                Err(error) => Health::Damaged(error.to_string()),
+            let assumed = |epoch: &u64| {
+                if Some(*epoch) != candidate {
+                    return Health::Intact { finished: false };
+                }
+                match store.verify(*epoch) {
+                    Ok(manifest) => Health::Intact { finished: manifest.finished },
+                    Err(error) => Health::Damaged(error.to_string()),
+                }
             };
             let quick: Vec<Found> = epochs
                 .iter()

@@ -58,12 +58,21 @@ pub trait SinkWriter<T: Data>: Send + 'static {
 
 /// Makes prepared output visible, on the coordinator's thread.
 pub trait Committer: Send + 'static {
-    /// Called once before anything runs: takes hold of the place (one job at a time), and brings it to the state of
-    /// the checkpoint `restored` (`None`: a fresh start): commits `handles`, its prepared output, again; removes what
-    /// others prepared; and, where output later than the checkpoint is visible, moves it aside if `withdraw`, else refuses.
+    /// Takes hold of the place (one job at a time), for as long as the committer lives. Called of all sinks before any
+    /// output or checkpoint is moved, so that a start that is refused has changed nothing.
     ///
     /// # Errors
-    /// When another job holds the place, or later output is there and `withdraw` is false.
+    /// When another job holds the place.
+    fn lock(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called once before anything runs, with the lock held: brings the place to the state of the checkpoint `restored`
+    /// (`None`: a fresh start): commits `handles`, its prepared output, again; removes what others prepared; and, where
+    /// output later than the checkpoint is visible, moves it aside if `withdraw`, else refuses.
+    ///
+    /// # Errors
+    /// When later output is there and `withdraw` is false.
     fn recover(&mut self, restored: Option<Epoch>, handles: &[String], withdraw: bool) -> Result<()>;
 
     /// Makes the output named by `handles` visible. Repeating it changes nothing.

@@ -152,6 +152,10 @@ mod tests {
     #[test]
     fn a_mark_of_another_length_is_refused() {
         let mut marks = GroupMarks::new(0..128);
-        assert!(marks.restore(StoredEntry { group: 3, state: 0, key: &[], value: &[1, 2, 3] }).is_err());
+        assert!(
+            marks
+                .restore(StoredEntry { group: 3, state: 0, key: &[], value: &[1, 2, 3] })
+                .is_err()
+        );
     }
 }

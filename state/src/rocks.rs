@@ -267,7 +267,10 @@ pub(crate) mod tests {
     /// Entries by operator, group and key.
     type Entries = BTreeMap<(u32, u16, Vec<u8>), Vec<u8>>;
 
-    fn apply(db: &mut StateDb, changes: &[(u32, u16, &[u8], Option<&[u8]>)]) -> u64 {
+    /// Operator, group, key, and the new value.
+    type Change<'a> = (u32, u16, &'a [u8], Option<&'a [u8]>);
+
+    fn apply(db: &mut StateDb, changes: &[Change<'_>]) -> u64 {
         let mut run = Run::default();
         for (operator, group, key, value) in changes {
             run.begin(*operator);
@@ -301,7 +304,9 @@ pub(crate) mod tests {
 
     /// Size and checksum of every file in `dir`.
     fn fingerprint(dir: &Path) -> Vec<FileEntry> {
-        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut files: Vec<_> = names.map(|name| digest(&dir.join(&name), name).unwrap()).collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
         files
@@ -329,7 +334,10 @@ pub(crate) mod tests {
                 Ok(())
             };
             disk.db.scan(7, groups.clone(), each).unwrap();
-            let expected = [0, 1, 126, 127].into_iter().filter(|group| groups.contains(group)).flat_map(|g| [g; 3]);
+            let expected = [0, 1, 126, 127]
+                .into_iter()
+                .filter(|group| groups.contains(group))
+                .flat_map(|g| [g; 3]);
             assert_eq!(found, expected.collect::<Vec<_>>(), "{groups:?}");
         }
         assert!(entries(&disk.db, &[5, 9]).is_empty());
@@ -353,7 +361,10 @@ pub(crate) mod tests {
             let written: Vec<Vec<u8>> = (0..20u8).map(|n| vec![n.wrapping_mul(epoch) % 50]).collect();
             let unique: std::collections::BTreeSet<&Vec<u8>> = written.iter().collect();
             let removed = vec![epoch % 50 + 100];
-            let mut changes: Vec<_> = unique.iter().map(|key| (1, 5, key.as_slice(), Some(value.as_slice()))).collect();
+            let mut changes: Vec<_> = unique
+                .iter()
+                .map(|key| (1, 5, key.as_slice(), Some(value.as_slice())))
+                .collect();
             changes.push((1, 5, &removed, None));
             let added = vec![epoch % 50 + 101];
             changes.push((1, 5, &added, Some(b"soon gone")));

@@ -258,7 +258,7 @@ mod tests {
                     Step::Take(slice) => {
                         let slice = NUMBERS[slice];
                         let mut taken = BTreeMap::new();
-                        state.take(slice, |key, value| drop(taken.insert(key, value)));
+                        state.take(slice, |key, value| assert!(taken.insert(key, value).is_none()));
                         assert_eq!(taken, model.remove(&slice).unwrap_or_default());
                     }
                     Step::DropBefore(to) => {
@@ -296,7 +296,8 @@ mod tests {
             let key = "k".to_string();
             state.update(slice, hash_key(&key), &key, || n as u32);
         }
-        let values = |state: &mut SliceState<String, u32>, from, to| state.range(from, to).map(|(_, n)| *n).collect::<Vec<_>>();
+        let values =
+            |state: &mut SliceState<String, u32>, from, to| state.range(from, to).map(|(_, n)| *n).collect::<Vec<_>>();
         assert_eq!(values(&mut state, -300, 300), [2, 3, 4, 5]);
         assert_eq!(values(&mut state, i64::MIN, i64::MAX), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(values(&mut state, 0, 0), [0; 0]);

@@ -336,7 +336,7 @@ mod tests {
             }
             let mut taken = BTreeMap::new();
             for number in -5..5 {
-                slices.take(number, |key, value| drop(taken.insert((number, key), value)));
+                slices.take(number, |key, value| assert!(taken.insert((number, key), value).is_none()));
             }
             prop_assert_eq!(taken, saved.1);
             prop_assert_eq!(marks.bounds(), (saved.2, saved.2));
@@ -346,7 +346,9 @@ mod tests {
     #[test]
     fn an_entry_of_a_state_that_is_not_there_is_refused() {
         let mut three = three();
-        let error = three.restore(StoredEntry { group: 0, state: 3, key: &[], value: &[] }).unwrap_err();
+        let error = three
+            .restore(StoredEntry { group: 0, state: 3, key: &[], value: &[] })
+            .unwrap_err();
         assert!(error.to_string().contains("state number 3"), "{error}");
         assert_eq!(three.shape().matches(" and ").count(), 2);
     }

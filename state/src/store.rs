@@ -24,7 +24,7 @@ const DB: &str = "db";
 /// The lock on a directory; released when dropped, or when the process dies however it does.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: File,
+    file: File,
 }
 
 impl DirLock {
@@ -57,7 +57,14 @@ impl DirLock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{holder}, {process}"));
         written.map_err(StateError::io("write", &path))?;
-        Ok(DirLock { _file: file })
+        Ok(DirLock { file })
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child process that is being started has a copy of it until it runs its program.
+        let _ = self.file.unlock();
     }
 }
 
@@ -122,7 +129,10 @@ impl CheckpointStore {
     pub fn manifest(&self, epoch: u64) -> Result<Manifest> {
         let path = self.manifest_path(epoch);
         let bytes = fs::read(&path).map_err(StateError::io("read", &path))?;
-        let manifest = Manifest::from_bytes(&bytes, &path)?;
+        let manifest = Manifest::from_bytes(&bytes, &path).map_err(|error| match error {
+            StateError::Mismatch { path, reason, .. } => StateError::Mismatch { epoch, path, reason },
+            other => other,
+        })?;
         if manifest.epoch != epoch {
             return Err(StateError::damaged(path, format!("it is the manifest of epoch {}", manifest.epoch)));
         }
@@ -453,6 +463,25 @@ mod tests {
         assert!(error.contains("in use by b, process"), "{error}");
         assert!(!error.contains("orders"), "a shorter name leaves nothing of the longer one: {error}");
         drop(lock);
+    }
+
+    /// A job that was started again right after its end was refused now and then, as in use by its own process: another
+    /// thread was just starting a program, which had a copy of the lock's file.
+    #[cfg(unix)]
+    #[test]
+    fn a_child_process_does_not_keep_the_lock() {
+        let (dir, _) = store();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            });
+            let refused = (0..3_000).find_map(|_| DirLock::take(dir.path(), "job").err());
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            assert!(refused.is_none(), "{refused:?}");
+        });
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! around it, and results are `BTreeMap`s.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use millstream::prelude::*;
@@ -120,7 +120,8 @@ pub fn nearest(numerator: i128, denominator: i128) -> f64 {
 pub struct Script<T> {
     splits: Arc<Vec<Vec<T>>>,
     pace: Pace,
-    faults: Vec<Fault>,
+    pub faults: Vec<Fault>,
+    first: usize,
 }
 
 /// How a [`Script`] is read.
@@ -134,24 +135,42 @@ pub enum Pace {
     Dozing(usize),
 }
 
-/// A record whose reading fails, once.
+/// A record over which something fails, once.
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub split: usize,
     pub record: usize,
-    pub panics: bool,
+    pub how: Fails,
     left: Arc<AtomicUsize>,
 }
 
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fails {
+    /// Reading the record, with an error.
+    Read,
+    /// Reading the record, with a panic.
+    Reader,
+    /// The operator that asks [`Fault::strike`], with a panic.
+    Operator,
+}
+
 impl Fault {
-    pub fn new(split: usize, record: usize, panics: bool) -> Self {
-        Fault { split, record, panics, left: Arc::new(AtomicUsize::new(1)) }
+    pub fn new(split: usize, record: usize, how: Fails) -> Self {
+        Fault { split, record, how, left: Arc::new(AtomicUsize::new(1)) }
+    }
+
+    /// Panics if it is this record over which operators fail.
+    pub fn strike(&self, item: &Item) {
+        let here = (self.split, self.record as u64) == (item.split as usize, item.number);
+        let strikes = here && self.how == Fails::Operator && self.left.swap(0, Ordering::SeqCst) > 0;
+        assert!(!strikes, "boom");
     }
 }
 
 impl<T: Data> Script<T> {
     pub fn new(splits: Vec<Vec<T>>) -> Self {
-        Script { splits: Arc::new(splits), pace: Pace::Full, faults: Vec::new() }
+        Script { splits: Arc::new(splits), pace: Pace::Full, faults: Vec::new(), first: 0 }
     }
 
     pub fn pace(mut self, pace: Pace) -> Self {
@@ -161,6 +180,12 @@ impl<T: Data> Script<T> {
 
     pub fn faults(mut self, faults: &[Fault]) -> Self {
         self.faults = faults.to_vec();
+        self
+    }
+
+    /// Faults count this source's splits from here.
+    pub fn numbered_from(mut self, first: usize) -> Self {
+        self.first = first;
         self
     }
 }
@@ -216,13 +241,16 @@ impl<T: Data + Sync> SplitReader for ScriptReader<T> {
             end = self.next;
         }
         for fault in &self.script.faults {
-            if fault.split != self.split || !(self.next..end).contains(&fault.record) {
+            if fault.how == Fails::Operator
+                || fault.split != self.script.first + self.split
+                || !(self.next..end).contains(&fault.record)
+            {
                 continue;
             }
             if fault.record > self.next {
                 end = fault.record;
             } else if fault.left.swap(0, Ordering::SeqCst) > 0 {
-                assert!(!fault.panics, "boom");
+                assert!(fault.how == Fails::Read, "boom");
                 return Err(Error::external("boom"));
             }
         }
@@ -250,13 +278,33 @@ impl<T: Data + Sync> SplitReader for ScriptReader<T> {
 
 /// Runs a job; one that has not ended after half a minute fails the test.
 pub fn run(job: Job) -> Result<Summary, Error> {
-    let handle = job.start()?;
+    finish(job.start()?)
+}
+
+/// Waits for a job, but not longer than half a minute.
+pub fn finish(handle: JobHandle) -> Result<Summary, Error> {
     let begun = Instant::now();
     while !handle.is_finished() {
         assert!(begun.elapsed() < Duration::from_secs(30), "the job hangs: {:#?}", handle.status());
         std::thread::park_timeout(Duration::from_micros(100));
     }
     handle.wait()
+}
+
+/// Panics that a test asks for say `boom`; they need not fill the log with backtraces.
+pub fn quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            if !text.is_some_and(|text| text.contains("boom")) {
+                loud(info);
+            }
+        }));
+    });
 }
 
 /// What is in one of two maps and not in the other; nothing when they are the same.

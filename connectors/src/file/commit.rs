@@ -25,22 +25,13 @@ pub(super) struct FileCommitter {
 }
 
 impl FileCommitter {
-    /// A committer for `dir`, which is not touched before `recover`.
+    /// A committer for `dir`, which is not touched before `lock`.
     pub(super) fn new(dir: PathBuf, job: &str) -> Self {
         FileCommitter { dir, job: job.to_string(), lock: None }
     }
 
     fn failed(&self, what: &str, e: io::Error) -> Error {
         Error::external(format!("output directory `{}`: {what}", self.dir.display())).because(e)
-    }
-
-    fn take_lock(&mut self) -> Result<()> {
-        let lock = DirLock::take(&self.dir, &format!("job `{}`", self.job)).map_err(|error| {
-            Error::from(error)
-                .hint("give every file sink a directory of its own, and stop the other job or wait for it")
-        })?;
-        self.lock = Some(lock);
-        Ok(())
     }
 
     fn names(&self) -> Result<Vec<String>> {
@@ -80,9 +71,19 @@ impl FileCommitter {
 }
 
 impl Committer for FileCommitter {
+    fn lock(&mut self) -> Result<()> {
+        if self.lock.is_none() {
+            let lock = DirLock::take(&self.dir, &format!("job `{}`", self.job)).map_err(|error| {
+                Error::from(error)
+                    .hint("give every file sink a directory of its own, and stop the other job or wait for it")
+            })?;
+            self.lock = Some(lock);
+        }
+        Ok(())
+    }
+
     fn recover(&mut self, restored: Option<Epoch>, handles: &[String], withdraw: bool) -> Result<()> {
-        std::fs::create_dir_all(&self.dir).map_err(|e| self.failed("it cannot be made", e))?;
-        self.take_lock()?;
+        self.lock()?;
         let plan = Plan::new(self.names()?, restored, handles);
         if let (Some(first), false) = (plan.later.first(), withdraw) {
             let than = match restored {

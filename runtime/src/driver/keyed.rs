@@ -39,7 +39,7 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
         let operator = self.0.clone();
         Box::new(move || {
-            let state = restore(&operator, &task)?;
+            let state = guard(&task.name, || restore(&operator, &task))?;
             let cx = Context::new(task.connected[1]);
             Ok(Box::new(KeyedLogic { operator, state, cx, task }))
         })
