@@ -108,14 +108,19 @@ where
         let mut opened = Vec::new();
         for (number, name) in splits {
             let entry = source.and_then(|source| source.splits.iter().find(|split| split.split == name));
-            let unreadable = |error: serde_json::Error| {
-                Error::state(format!("the checkpoint's position in split `{name}` does not read")).because(error)
+            let unreadable = |what: &str, error: serde_json::Error| {
+                Error::state(format!("the checkpoint's {what} of split `{name}` does not read"))
+                    .because(error)
+                    .hint("go on with the source and watermarks that it was taken with, or begin again with `--fresh`")
+                    .in_operator(&task.name)
             };
             let position = entry.and_then(|entry| entry.position.clone());
-            let position = position.map(serde_json::from_value).transpose().map_err(unreadable)?;
+            let position = position.map(serde_json::from_value).transpose();
+            let position = position.map_err(|error| unreadable("position", error))?;
             let mut generator = self.watermarks.generator.clone();
             if let Some(entry) = entry {
-                generator = generator.resume(serde_json::from_value(entry.generator.clone()).map_err(unreadable)?);
+                let saved = serde_json::from_value(entry.generator.clone());
+                generator = generator.resume(saved.map_err(|error| unreadable("watermark generator", error))?);
             }
             let wake = {
                 let (waker, woken) = (waker.clone(), woken.clone());
