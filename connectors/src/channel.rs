@@ -1,7 +1,8 @@
 //! A source that yields what the rest of the program sends: a bounded channel with one split.
 //!
 //! **Not replayable**: a record that was read is gone, so after a crash what was read since the last checkpoint is lost,
-//! and a channel serves one run of a job. The source ends when all senders are dropped and everything sent is read.
+//! and a channel serves one run of a job. What was sent and not yet read when a job is stopped is lost as well: have the
+//! senders stop first. The source ends when all senders are dropped and everything sent is read.
 //!
 //! Senders wait while the channel is full, which is how a job slows down the program that feeds it. They may send before
 //! the job runs, up to the capacity.

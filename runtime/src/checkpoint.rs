@@ -230,9 +230,6 @@ impl Coordinator {
             if now.duration_since(shown) >= SHOW {
                 shown = now;
                 let status = Status::read(&self.shared, &self.status_names());
-                if summary.time_to_first_record.is_none() && status.records_in > 0 {
-                    summary.time_to_first_record = Some(self.started.elapsed());
-                }
                 metrics::publish(&self.job, &status);
                 progress.show(&status, self.started.elapsed());
                 if let Some(open) = &mut open {
@@ -241,14 +238,13 @@ impl Coordinator {
             }
             if let Some(complete) = open.take_if(|open| open.parts == self.expected) {
                 let reason = complete.reason;
-                let checkpointed = self.complete(complete, summary)?;
+                self.complete(complete, summary)?;
                 due = Instant::now() + self.settings.checkpoint_interval;
                 match reason {
                     Reason::Interval => {}
                     Reason::Stop => return Ok(Outcome::Stopped),
                     Reason::Finish => return Ok(Outcome::Finished),
                 }
-                let _ = checkpointed;
             }
             if open.is_none() {
                 let read = self.records_read();
@@ -306,8 +302,8 @@ impl Coordinator {
         }
     }
 
-    /// All parts are in: makes the checkpoint and has the sinks commit. Returns whether there is a checkpoint now.
-    fn complete(&mut self, open: Open, summary: &mut Summary) -> Result<bool> {
+    /// All parts are in: makes the checkpoint and has the sinks commit.
+    fn complete(&mut self, open: Open, summary: &mut Summary) -> Result<()> {
         let (epoch, since) = (open.epoch, open.since);
         let handles = open.handles.clone();
         let stored = self.store.is_some();
@@ -339,7 +335,7 @@ impl Coordinator {
             metrics::checkpoint(&self.job, took);
             tracing::debug!(job = %self.job, epoch, ms = took.as_millis() as u64, "checkpoint complete");
         }
-        Ok(stored)
+        Ok(())
     }
 
     /// Writes and publishes a checkpoint; returns the bytes of state written.

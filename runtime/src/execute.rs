@@ -11,7 +11,7 @@ use millstream_state::store::{CheckpointStore, DirLock};
 
 use crate::checkpoint::{Coordinator, OperatorInfo};
 use crate::dataflow::{Physical, WorkerPlan, run_workers};
-use crate::driver::{StatelessLogic, Task};
+use crate::driver::{StatelessLogic, Task, guard};
 use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, Port};
 use crate::handle::JobHandle;
@@ -165,8 +165,7 @@ fn recover_sinks(
         let name = &names[*node];
         let entry = restored.and_then(|manifest| manifest.sinks.iter().find(|sink| sink.name == *name));
         let handles = entry.map_or(&[][..], |entry| &entry.handles);
-        let recovered = committer.recover(restored.map(|manifest| manifest.epoch), handles, withdraw);
-        recovered.map_err(|error| error.in_operator(name))?;
+        guard(name, || committer.recover(restored.map(|manifest| manifest.epoch), handles, withdraw))?;
     }
     Ok(())
 }

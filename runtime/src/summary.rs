@@ -45,8 +45,6 @@ pub struct Summary {
     pub longest_checkpoint: Duration,
     /// From the start to the end.
     pub elapsed: Duration,
-    /// From the start to the first record read: restoring state is in it.
-    pub time_to_first_record: Option<Duration>,
 }
 
 impl Summary {
@@ -66,7 +64,6 @@ impl Summary {
             longest_pause: Duration::ZERO,
             longest_checkpoint: Duration::ZERO,
             elapsed: Duration::ZERO,
-            time_to_first_record: None,
         }
     }
 

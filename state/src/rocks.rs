@@ -59,18 +59,17 @@ impl StateDb {
     /// When a file cannot be linked or copied, or RocksDB cannot open the copy.
     pub fn open_copy(checkpoint: &Path, files: &[FileEntry], dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).map_err(StateError::io("create", dir))?;
+        let mut digests = HashMap::new();
         for file in files {
             let (from, to) = (checkpoint.join(&file.name), dir.join(&file.name));
-            let linked = is_immutable(&file.name) && fs::hard_link(&from, &to).is_ok();
-            if !linked {
+            if is_immutable(&file.name) && fs::hard_link(&from, &to).is_ok() {
+                // It is durable already. A copy is not; the next checkpoint reads and syncs it like a new file.
+                digests.insert(file.name.clone(), file.clone());
+            } else {
                 fs::copy(&from, &to).map_err(StateError::io("copy", &from))?;
             }
         }
-        let digests = files
-            .iter()
-            .filter(|file| is_immutable(&file.name))
-            .map(|file| (file.name.clone(), file.clone()));
-        Self::open(dir, digests.collect())
+        Self::open(dir, digests)
     }
 
     fn open(dir: &Path, digests: HashMap<String, FileEntry>) -> Result<Self> {

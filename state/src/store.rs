@@ -189,10 +189,9 @@ impl CheckpointStore {
     /// When something cannot be deleted.
     pub fn sweep(&self) -> Result<()> {
         for name in names(&self.dir)? {
-            let unpublished = epoch_of(name.trim_end_matches(".tmp"))
-                .is_some_and(|epoch| name.ends_with(".tmp") || !self.manifest_path(epoch).exists());
-            if unpublished || name.starts_with("live-") {
-                let path = self.dir.join(&name);
+            let path = self.dir.join(&name);
+            let unpublished = epoch_of(&name).is_some_and(|epoch| !self.manifest_path(epoch).exists());
+            if (unpublished || is_live(&name)) && path.is_dir() {
                 fs::remove_dir_all(&path).map_err(StateError::io("delete", path))?;
             }
         }
@@ -250,8 +249,16 @@ impl CheckpointStore {
     }
 }
 
+/// The epoch of a checkpoint's directory; only names that we give count.
 fn epoch_of(name: &str) -> Option<u64> {
-    name.strip_prefix("epoch-")?.parse().ok()
+    let digits = name.strip_prefix("epoch-")?;
+    let epoch = digits.parse().ok()?;
+    (format!("{epoch:010}") == digits).then_some(epoch)
+}
+
+fn is_live(name: &str) -> bool {
+    let token = name.strip_prefix("live-");
+    token.is_some_and(|token| token.len() == 8 && token.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// The names in `dir`; none when it does not exist.
@@ -356,12 +363,14 @@ mod tests {
         store.set_aside(&[1], "0a1b2c3d").unwrap();
         publish(&store, 2);
         fs::write(store.dir().join("notes.txt"), "of the user").unwrap();
+        fs::write(store.dir().join("live-ffffffff"), "of the user").unwrap();
+        fs::create_dir_all(store.dir().join("epoch-5")).unwrap();
+        fs::create_dir_all(store.dir().join("live-music")).unwrap();
         let before = tree(dir.path());
         fs::create_dir_all(store.db_dir(3)).unwrap();
         fs::write(store.epoch_dir(3).join("manifest.draft"), "not yet").unwrap();
-        fs::create_dir_all(store.live_dir("ffffffff")).unwrap();
-        fs::write(store.live_dir("ffffffff").join("LOCK"), "").unwrap();
-        fs::create_dir_all(store.dir().join("epoch-0000000004.tmp")).unwrap();
+        fs::create_dir_all(store.live_dir("eeeeeeee")).unwrap();
+        fs::write(store.live_dir("eeeeeeee").join("LOCK"), "").unwrap();
         store.sweep().unwrap();
         assert_eq!(tree(dir.path()), before);
         store.sweep().unwrap();
