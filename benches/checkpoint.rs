@@ -59,10 +59,7 @@ struct Row {
 /// Starts the job from its last checkpoint, changes the first `keys` keys, and stops it with a checkpoint.
 fn one_run(dir: &Path, workers: usize, keys: u64) -> Row {
     let (sender, source) = channel::<u64>(4096);
-    let mut job = Job::new("state")
-        .workers(workers)
-        .checkpoint_dir(dir)
-        .checkpoint_every(Duration::from_secs(3600));
+    let mut job = Job::new("state").workers(workers).checkpoint_dir(dir).checkpoint_every(Duration::from_secs(3600));
     job.settings_mut().retain = 2;
     job.source(source, Watermarks::none(|_: &u64| EventTime::EPOCH))
         .key_by(|key| *key)

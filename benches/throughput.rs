@@ -159,7 +159,10 @@ struct Departure {
     delay_min: i64,
 }
 
-fn flight_digest(origin: &str, start_us: i64, (flights, delay, max, late): (u64, i64, i64, u64)) -> u64 {
+/// Flights, total delay, greatest delay, flights more than 15 minutes late.
+type Delays = (u64, i64, i64, u64);
+
+fn flight_digest(origin: &str, start_us: i64, (flights, delay, max, late): Delays) -> u64 {
     let origin = origin.bytes().fold(0, |hash, byte| hash * 256 + u64::from(byte));
     digest([origin ^ (start_us as u64), flights, delay as u64, max as u64, late])
 }
@@ -169,12 +172,10 @@ fn flights_loop() -> u64 {
     const MINUTE: i64 = 60_000_000;
     let file = std::fs::File::open(DEPARTURES).expect("the data is there");
     let mut text = String::new();
-    flate2::read::GzDecoder::new(file)
-        .read_to_string(&mut text)
-        .expect("the data reads");
-    let mut windows: BTreeMap<i64, HashMap<String, (u64, i64, i64, u64)>> = BTreeMap::new();
+    flate2::read::GzDecoder::new(file).read_to_string(&mut text).expect("the data reads");
+    let mut windows: BTreeMap<i64, HashMap<String, Delays>> = BTreeMap::new();
     let (mut sum, mut highest) = (0u64, i64::MIN / 2);
-    let mut fire = |start: i64, airports: HashMap<String, (u64, i64, i64, u64)>| {
+    let mut fire = |start: i64, airports: HashMap<String, Delays>| {
         for (origin, acc) in airports {
             sum = sum.wrapping_add(flight_digest(&origin, start, acc));
         }
@@ -184,21 +185,12 @@ fn flights_loop() -> u64 {
         let watermark = highest - 60 * MINUTE;
         let at = scheduled_at.micros();
         let last = at.div_euclid(10 * MINUTE) * 10 * MINUTE;
-        for start in (0..6)
-            .map(|i| last - i * 10 * MINUTE)
-            .filter(|start| start + 60 * MINUTE > watermark)
-        {
-            let acc = windows
-                .entry(start)
-                .or_default()
-                .entry_ref(&origin)
-                .or_insert((0, 0, i64::MIN, 0));
+        for start in (0..6).map(|i| last - i * 10 * MINUTE).filter(|start| start + 60 * MINUTE > watermark) {
+            let acc = windows.entry(start).or_default().entry_ref(&origin).or_insert((0, 0, i64::MIN, 0));
             *acc = (acc.0 + 1, acc.1 + delay_min, acc.2.max(delay_min), acc.3 + u64::from(delay_min > 15));
         }
         highest = highest.max(at);
-        while let Some(first) = windows
-            .first_entry()
-            .filter(|first| first.key() + 60 * MINUTE <= highest - 60 * MINUTE)
+        while let Some(first) = windows.first_entry().filter(|first| first.key() + 60 * MINUTE <= highest - 60 * MINUTE)
         {
             let (start, airports) = first.remove_entry();
             fire(start, airports);
@@ -223,7 +215,7 @@ fn flights_job(workers: usize) -> u64 {
         Max::of(|departure: &Departure| departure.delay_min),
         Sum::of(|departure: &Departure| u64::from(departure.delay_min > 15)),
     ))
-    .sink(for_each(move |record: Record<(String, Window, (u64, i64, i64, u64))>| {
+    .sink(for_each(move |record: Record<(String, Window, Delays)>| {
         let (origin, window, acc) = record.value;
         add(flight_digest(&origin, window.start.micros(), acc));
     }));

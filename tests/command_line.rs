@@ -137,10 +137,7 @@ fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 /// An SST file of a checkpoint.
 fn sst(store: &CheckpointStore, epoch: u64) -> PathBuf {
     let dir = store.db_dir(epoch);
-    let name = common::names(&dir)
-        .into_iter()
-        .find(|name| name.ends_with(".sst"))
-        .expect("state on disk");
+    let name = common::names(&dir).into_iter().find(|name| name.ends_with(".sst")).expect("state on disk");
     dir.join(name)
 }
 
@@ -185,9 +182,7 @@ fn when_fresh_then_it_begins_again_and_keeps_the_old_output_aside() {
         let withdrawn = common::names(&dir).into_iter().filter(|name| name.starts_with("withdrawn-"));
         assert_eq!(withdrawn.collect::<Vec<_>>(), ["withdrawn-1", "withdrawn-2"]);
     }
-    let aside = common::names(fixture.store().dir())
-        .into_iter()
-        .filter(|name| name.starts_with("aside-"));
+    let aside = common::names(fixture.store().dir()).into_iter().filter(|name| name.starts_with("aside-"));
     assert_eq!(aside.count(), 2);
 }
 
@@ -197,30 +192,18 @@ fn when_asked_to_end_then_it_takes_a_last_checkpoint_and_goes_on_from_it() {
     for (signal, checkpoint) in [("TERM", 2), ("INT", 6)] {
         let started = fixture.start(checkpoint);
         started.signal(signal);
-        let ended = started
-            .end(PROMPTLY)
-            .succeeded()
-            .says(&["last checkpoint", "stopped; start it again to go on"]);
+        let ended = started.end(PROMPTLY).succeeded().says(&["last checkpoint", "stopped; start it again to go on"]);
         let newest = fixture.newest();
         assert!(newest > checkpoint && ended.stderr.contains(&format!("up to number {newest},")), "{ended}");
         // All that it read is in the checkpoint, and all its output is committed.
-        let pending = fixture
-            .output()
-            .into_iter()
-            .find(|(path, _)| path.display().to_string().contains(".pending-"));
+        let pending = fixture.output().into_iter().find(|(path, _)| path.display().to_string().contains(".pending-"));
         assert!(pending.is_none(), "{pending:?}");
         let manifest = fixture.store().verify(newest).expect("intact");
         assert!(!manifest.finished && !manifest.sources[0].splits[0].ended);
-        assert!(
-            !common::names(fixture.store().dir())
-                .iter()
-                .any(|name| name.starts_with("live-"))
-        );
+        assert!(!common::names(fixture.store().dir()).iter().any(|name| name.starts_with("live-")));
     }
     let newest = fixture.newest();
-    fixture
-        .goes_on("--workers 3")
-        .says(&[&format!("resumed from checkpoint {newest}")]);
+    fixture.goes_on("--workers 3").says(&[&format!("resumed from checkpoint {newest}")]);
 }
 
 #[test]
@@ -235,11 +218,7 @@ fn when_it_runs_already_then_another_start_names_the_holder() {
     }
     let elsewhere = fixture.dir.path().join("elsewhere");
     for options in ["", "--fresh"] {
-        let second = fixture
-            .job
-            .with(&format!("--checkpoint-dir {} {options}", elsewhere.display()))
-            .run()
-            .failed();
+        let second = fixture.job.with(&format!("--checkpoint-dir {} {options}", elsewhere.display())).run().failed();
         second.says(&[&fixture.dir.path().join("out").display().to_string(), "in use by", &holder]);
     }
     // To look is allowed.
@@ -280,11 +259,7 @@ fn when_two_start_at_once_then_one_of_them_does_it_all() {
 fn when_committed_output_is_gone_then_it_is_refused() {
     let fixture = Fixture::stopped();
     let manifest = fixture.store().manifest(fixture.newest()).expect("a manifest");
-    let sink = manifest
-        .sinks
-        .iter()
-        .find(|sink| !sink.handles.is_empty())
-        .expect("output in the last checkpoint");
+    let sink = manifest.sinks.iter().find(|sink| !sink.handles.is_empty()).expect("output in the last checkpoint");
     let name = sink.handles[0].split(".pending-").next().expect("a name");
     fs::remove_file(fixture.dir.path().join("out").join(&sink.name).join(name)).expect("removed");
     fixture.refuses("", &[name, "was removed", &sink.name]);
@@ -304,11 +279,7 @@ fn when_started_from_an_older_checkpoint_then_later_output_is_withdrawn() {
     };
     let now = fixture.output();
     for (path, content) in old {
-        let aside = path
-            .parent()
-            .expect("a directory")
-            .join("withdrawn-1")
-            .join(path.file_name().expect("a name"));
+        let aside = path.parent().expect("a directory").join("withdrawn-1").join(path.file_name().expect("a name"));
         let place = if is_later(&path) { aside } else { path };
         assert!(now.contains(&(place.clone(), content)), "{} is not there: {ended}", place.display());
     }
@@ -372,9 +343,7 @@ fn when_the_newest_checkpoint_is_damaged_then_it_is_refused_until_another_is_cho
             assert_eq!(verified.status.code(), Some(code), "{verified}");
         }
         fixture.job.with("checkpoints list").run().succeeded();
-        fixture
-            .goes_on("--newest-intact")
-            .says(&[&format!("resumed from checkpoint {intact}")]);
+        fixture.goes_on("--newest-intact").says(&[&format!("resumed from checkpoint {intact}")]);
     }
 }
 
@@ -400,10 +369,7 @@ fn no_damage_goes_unseen() {
             if let Some(bytes) = bytes {
                 fs::write(&path, bytes).expect("written");
             }
-            let error = store
-                .verify(newest)
-                .err()
-                .unwrap_or_else(|| panic!("unseen: {what} in {}", path.display()));
+            let error = store.verify(newest).err().unwrap_or_else(|| panic!("unseen: {what} in {}", path.display()));
             assert!(error.to_string().contains(&path.display().to_string()), "{error}");
             fs::write(&path, &good).expect("written");
             seen += 1;
@@ -537,9 +503,7 @@ fn when_an_option_is_wrong_then_it_is_named() {
         fixture.job.with(options).run().failed().says(texts);
     }
     for (input, text) in [(&missing, "missing.csv"), (&dir, dir.as_str())] {
-        let ended = Delays::new(&[PathBuf::from(input)], &fixture.dir.path().join("out"))
-            .run()
-            .failed();
+        let ended = Delays::new(&[PathBuf::from(input)], &fixture.dir.path().join("out")).run().failed();
         ended.says(&["`departures`", text]);
     }
     let twice = [fixture.input.clone(), fixture.input.clone()];

@@ -89,9 +89,7 @@ fn keeps(n: i64, item: &Item) -> bool {
 }
 
 fn flat_map(n: i64, item: Item) -> Vec<Item> {
-    (0..(item.value + n).rem_euclid(3))
-        .map(|copy| Item { value: item.value + copy, ..item })
-        .collect()
+    (0..(item.value + n).rem_euclid(3)).map(|copy| Item { value: item.value + copy, ..item }).collect()
 }
 
 /// What the pipeline does, as a stream.
@@ -338,9 +336,7 @@ fn what_the_operators_do() {
             .filter(|n| *n != 4)
             .flat_map(|n| [n, n + 100])
             .filter_map(|n| (n != 106).then(|| format!("even {n}")));
-        let odd = odd
-            .try_map(|text| text.replace("odd ", "").parse::<i64>())
-            .map(|n| format!("odd {}", n * 10));
+        let odd = odd.try_map(|text| text.replace("odd ", "").parse::<i64>()).map(|n| format!("odd {}", n * 10));
         small.union([even, odd]).sink(seen.sink());
         let summary = run(job).expect("the job finishes");
         let expected =
@@ -375,11 +371,7 @@ fn a_stream_has_as_many_readers_as_are_asked_for() {
         let sinks: Vec<Collected<i64>> = (0..5).map(|_| Collected::new()).collect();
         for (n, sink) in sinks.iter().enumerate() {
             let n = n as i64;
-            stream
-                .clone()
-                .filter(move |value| value % 5 >= n)
-                .map(move |value| value * n)
-                .sink(sink.sink());
+            stream.clone().filter(move |value| value % 5 >= n).map(move |value| value * n).sink(sink.sink());
         }
         let twice = Collected::new();
         stream.clone().union([stream.clone(), stream]).sink(twice.sink());
@@ -464,9 +456,7 @@ fn a_panic_in_a_stateless_operator_names_operator_and_record() {
         ("filter", |s| s.filter(|item| item.number % 3 != 1)),
         ("flat_map", |s| s.flat_map(|item| vec![item; (item.number % 4) as usize])),
         ("all", |s| {
-            s.map(|item| item)
-                .flat_map(|item| vec![item; (item.number % 4) as usize])
-                .filter(|i| i.at % 2 > 0)
+            s.map(|item| item).flat_map(|item| vec![item; (item.number % 4) as usize]).filter(|i| i.at % 2 > 0)
         }),
     ];
     for (kind, operator) in operators {
@@ -545,9 +535,7 @@ fn a_panic_in_a_key_or_time_function_names_operator_and_record() {
 
         let job = Job::new("stumbles").workers(workers).batch_size(batch);
         let times = Watermarks::monotonous(|item: &Item| (stumble(item), item.time()).1);
-        job.source(Script::new(three_splits()), times)
-            .name("culprit")
-            .sink(Collected::new().sink());
+        job.source(Script::new(three_splits()), times).name("culprit").sink(Collected::new().sink());
         let error = failure(job);
         let text = error.to_string();
         assert_eq!((error.kind(), error.operator()), (ErrorKind::User, Some("culprit")), "{text}");
@@ -588,10 +576,7 @@ fn a_panic_in_a_keyed_operator_names_operator_and_key() {
     type Keyed = fn(KeyedStream<String, Item>) -> Stream<()>;
     let operators: [(&str, &str, Keyed); 6] = [
         ("add", "key \"k3\"", |s| {
-            s.window(Tumbling::of(EventSpan::micros(50)))
-                .aggregate(Stumbles("add"))
-                .name("culprit")
-                .map(|_| ())
+            s.window(Tumbling::of(EventSpan::micros(50))).aggregate(Stumbles("add")).name("culprit").map(|_| ())
         }),
         ("tuple", "key \"k3\"", |s| {
             let boom = |item: &Item| (stumble(item), item.value).1;
@@ -613,18 +598,13 @@ fn a_panic_in_a_keyed_operator_names_operator_and_key() {
         ("fold", "key \"k3\"", |s| s.fold(0u64, |_, item| stumble(item)).name("culprit").map(|_| ())),
         ("closure", "key \"k3\"", |s| {
             let fold = millstream::aggregate::Fold::new(0u64, |_: &mut u64, item: &Item| stumble(item), |_, _| ());
-            s.window(Tumbling::of(EventSpan::micros(50)))
-                .aggregate(fold)
-                .name("culprit")
-                .map(|_| ())
+            s.window(Tumbling::of(EventSpan::micros(50))).aggregate(fold).name("culprit").map(|_| ())
         }),
     ];
     for (kind, place, operator) in operators {
         for (workers, batch) in [(1, 1024), (2, 7), (8, 1)] {
             let job = Job::new("stumbles").workers(workers).batch_size(batch);
-            let keyed = job
-                .source(Script::new(three_splits()), by_time(10))
-                .key_by(|item| format!("k{}", item.key));
+            let keyed = job.source(Script::new(three_splits()), by_time(10)).key_by(|item| format!("k{}", item.key));
             operator(keyed).sink(Collected::new().sink());
             let error = failure(job);
             let text = format!("{kind} on {workers} workers: {error}");
@@ -664,9 +644,7 @@ fn a_panic_or_error_in_a_sink_or_source_names_it() {
 
         let job = new_job();
         let fails = |record: Record<Item>| if fatal(&record.value) { Err("boom") } else { Ok(()) };
-        job.source(Script::new(three_splits()), by_time(10))
-            .sink(try_for_each(fails))
-            .name("culprit");
+        job.source(Script::new(three_splits()), by_time(10)).sink(try_for_each(fails)).name("culprit");
         let error = failure(job);
         assert_eq!(error.operator(), Some("culprit"), "{error}");
         assert!(error.to_string().contains("boom"), "{error}");
@@ -777,25 +755,14 @@ fn wrong_names_and_graphs_are_refused() {
     for job in [Job::new("empty"), Job::new("empty").workers(0)] {
         assert_eq!(job.start().expect_err("refused").kind(), ErrorKind::Config);
     }
-    assert!(
-        Job::new("empty")
-            .validate()
-            .expect_err("refused")
-            .to_string()
-            .contains("no source")
-    );
+    assert!(Job::new("empty").validate().expect_err("refused").to_string().contains("no source"));
 }
 
 #[test]
 fn names_up_to_64_letters_are_fine() {
     let job = Job::new("x".repeat(64)).workers(1);
     let seen = Collected::new();
-    numbers(&job, 0..3)
-        .name("A-Z_a.z-09")
-        .map(|n| n)
-        .name("y".repeat(64))
-        .sink(seen.sink())
-        .name("-");
+    numbers(&job, 0..3).name("A-Z_a.z-09").map(|n| n).name("y".repeat(64)).sink(seen.sink()).name("-");
     run(job).expect("the job finishes");
     assert_eq!(values(seen.take()), [0, 1, 2]);
 }

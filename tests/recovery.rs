@@ -64,10 +64,7 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }
@@ -151,17 +148,12 @@ impl Results {
 /// Tumbling and sliding windows and a running value on one stream, late records, first and last, a window after a window.
 fn everything(job: &Job, rate: f64, results: &Results) {
     let source = Generator::new(EVENTS, event).splits(3).rate(rate);
-    let events = job
-        .source(source, Watermarks::bounded_out_of_orderness(EventSpan::millis(100), at))
-        .name("events");
+    let events = job.source(source, Watermarks::bounded_out_of_orderness(EventSpan::millis(100), at)).name("events");
     let by_key = || events.clone().key_by(|event| event.key.clone());
     let aggregate = || {
         (Count, Sum::of(|event: &Event| event.n), First::of(|event: &Event| event.n), Last::of(|event: &Event| event.n))
     };
-    let tumbling = by_key()
-        .window(Tumbling::of(EventSpan::secs(1)))
-        .aggregate(aggregate())
-        .name("tumbling");
+    let tumbling = by_key().window(Tumbling::of(EventSpan::secs(1))).aggregate(aggregate()).name("tumbling");
     let (sliding, late) = by_key()
         .window(Sliding::of(EventSpan::millis(1_500), EventSpan::millis(400)))
         .aggregate_with_late(aggregate());
@@ -179,10 +171,7 @@ fn everything(job: &Job, rate: f64, results: &Results) {
     late.map(|event| format!("late {event:?}")).sink(c.sink());
     counts.map(|row| format!("count {row:?}")).sink(d.sink());
     after.map(|row| format!("after {row:?}")).sink(e.sink());
-    events
-        .filter(|event| event.n % 100 == 0)
-        .map(|event| format!("plain {event:?}"))
-        .sink(f.sink());
+    events.filter(|event| event.n % 100 == 0).map(|event| format!("plain {event:?}")).sink(f.sink());
 }
 
 /// What [`everything`] gives out when nothing interrupts it.
@@ -237,9 +226,7 @@ fn ten_interruptions_of_every_kind_leave_no_trace() {
         let mut stops = Vec::new();
         loop {
             let workers = 1 + random.below(5) as usize;
-            let job = Job::new("everything")
-                .workers(workers)
-                .batch_size(1 + random.below(64) as usize);
+            let job = Job::new("everything").workers(workers).batch_size(1 + random.below(64) as usize);
             let mut job = job.checkpoint_dir(dir.path()).checkpoint_every(ms(1 + random.below(10)));
             job.settings_mut().in_flight = 1 + random.below(300) as usize;
             everything(&job, if stops.len() < 10 { 60_000.0 } else { 0.0 }, &results);
@@ -384,10 +371,7 @@ fn totals(count: u64) -> Vec<Total> {
         let total = totals.entry((n as u64 % 7, n / 50 * 50)).or_default();
         *total = (total.0 + 1, total.1 + n);
     }
-    totals
-        .into_iter()
-        .map(|((key, start), (count, sum))| (key, start, count, sum))
-        .collect()
+    totals.into_iter().map(|((key, start), (count, sum))| (key, start, count, sum)).collect()
 }
 
 fn assert_totals(results: &Collected<Total>, count: u64, what: &str) {
@@ -491,11 +475,7 @@ fn a_worker_that_fails_while_a_checkpoint_is_committed_spoils_nothing() {
     let start = |count: u64| {
         let (commits, failing) = (Arc::clone(&commits), Arc::clone(&failing));
         let sink = Waiting { inner: results.sink(), commits: Arc::clone(&commits), failing: Arc::clone(&failing) };
-        let job = Job::new("waiting")
-            .workers(2)
-            .batch_size(20)
-            .checkpoint_dir(dir.path())
-            .checkpoint_every(ms(10));
+        let job = Job::new("waiting").workers(2).batch_size(20).checkpoint_dir(dir.path()).checkpoint_every(ms(10));
         let source = Generator::new(count, move |n| {
             if commits.load(Ordering::SeqCst) == 2 && !failing.swap(true, Ordering::SeqCst) {
                 panic!("boom");
@@ -624,11 +604,7 @@ impl Bench {
     fn start(&self, shape: &Shape) -> Result<JobHandle> {
         let files = if shape.files.is_empty() { vec!["a.csv", "b.csv"] } else { shape.files.clone() };
         let source = CsvFiles::<Event>::new(files.iter().map(|file| self.dir.path().join(file))).rate(shape.rate);
-        let job = Job::new(shape.job)
-            .workers(shape.workers)
-            .batch_size(16)
-            .start_from(shape.from)
-            .retain(5);
+        let job = Job::new(shape.job).workers(shape.workers).batch_size(16).start_from(shape.from).retain(5);
         let job = job.checkpoint_dir(self.checkpoints()).checkpoint_every(ms(10));
         let events = job.source(source, Watermarks::monotonous(at)).name(shape.source);
         let windows = events
@@ -637,19 +613,14 @@ impl Bench {
             .window(Tumbling::of(EventSpan::secs(shape.seconds)));
         let row = |key, window: Window, count, sum| Row { key, start_s: window.start.micros() / 1_000_000, count, sum };
         let rows = if shape.other_aggregate {
-            let averages = windows
-                .aggregate((Count, Mean::of(|event: &Event| event.n as f64)))
-                .name(shape.window);
+            let averages = windows.aggregate((Count, Mean::of(|event: &Event| event.n as f64))).name(shape.window);
             averages.map(move |(key, window, (count, mean))| row(key, window, count, mean as i64))
         } else {
             let sums = windows.aggregate((Count, Sum::of(|event: &Event| event.n))).name(shape.window);
             sums.map(move |(key, window, (count, sum))| row(key, window, count, sum))
         };
         if shape.extra {
-            let counts = events
-                .key_by(|event| event.n % 2)
-                .fold(0u64, |count, _| *count += 1)
-                .name("extra");
+            let counts = events.key_by(|event| event.n % 2).fold(0u64, |count, _| *count += 1).name("extra");
             counts.sink(for_each(|_: Record<(i64, u64)>| {}));
         }
         rows.sink(FileSink::csv(self.dir.path().join("out"))).name(shape.sink);
@@ -688,9 +659,7 @@ impl Bench {
             let total = totals.entry((format!("key {}", n % 13), n / 100)).or_default();
             *total = (total.0 + 1, total.1 + n);
         }
-        let lines = totals
-            .into_iter()
-            .map(|((key, start), (count, sum))| format!("{key},{start},{count},{sum}"));
+        let lines = totals.into_iter().map(|((key, start), (count, sum))| format!("{key},{start},{count},{sum}"));
         let mut lines: Vec<String> = lines.collect();
         lines.sort();
         assert_same(&self.output(), &lines, what);
@@ -707,10 +676,7 @@ impl Bench {
             assert!(error.contains(text), "{what}: `{text}` is not in: {error}");
         }
         let after = tree(self.dir.path());
-        let changed = before
-            .keys()
-            .chain(after.keys())
-            .find(|path| before.get(*path) != after.get(*path));
+        let changed = before.keys().chain(after.keys()).find(|path| before.get(*path) != after.get(*path));
         assert!(changed.is_none(), "{what}: the refusal changed {changed:?}");
     }
 
@@ -763,13 +729,7 @@ fn every_damage_is_refused_before_anything_happens() {
     let bench = Bench::new();
     let epoch = bench.run_half().epoch.expect("a checkpoint");
     let store = bench.store();
-    let older = store
-        .epochs()
-        .expect("lists")
-        .into_iter()
-        .rev()
-        .nth(1)
-        .expect("more than one checkpoint");
+    let older = store.epochs().expect("lists").into_iter().rev().nth(1).expect("more than one checkpoint");
     let named = format!("checkpoint {epoch} in");
     let hint = format!("--from {older}");
     let mut random = Random(SEED);
@@ -802,9 +762,7 @@ fn every_damage_is_refused_before_anything_happens() {
         }
         case(&format!("manifest, bit {bit} of byte {place}, seed {SEED}"), &manifest, Some(bytes), &["manifest"]);
     }
-    let newer = String::from_utf8(good.clone())
-        .expect("text")
-        .replacen("format=1", "format=2", 1);
+    let newer = String::from_utf8(good.clone()).expect("text").replacen("format=1", "format=2", 1);
     case("a newer format", &manifest, Some(newer.into_bytes()), &["format 2", "formats up to 1"]);
     for length in [0, 10, good.len() / 2, good.len() - 1] {
         case("a cut manifest", &manifest, Some(good[..length].to_vec()), &["manifest"]);
@@ -816,10 +774,8 @@ fn every_damage_is_refused_before_anything_happens() {
         case("a cut file", &path, Some(good[..good.len() - 1].to_vec()), &[name, "bytes and should have"]);
         case("an empty file", &path, Some(Vec::new()), &[name]);
     }
-    let files: Vec<PathBuf> = ["", ".sst", ".sst", ".sst"]
-        .iter()
-        .flat_map(|ending| bench.files(epoch, ending))
-        .collect();
+    let files: Vec<PathBuf> =
+        ["", ".sst", ".sst", ".sst"].iter().flat_map(|ending| bench.files(epoch, ending)).collect();
     for _ in 0..50 {
         let path = &files[random.below(files.len() as u64) as usize];
         let mut bytes = fs::read(path).expect("reads");
@@ -850,14 +806,10 @@ fn a_start_can_be_chosen_and_withdraws_later_output() {
             &Shape { from: StartFrom::Epoch(9_999), ..SHAPE },
             &["no checkpoint 9999", &list],
         );
-        let summary = bench
-            .run(&Shape { from: StartFrom::Epoch(older), workers, ..SHAPE })
-            .expect("finishes");
+        let summary = bench.run(&Shape { from: StartFrom::Epoch(older), workers, ..SHAPE }).expect("finishes");
         assert_eq!((summary.restored, summary.outcome), (Some(older), Outcome::Finished));
         bench.assert_complete("from an older checkpoint");
-        let aside = fs::read_dir(bench.checkpoints())
-            .expect("lists")
-            .map(|entry| entry.expect("an entry").path());
+        let aside = fs::read_dir(bench.checkpoints()).expect("lists").map(|entry| entry.expect("an entry").path());
         let aside: Vec<PathBuf> = aside.filter(|path| path.to_string_lossy().contains("aside-")).collect();
         assert_eq!(aside.len(), 1);
         assert_eq!(CheckpointStore::new(&aside[0]).epochs().expect("lists"), newer);
@@ -869,24 +821,18 @@ fn a_start_can_be_chosen_and_withdraws_later_output() {
         let epoch = bench.run_half().epoch.expect("a checkpoint");
         fs::write(bench.store().manifest_path(epoch), "nonsense").expect("writes");
         let older = bench.store().epochs().expect("lists").into_iter().rev().nth(1);
-        let summary = bench
-            .run(&Shape { from: StartFrom::NewestIntact, workers, ..SHAPE })
-            .expect("finishes");
+        let summary = bench.run(&Shape { from: StartFrom::NewestIntact, workers, ..SHAPE }).expect("finishes");
         assert_eq!(summary.restored, older);
         bench.assert_complete("from the newest intact checkpoint");
 
         // None.
         let bench = Bench::new();
         bench.run_half();
-        let summary = bench
-            .run(&Shape { from: StartFrom::Fresh, seconds: 1, workers, ..SHAPE })
-            .expect("finishes");
+        let summary = bench.run(&Shape { from: StartFrom::Fresh, seconds: 1, workers, ..SHAPE }).expect("finishes");
         assert_eq!((summary.restored, summary.records_in as i64), (None, READINGS / 3 * 2));
         bench.assert_complete("from nothing");
         // Even of a finished job.
-        bench
-            .run(&Shape { from: StartFrom::Fresh, workers, ..SHAPE })
-            .expect("finishes");
+        bench.run(&Shape { from: StartFrom::Fresh, workers, ..SHAPE }).expect("finishes");
         bench.assert_complete("from nothing again");
     }
 }
@@ -911,9 +857,7 @@ fn a_checkpoint_without_its_manifest_never_was() {
     let written = |epoch: u64| {
         let names = fs::read_dir(bench.dir.path().join("out")).expect("lists");
         let prefix = format!("part-e{epoch:010}");
-        names
-            .flatten()
-            .any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        names.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
     };
     // Back to before the last epoch that has output.
     let gone = (1..=epoch).rev().take_while(|epoch| !written(*epoch)).count() as u64 + 1;
@@ -1011,10 +955,7 @@ impl Tmpfs {
         let mut mount = std::process::Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", options, "millstream-test"]).arg(dir);
         mount.stderr(std::process::Stdio::null());
-        mount
-            .status()
-            .is_ok_and(|status| status.success())
-            .then(|| Tmpfs(dir.to_path_buf()))
+        mount.status().is_ok_and(|status| status.success()).then(|| Tmpfs(dir.to_path_buf()))
     }
 
     fn grow(&self, options: &str) {

@@ -74,10 +74,7 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }
@@ -117,10 +114,7 @@ fn expected(count: u64) -> Vec<Total> {
         let total = totals.entry((n % KEYS, n as i64 / 1_000)).or_default();
         *total = (total.0 + 1, total.1 + n);
     }
-    totals
-        .into_iter()
-        .map(|((key, second), (count, sum))| (key, second, count, sum))
-        .collect()
+    totals.into_iter().map(|((key, second), (count, sum))| (key, second, count, sum)).collect()
 }
 
 fn assert_exactly(results: &Collected<Total>, count: u64, what: &str) {
@@ -185,12 +179,7 @@ fn a_stopped_job_goes_on_where_it_was() {
             until("some records", || handle.status().records_in > 2_000);
             until("a checkpoint", || handle.status().epoch > 2);
             let status = handle.status();
-            assert!(
-                status
-                    .operators
-                    .iter()
-                    .any(|operator| operator.name == "windows" && operator.records_in > 0)
-            );
+            assert!(status.operators.iter().any(|operator| operator.name == "windows" && operator.records_in > 0));
             handle.stop(mode);
             let summary = within(handle, SOON).expect(&what);
             assert_eq!(summary.outcome, Outcome::Stopped, "{what}");
@@ -220,11 +209,7 @@ fn a_stop_may_come_at_any_moment() {
         let (dir, results) = (temp(), Collected::new());
         let mut runs = 0;
         loop {
-            let job = Job::new("stops")
-                .workers(2)
-                .batch_size(16)
-                .checkpoint_dir(dir.path())
-                .checkpoint_every(ms(1));
+            let job = Job::new("stops").workers(2).batch_size(16).checkpoint_dir(dir.path()).checkpoint_every(ms(1));
             totals(numbers(&job, Generator::new(20_000, |n| n).splits(2).rate(100_000.0)), &results);
             let handle = job.start().expect("starts");
             if runs > 0 {
@@ -343,10 +328,7 @@ fn jobs_with_little_or_nothing_to_read_end() {
 fn more_workers_than_key_groups_give_the_same_results() {
     let (dir, results) = (temp(), Collected::new());
     let start = |workers: usize, rate: f64| {
-        let job = Job::new("many")
-            .workers(workers)
-            .checkpoint_dir(dir.path())
-            .checkpoint_every(ms(50));
+        let job = Job::new("many").workers(workers).checkpoint_dir(dir.path()).checkpoint_every(ms(50));
         totals(numbers(&job, Generator::new(20_000, |n| n).splits(5).rate(rate)), &results);
         job.start().expect("starts")
     };
@@ -387,18 +369,16 @@ impl Spy {
     /// Processor time that the threads have used so far.
     fn used(&self) -> Duration {
         let threads = lock(&self.threads);
-        let used = threads
-            .iter()
-            .map(|thread| match std::fs::read_to_string(format!("{thread}/schedstat")) {
-                Ok(text) => Duration::from_nanos(text.split(' ').next().expect("a field").parse().expect("a number")),
-                Err(_) => {
-                    let text = std::fs::read_to_string(format!("{thread}/stat")).expect("the thread lives");
-                    let fields: Vec<&str> = text.rsplit(')').next().expect("fields").split_whitespace().collect();
-                    let ticks = |place: usize| fields[place].parse::<u64>().expect("a number");
-                    // A tick is 10 ms on every Linux that matters.
-                    ms(10 * (ticks(11) + ticks(12)))
-                }
-            });
+        let used = threads.iter().map(|thread| match std::fs::read_to_string(format!("{thread}/schedstat")) {
+            Ok(text) => Duration::from_nanos(text.split(' ').next().expect("a field").parse().expect("a number")),
+            Err(_) => {
+                let text = std::fs::read_to_string(format!("{thread}/stat")).expect("the thread lives");
+                let fields: Vec<&str> = text.rsplit(')').next().expect("fields").split_whitespace().collect();
+                let ticks = |place: usize| fields[place].parse::<u64>().expect("a number");
+                // A tick is 10 ms on every Linux that matters.
+                ms(10 * (ticks(11) + ticks(12)))
+            }
+        });
         used.sum()
     }
 }
@@ -493,18 +473,14 @@ fn an_idle_job_stops_at_once_and_never_misses_a_wake_up() {
     for round in 0..30 {
         let (sender, source) = channel::<u64>(4);
         let dir = temp();
-        let job = Job::new("sleepy")
-            .workers(1 + round % 3)
-            .checkpoint_dir(dir.path())
-            .checkpoint_every(ms(1));
+        let job = Job::new("sleepy").workers(1 + round % 3).checkpoint_dir(dir.path()).checkpoint_every(ms(1));
         let seen = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&seen);
-        numbers(&job, source)
-            .key_by(|n| *n)
-            .fold(0u64, |sum, _| *sum += 1)
-            .sink(for_each(move |_: Record<(u64, u64)>| {
+        numbers(&job, source).key_by(|n| *n).fold(0u64, |sum, _| *sum += 1).sink(for_each(
+            move |_: Record<(u64, u64)>| {
                 count.fetch_add(1, Ordering::SeqCst);
-            }));
+            },
+        ));
         let handle = job.start().expect("starts");
         let start = Instant::now();
         for n in 0..20 {
@@ -609,11 +585,8 @@ fn the_smallest_bounds_are_no_deadlock() {
 fn two_exchanges_at_the_smallest_bounds_are_no_deadlock() {
     for workers in [2, 3] {
         let (dir, results) = (temp(), Collected::new());
-        let mut job = Job::new("twice")
-            .workers(workers)
-            .batch_size(3)
-            .checkpoint_dir(dir.path())
-            .checkpoint_every(ms(1));
+        let mut job =
+            Job::new("twice").workers(workers).batch_size(3).checkpoint_dir(dir.path()).checkpoint_every(ms(1));
         job.settings_mut().in_flight = 1;
         let first = numbers(&job, Generator::new(3_000, |n| n).splits(2))
             .key_by(|n| n % 7)
@@ -692,11 +665,7 @@ fn every_producer_of_a_channel_keeps_its_order() {
         assert_eq!(summary.records_in, PRODUCERS * EACH);
         let mut results = results.values();
         results.sort_unstable();
-        assert!(
-            results
-                .into_iter()
-                .eq((0..PRODUCERS).flat_map(|p| (1..=EACH).map(move |n| (p, n))))
-        );
+        assert!(results.into_iter().eq((0..PRODUCERS).flat_map(|p| (1..=EACH).map(move |n| (p, n)))));
     }
 }
 
@@ -741,9 +710,7 @@ fn a_job_that_is_behind_blocks_its_senders() {
 fn when_the_job_fails_then_its_senders_are_told() {
     let (sender, source) = channel::<u64>(2);
     let job = Job::new("gone").workers(2);
-    numbers(&job, source)
-        .map(|n| assert!(n < 100, "boom"))
-        .sink(for_each(|_: Record<()>| {}));
+    numbers(&job, source).map(|n| assert!(n < 100, "boom")).sink(for_each(|_: Record<()>| {}));
     let handle = job.start().expect("starts");
     let mut n = 0;
     while sender.send(n).is_ok() {
@@ -1065,9 +1032,7 @@ impl Armed {
     }
 
     fn went_off(&self) -> bool {
-        lock(bombs())
-            .get(&self.0)
-            .is_some_and(|bomb| bomb.left.load(Ordering::SeqCst) < 0)
+        lock(bombs()).get(&self.0).is_some_and(|bomb| bomb.left.load(Ordering::SeqCst) < 0)
     }
 }
 
@@ -1269,9 +1234,7 @@ fn without_a_checkpoint_dir_output_appears_at_the_clean_end_only() {
         assert!(!names(out.path(), "part-").iter().any(|name| name.contains("pending")), "pending output is left");
         // There is no checkpoint that knows of this output: a second run must not double it.
         let job = Job::new("plain").workers(workers);
-        numbers(&job, from_vec(vec![1]))
-            .map(|n| Line { n })
-            .sink(FileSink::csv(out.path()));
+        numbers(&job, from_vec(vec![1])).map(|n| Line { n }).sink(FileSink::csv(out.path()));
         let error = job.start().expect_err("refused").to_string();
         assert!(error.contains("doubled"), "{error}");
     }
@@ -1348,9 +1311,7 @@ fn the_summary_counts_exactly() {
             .checkpoint_dir(dir.path().join(format!("checkpoints-{workers}")));
         let (windows, late, bad) = readings(&job, &path, OnBadRecord::Drop);
         let (results, lates, bads) = (Collected::new(), Collected::new(), Collected::new());
-        windows
-            .map(|(key, window, (count, sum))| (key, window.start, count, sum))
-            .sink(results.sink());
+        windows.map(|(key, window, (count, sum))| (key, window.start, count, sum)).sink(results.sink());
         late.map(|r| r.n).sink(lates.sink());
         bad.sink(bads.sink());
         let summary = within(job.start().expect("starts"), SOON).expect("finishes");

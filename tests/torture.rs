@@ -131,10 +131,7 @@ impl Seen {
     }
 
     fn unpublished(&self) -> Vec<u64> {
-        let epochs = self
-            .checkpoints
-            .iter()
-            .filter_map(|name| name.strip_prefix("epoch-")?.parse().ok());
+        let epochs = self.checkpoints.iter().filter_map(|name| name.strip_prefix("epoch-")?.parse().ok());
         epochs.filter(|epoch| !self.published.contains(epoch)).collect()
     }
 
@@ -146,10 +143,7 @@ impl Seen {
 /// Whether as many new ones are there as `kill` wants.
 fn is_time(kill: Kill, delays: &Delays, before: &Seen, since: Instant) -> bool {
     let new = |dir: &Path, old: &BTreeSet<String>, wanted: &dyn Fn(&str) -> bool| {
-        common::names(dir)
-            .iter()
-            .filter(|name| wanted(name) && !old.contains(*name))
-            .count()
+        common::names(dir).iter().filter(|name| wanted(name) && !old.contains(*name)).count()
     };
     let store = delays.checkpoints();
     match kill {
@@ -244,12 +238,7 @@ impl<'a> Torture<'a> {
     fn left(&self) -> (u64, u64) {
         let Some(epoch) = self.before.published.last() else { return (self.records, self.records) };
         let manifest = self.delays.checkpoints().manifest(*epoch).expect("a manifest");
-        let read: u64 = manifest
-            .sources
-            .iter()
-            .flat_map(|source| &source.splits)
-            .map(|split| split.records)
-            .sum();
+        let read: u64 = manifest.sources.iter().flat_map(|source| &source.splits).map(|split| split.records).sum();
         (self.records - read, self.records)
     }
 
@@ -297,9 +286,7 @@ impl<'a> Torture<'a> {
             }
         }
         for (path, bytes) in &self.parts {
-            let now = found
-                .get(path)
-                .unwrap_or_else(|| panic!("{} was committed and is gone", path.display()));
+            let now = found.get(path).unwrap_or_else(|| panic!("{} was committed and is gone", path.display()));
             assert!(now == bytes, "{} was committed and has changed", path.display());
         }
         self.parts = found;
@@ -314,10 +301,7 @@ impl<'a> Torture<'a> {
         assert!(now.published.len() <= 5, "with at most 4 retained: {:?}", now.checkpoints);
         assert!(now.unpublished().len() <= 2, "with {:?} published: {:?}", now.published, now.checkpoints);
 
-        let newest = now
-            .published
-            .last()
-            .map(|epoch| self.delays.checkpoints().manifest(*epoch).expect("a manifest"));
+        let newest = now.published.last().map(|epoch| self.delays.checkpoints().manifest(*epoch).expect("a manifest"));
         let mut in_newest = BTreeSet::new();
         for sink in newest.iter().flat_map(|manifest| &manifest.sinks) {
             in_newest.extend(sink.handles.iter().map(|handle| (sink.name.clone(), handle.clone())));
@@ -336,9 +320,7 @@ impl<'a> Torture<'a> {
         let uncommitted = pending.intersection(&in_newest).count();
         let unpublished = now.unpublished();
         let opened = now.live().any(|name| !before.checkpoints.contains(name));
-        let wrote = pending
-            .iter()
-            .any(|(_, name)| !before.windows.contains(name) && !before.late.contains(name));
+        let wrote = pending.iter().any(|(_, name)| !before.windows.contains(name) && !before.late.contains(name));
         let landed = if uncommitted > 0 && uncommitted == in_newest.len() {
             Landed::BetweenPublicationAndCommit
         } else if uncommitted > 0 {
@@ -377,11 +359,7 @@ impl<'a> Torture<'a> {
         // If the run that took the last checkpoint was killed right after it, nobody deletes old ones any more.
         if !ended.stderr.contains("had already finished") {
             let retain = ended.command.rsplit_once("--retain ").expect("an option").1;
-            let retain: usize = retain
-                .split(' ')
-                .next()
-                .and_then(|retain| retain.parse().ok())
-                .expect("a number");
+            let retain: usize = retain.split(' ').next().and_then(|retain| retain.parse().ok()).expect("a number");
             assert!(now.published.len() <= retain, "{retain} retained: {:?}", now.published);
         }
     }
@@ -423,9 +401,7 @@ fn when_killed_at_random_then_nothing_is_lost_or_doubled() {
     let mut torture = job(jobs);
     while kills < count {
         let plan = Plan::draw(&mut random, torture.left(), 1..=4);
-        story
-            .lines
-            .push(format!("job {jobs}, from {:?}: {plan}", torture.before.published.last()));
+        story.lines.push(format!("job {jobs}, from {:?}: {plan}", torture.before.published.last()));
         let newest = torture.before.newest();
         let Some(place) = torture.start_and_kill(&plan) else {
             story.lines.push("finished".to_string());
@@ -461,19 +437,13 @@ fn when_two_inputs_are_read_then_kills_and_workers_make_no_difference() {
     let (header, records) = text.split_once('\n').expect("a header");
     let half = |odd: usize| {
         let records = records.lines().skip(odd).step_by(2);
-        std::iter::once(header)
-            .chain(records)
-            .flat_map(|line| [line, "\n"])
-            .collect::<String>()
+        std::iter::once(header).chain(records).flat_map(|line| [line, "\n"]).collect::<String>()
     };
     let input = [story.dir.path().join("even.csv"), story.dir.path().join("odd.csv.gz")];
     fs::write(&input[0], half(0)).expect("written");
     let packed = fs::File::create(&input[1]).expect("created");
     let mut packed = flate2::write::GzEncoder::new(packed, flate2::Compression::fast());
-    packed
-        .write_all(half(1).as_bytes())
-        .and_then(|()| packed.finish())
-        .expect("written");
+    packed.write_all(half(1).as_bytes()).and_then(|()| packed.finish()).expect("written");
 
     let program = story.program();
     let job = |name: String| Delays::of_program(&program, &input, &story.dir.path().join(name));

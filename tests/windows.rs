@@ -171,10 +171,7 @@ fn any_case(splits: usize, most: usize) -> impl Strategy<Value = Case> {
         1 => Just((i64::MAX, false)),
     ];
     (shapes(), delay, prop::collection::vec(raw_split(most), 1..=splits)).prop_map(|(shape, (delay, scaled), raws)| {
-        let splits = raws
-            .iter()
-            .enumerate()
-            .map(|(split, (times, raws))| timed(split, *times, raws, shape));
+        let splits = raws.iter().enumerate().map(|(split, (times, raws))| timed(split, *times, raws, shape));
         let delay = if scaled { delay.saturating_mul((shape.slide / 7).max(1)) } else { delay };
         Case { splits: splits.collect(), shape, delay }
     })
@@ -316,19 +313,11 @@ fn total(items: &[Item]) -> i128 {
 }
 
 fn first(items: &[Item]) -> i64 {
-    items
-        .iter()
-        .min_by_key(|item| (item.at, item.split, item.number))
-        .expect("not empty")
-        .value
+    items.iter().min_by_key(|item| (item.at, item.split, item.number)).expect("not empty").value
 }
 
 fn last(items: &[Item]) -> i64 {
-    items
-        .iter()
-        .max_by_key(|item| (item.at, item.split, item.number))
-        .expect("not empty")
-        .value
+    items.iter().max_by_key(|item| (item.at, item.split, item.number)).expect("not empty").value
 }
 
 fn distinct(items: &[Item]) -> u64 {
@@ -418,9 +407,7 @@ fn counts(splits: Vec<Vec<Item>>, shape: Shape, delay: i64, setup: &Setup) -> (V
     too_late.sink(late.sink());
     run(job).expect("the job finishes");
     let results = values(results.take());
-    let counts = results
-        .into_iter()
-        .map(|(_, window, n)| (window.start.micros(), window.end.micros(), n));
+    let counts = results.into_iter().map(|(_, window, n)| (window.start.micros(), window.end.micros(), n));
     (sorted(counts.collect()), sorted(values(late.take()).into_iter().map(|item| item.at).collect()))
 }
 
@@ -651,10 +638,7 @@ fn network(job: &Job, delay: i64, sources: [Script<Item>; 2], shape: Shape, wide
 /// What [`network`] should give.
 fn expected_network(case: &Case, other: &[Vec<Item>], wide: Shape) -> Network {
     // The splits of the second source come after those of the first.
-    let judged: Vec<_> = judge(&case.splits, case.delay)
-        .into_iter()
-        .chain(judge(other, case.delay))
-        .collect();
+    let judged: Vec<_> = judge(&case.splits, case.delay).into_iter().chain(judge(other, case.delay)).collect();
     let (windows, late) = oracle::window(&judged, case.shape);
     let results: Vec<_> = windows
         .iter()
@@ -697,11 +681,7 @@ fn compare(got: &Network, expected: &Network) -> Result<(), TestCaseError> {
         ("windows over late records", &got.second_chance, &expected.second_chance),
         ("windows after a fold", &got.after_fold, &expected.after_fold),
     ] {
-        wrong.extend(
-            differences(got, expected)
-                .into_iter()
-                .map(|difference| format!("{branch}: {difference}")),
-        );
+        wrong.extend(differences(got, expected).into_iter().map(|difference| format!("{branch}: {difference}")));
     }
     prop_assert!(wrong.is_empty(), "{:#?}", wrong);
     prop_assert_eq!(got, expected);
@@ -848,17 +828,11 @@ fn check_through(
     })?;
     let (windows, late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
     let place = |items: &[Item]| {
-        let item = items
-            .iter()
-            .min_by_key(|item| (item.at, item.split, item.number))
-            .expect("not empty");
+        let item = items.iter().min_by_key(|item| (item.at, item.split, item.number)).expect("not empty");
         (item.split, item.number)
     };
     let naive = |items: &Vec<Item>| format!("{:?}", (items.len(), float_sum(items), place(items)));
-    let expected = windows
-        .iter()
-        .map(|((key, window), items)| ((text(*key), *window), naive(items)))
-        .collect();
+    let expected = windows.iter().map(|((key, window), items)| ((text(*key), *window), naive(items))).collect();
     let wrong = differences(&by_window(results.take()), &expected);
     prop_assert!(wrong.is_empty(), "{:#?}", wrong);
     prop_assert_eq!(sorted(values(late_records.take())), late);
@@ -971,9 +945,7 @@ fn a_split_that_was_idle_is_judged_by_its_own_watermark() {
         out.sink(results.sink());
         too_late.sink(late.sink());
         run(job).expect("the job finishes");
-        let counts = values(results.take())
-            .into_iter()
-            .map(|(_, window, n)| (window.start.micros(), n));
+        let counts = values(results.take()).into_iter().map(|(_, window, n)| (window.start.micros(), n));
         assert_eq!(sorted(counts.collect()), [(0, 3), (100, 2), (200, 1)], "{workers} workers");
         let late = values(late.take());
         assert_eq!(late.iter().map(|item| item.at).collect::<Vec<_>>(), [4], "{workers} workers");

@@ -46,10 +46,7 @@ fn mix(seed: u64) -> u64 {
 
 /// How often everything is run, unless the environment says otherwise (`MILLSTREAM_BENCH_RUNS`).
 pub fn runs() -> usize {
-    std::env::var("MILLSTREAM_BENCH_RUNS")
-        .ok()
-        .and_then(|runs| runs.parse().ok())
-        .unwrap_or(5)
+    std::env::var("MILLSTREAM_BENCH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(5)
 }
 
 /// One thing to time. It returns a checksum of its results, which all contestants must agree on.

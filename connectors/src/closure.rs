@@ -101,14 +101,11 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     fn write(&mut self, _epoch: Epoch, records: &mut Vec<Record<T>>) -> Result<()> {
-        records
-            .drain(..)
-            .try_for_each(&mut self.f)
-            .map_err(|e| match e.into().downcast::<Error>() {
-                // An error of our own says already who can act on it.
-                Ok(own) => *own,
-                Err(other) => Error::user("the closure of a sink failed").because(other),
-            })
+        records.drain(..).try_for_each(&mut self.f).map_err(|e| match e.into().downcast::<Error>() {
+            // An error of our own says already who can act on it.
+            Ok(own) => *own,
+            Err(other) => Error::user("the closure of a sink failed").because(other),
+        })
     }
 
     fn prepare(&mut self, _epoch: Epoch) -> Result<Vec<String>> {

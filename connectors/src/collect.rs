@@ -66,21 +66,13 @@ impl<T: Data> Collected<T> {
 
     /// Takes all committed records out.
     pub fn take(&self) -> Vec<Record<T>> {
-        std::mem::take(&mut self.shelf().committed)
-            .into_iter()
-            .flat_map(|(_, records)| records)
-            .collect()
+        std::mem::take(&mut self.shelf().committed).into_iter().flat_map(|(_, records)| records).collect()
     }
 
     /// The committed values, which stay here.
     pub fn values(&self) -> Vec<T> {
         let shelf = self.shelf();
-        shelf
-            .committed
-            .iter()
-            .flat_map(|(_, records)| records)
-            .map(|record| record.value.clone())
-            .collect()
+        shelf.committed.iter().flat_map(|(_, records)| records).map(|record| record.value.clone()).collect()
     }
 }
 
@@ -150,9 +142,7 @@ impl<T: Data> SinkWriter<T> for CollectWriter<T> {
 
     fn prepare(&mut self, epoch: Epoch) -> Result<Vec<String>> {
         let mut shelf = self.to.shelf();
-        let (ready, later) = std::mem::take(&mut self.unprepared)
-            .into_iter()
-            .partition(|(of, _)| *of <= epoch);
+        let (ready, later) = std::mem::take(&mut self.unprepared).into_iter().partition(|(of, _)| *of <= epoch);
         self.unprepared = later;
         let ready: Vec<Pile<T>> = ready;
         let handles = ready.into_iter().map(|pile| {
@@ -244,9 +234,7 @@ mod tests {
         let third = write(&mut writer, 3, 30);
 
         let (mut writer, mut committer) = run(&results, "b");
-        committer
-            .recover(Some(2), &[first[0].clone(), second[0].clone()], false)
-            .unwrap();
+        committer.recover(Some(2), &[first[0].clone(), second[0].clone()], false).unwrap();
         assert_eq!(results.values(), [10, 20]);
         assert!(committer.commit(&third).is_err());
         let again = write(&mut writer, 3, 31);

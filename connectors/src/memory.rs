@@ -190,10 +190,7 @@ mod tests {
                 assert_eq!(reader.read(piece, &mut batch).unwrap(), Read::Ended);
             }
         }
-        let error = source
-            .open(split, Some(expected.len() as u64 + 1), Waker::new(|| {}))
-            .err()
-            .unwrap();
+        let error = source.open(split, Some(expected.len() as u64 + 1), Waker::new(|| {})).err().unwrap();
         assert!(error.to_string().contains(split), "{error}");
     }
 

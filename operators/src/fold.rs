@@ -111,8 +111,7 @@ pub trait FoldExt<K: Key, T: Data> {
 
 impl<K: Key, T: Data> FoldExt<K, T> for KeyedStream<K, T> {
     fn fold<S: Value>(self, initial: S, step: impl FnMut(&mut S, &T) + Clone + Send + 'static) -> Stream<(K, S)> {
-        self.operator("fold", Fold { create: move |_: &T| initial.clone(), step, types: PhantomData })
-            .0
+        self.operator("fold", Fold { create: move |_: &T| initial.clone(), step, types: PhantomData }).0
     }
 
     fn reduce(self, mut step: impl FnMut(&mut T, &T) + Clone + Send + 'static) -> Stream<(K, T)>

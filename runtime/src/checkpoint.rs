@@ -115,10 +115,7 @@ impl Coordinator {
     }
 
     fn status_names(&self) -> Vec<(String, Kind)> {
-        self.operators
-            .iter()
-            .map(|operator| (operator.name.clone(), operator.kind))
-            .collect()
+        self.operators.iter().map(|operator| (operator.name.clone(), operator.kind)).collect()
     }
 
     fn run(mut self) -> Result<Summary> {
@@ -267,17 +264,11 @@ impl Coordinator {
     }
 
     fn failure(&self) -> Error {
-        self.shared
-            .take_error()
-            .unwrap_or_else(|| Error::internal("the job failed without saying why"))
+        self.shared.take_error().unwrap_or_else(|| Error::internal("the job failed without saying why"))
     }
 
     fn records_read(&self) -> u64 {
-        let sources = self
-            .operators
-            .iter()
-            .enumerate()
-            .filter(|(_, operator)| operator.kind == Kind::Source);
+        let sources = self.operators.iter().enumerate().filter(|(_, operator)| operator.kind == Kind::Source);
         sources
             .map(|(node, _)| self.shared.total(node, |s| &s.records_out) + self.shared.total(node, |s| &s.bad))
             .sum()

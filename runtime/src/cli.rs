@@ -216,11 +216,7 @@ fn checkpoints(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCode>
             if epochs.is_empty() {
                 println!("no checkpoints in {}", dir.display());
             }
-            for found in store
-                .survey()?
-                .into_iter()
-                .filter(|found| epoch.is_none_or(|epoch| epoch == found.epoch))
-            {
+            for found in store.survey()?.into_iter().filter(|found| epoch.is_none_or(|epoch| epoch == found.epoch)) {
                 match found.health {
                     Health::Intact { .. } => println!("checkpoint {} is intact", found.epoch),
                     Health::Damaged(reason) => {
@@ -236,12 +232,7 @@ fn checkpoints(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCode>
 
 fn line(manifest: &Manifest) -> String {
     let written = EventTime::from_millis(manifest.written_ms as i64);
-    let read: u64 = manifest
-        .sources
-        .iter()
-        .flat_map(|source| &source.splits)
-        .map(|split| split.records)
-        .sum();
+    let read: u64 = manifest.sources.iter().flat_map(|source| &source.splits).map(|split| split.records).sum();
     let entries: u64 = manifest.operators.iter().map(|operator| operator.entries).sum();
     let bytes: u64 = manifest.files.iter().map(|file| file.size).sum();
     format!(

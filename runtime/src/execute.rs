@@ -76,10 +76,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
     };
     recover_sinks(&mut committers, &names, restored.as_deref(), withdraw)?;
 
-    let db = store
-        .as_ref()
-        .map(|store| open_db(store, restored.as_deref(), &execution))
-        .transpose()?;
+    let db = store.as_ref().map(|store| open_db(store, restored.as_deref(), &execution)).transpose()?;
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
     let shared = Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, sender));
@@ -92,10 +89,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
     let (graph, in_flight) = (std::sync::Mutex::new(graph), settings.in_flight);
     let workers = run_workers(&job.name, settings.workers, &shared, move |worker| {
         let parts = plan.parts(&lock(&graph), worker);
-        let operators = parts
-            .into_iter()
-            .map(|(task, make)| Ok((task, make()?)))
-            .collect::<Result<_>>()?;
+        let operators = parts.into_iter().map(|(task, make)| Ok((task, make()?))).collect::<Result<_>>()?;
         Ok(WorkerPlan { operators, first_epoch, in_flight })
     })?;
     let coordinator = Coordinator {
@@ -190,12 +184,7 @@ fn operator_infos(graph: &Graph, names: &[String], restored: Option<&Manifest>) 
     let known = |name: &String| {
         restored.and_then(|manifest| Some(manifest.operators.iter().find(|entry| entry.name == *name)?.id))
     };
-    let mut next = restored
-        .iter()
-        .flat_map(|manifest| &manifest.operators)
-        .map(|entry| entry.id)
-        .max()
-        .unwrap_or(0);
+    let mut next = restored.iter().flat_map(|manifest| &manifest.operators).map(|entry| entry.id).max().unwrap_or(0);
     let infos = graph.nodes.iter().enumerate().map(|(node, described)| {
         let name = names[node].clone();
         let (kind, detail, state) = match &described.body {

@@ -52,8 +52,7 @@ impl Graph {
         outputs: &'static [&'static str],
         body: Body,
     ) -> usize {
-        self.nodes
-            .push(Node { name: None, kind: kind.into(), detail, inputs, outputs, body });
+        self.nodes.push(Node { name: None, kind: kind.into(), detail, inputs, outputs, body });
         self.nodes.len() - 1
     }
 
@@ -68,11 +67,7 @@ impl Graph {
         for node in &self.nodes {
             let number = numbers.entry(node.kind.as_str()).or_default();
             *number += 1;
-            names.push(
-                node.name
-                    .clone()
-                    .unwrap_or_else(|| format!("{}-{number}", node.kind.replace(' ', "-"))),
-            );
+            names.push(node.name.clone().unwrap_or_else(|| format!("{}-{number}", node.kind.replace(' ', "-"))));
         }
         names
     }

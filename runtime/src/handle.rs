@@ -24,9 +24,7 @@ pub struct JobHandle {
 
 impl std::fmt::Debug for JobHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JobHandle")
-            .field("finished", &self.is_finished())
-            .finish_non_exhaustive()
+        f.debug_struct("JobHandle").field("finished", &self.is_finished()).finish_non_exhaustive()
     }
 }
 
@@ -83,10 +81,7 @@ impl JobHandle {
         while !state.finished {
             state = self.done.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state
-            .result
-            .take()
-            .unwrap_or_else(|| Err(Error::internal("the job's result was already taken")))
+        state.result.take().unwrap_or_else(|| Err(Error::internal("the job's result was already taken")))
     }
 
     /// Whether the job has ended.
@@ -103,10 +98,7 @@ impl JobHandle {
 
     /// What the job has done so far.
     pub fn status(&self) -> Status {
-        self.shared
-            .as_ref()
-            .map(|shared| Status::read(shared, &self.names))
-            .unwrap_or_default()
+        self.shared.as_ref().map(|shared| Status::read(shared, &self.names)).unwrap_or_default()
     }
 
     /// From now on Ctrl-C (and SIGTERM) stops this job with a last checkpoint; a second one ends the process at once.
@@ -147,12 +139,7 @@ impl Future for JobHandle {
             state.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        Poll::Ready(
-            state
-                .result
-                .take()
-                .unwrap_or_else(|| Err(Error::internal("the job's result was already taken"))),
-        )
+        Poll::Ready(state.result.take().unwrap_or_else(|| Err(Error::internal("the job's result was already taken"))))
     }
 }
 
@@ -229,11 +216,7 @@ impl Status {
     /// How far event time has come: the least watermark over all sources.
     pub fn watermark(&self) -> EventTime {
         let sources = self.operators.iter().filter(|operator| operator.is_source);
-        sources
-            .flat_map(|source| &source.instances)
-            .map(|(_, at)| *at)
-            .min()
-            .unwrap_or(EventTime::MIN)
+        sources.flat_map(|source| &source.instances).map(|(_, at)| *at).min().unwrap_or(EventTime::MIN)
     }
 
     /// Which operator instances have not closed `epoch`, and how far apart the sources' watermarks are.

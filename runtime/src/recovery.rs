@@ -48,10 +48,8 @@ pub(crate) fn choose(store: &CheckpointStore, from: StartFrom, shape: &Shape) ->
                     Err(error) => Health::Damaged(error.to_string()),
                 }
             };
-            let quick: Vec<Found> = epochs
-                .iter()
-                .map(|epoch| Found { epoch: *epoch, health: assumed(epoch) })
-                .collect();
+            let quick: Vec<Found> =
+                epochs.iter().map(|epoch| Found { epoch: *epoch, health: assumed(epoch) }).collect();
             match decide(&quick, from) {
                 Decision::Refuse(_) => decide(&store.survey()?, from),
                 decision => decision,
@@ -157,10 +155,7 @@ fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
     };
     let theirs = manifest.operators.iter().map(|entry| &entry.name);
     let theirs = theirs.chain(manifest.sources.iter().map(|entry| &entry.name));
-    match theirs
-        .chain(manifest.sinks.iter().map(|entry| &entry.name))
-        .find(|name| !ours(name))
-    {
+    match theirs.chain(manifest.sinks.iter().map(|entry| &entry.name)).find(|name| !ours(name)) {
         Some(gone) => Err(differs(format!("has `{gone}`, which the job no longer has"))),
         None => Ok(()),
     }

@@ -154,10 +154,7 @@ impl Shared {
 
     /// The sum of a counter over all instances of a node.
     pub(crate) fn total(&self, node: usize, counter: impl Fn(&Stats) -> &AtomicU64) -> u64 {
-        self.stats[node]
-            .iter()
-            .map(|stats| counter(&stats.0).load(Ordering::Relaxed))
-            .sum()
+        self.stats[node].iter().map(|stats| counter(&stats.0).load(Ordering::Relaxed)).sum()
     }
 }
 

@@ -89,7 +89,7 @@ pub enum Read {
     More,
     /// Nothing is due before this much time has passed. The split still holds the watermark back.
     Later(Duration),
-    /// Nothing is there now; the reader's [`Waker`] will be woken when there is.
+    /// Nothing is there now; the reader's [`Waker`] will be woken when there is. The split still holds the watermark back.
     Empty,
     /// Nothing will ever come again.
     Ended,

@@ -105,11 +105,7 @@ pub fn decide(found: &[Found], from: StartFrom) -> Decision {
         Health::Intact { finished: true } if newest => Decision::Finished { epoch: chosen.epoch },
         Health::Intact { .. } => Decision::Restore {
             epoch: chosen.epoch,
-            passed_over: found
-                .iter()
-                .map(|checkpoint| checkpoint.epoch)
-                .filter(|e| *e > chosen.epoch)
-                .collect(),
+            passed_over: found.iter().map(|checkpoint| checkpoint.epoch).filter(|e| *e > chosen.epoch).collect(),
         },
     }
 }

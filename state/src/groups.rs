@@ -57,11 +57,7 @@ impl State for GroupMarks {
         if !std::mem::take(&mut self.dirty) {
             return None;
         }
-        let marks = self
-            .owned
-            .clone()
-            .map(|group| (group as KeyGroup, self.marks[group as usize]))
-            .collect();
+        let marks = self.owned.clone().map(|group| (group as KeyGroup, self.marks[group as usize])).collect();
         Some(Box::new(FrozenMarks(marks)))
     }
 
@@ -152,10 +148,6 @@ mod tests {
     #[test]
     fn a_mark_of_another_length_is_refused() {
         let mut marks = GroupMarks::new(0..128);
-        assert!(
-            marks
-                .restore(StoredEntry { group: 3, state: 0, key: &[], value: &[1, 2, 3] })
-                .is_err()
-        );
+        assert!(marks.restore(StoredEntry { group: 3, state: 0, key: &[], value: &[1, 2, 3] }).is_err());
     }
 }

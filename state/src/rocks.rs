@@ -101,9 +101,7 @@ impl StateDb {
         let size = fs::metadata(&path).map_err(StateError::io("measure", &path))?.len();
         let mut ingest = IngestExternalFileOptions::default();
         ingest.set_move_files(true);
-        self.db
-            .ingest_external_file_opts(&ingest, vec![&path])
-            .map_err(rocks_error(&path))?;
+        self.db.ingest_external_file_opts(&ingest, vec![&path]).map_err(rocks_error(&path))?;
         Ok(size)
     }
 
@@ -112,9 +110,7 @@ impl StateDb {
     /// # Errors
     /// When RocksDB, or reading what it made, fails.
     pub fn checkpoint(&mut self, dir: &Path) -> Result<Vec<FileEntry>> {
-        Checkpoint::new(&self.db)
-            .and_then(|made| made.create_checkpoint(dir))
-            .map_err(rocks_error(dir))?;
+        Checkpoint::new(&self.db).and_then(|made| made.create_checkpoint(dir)).map_err(rocks_error(dir))?;
         let mut files = Vec::new();
         for entry in fs::read_dir(dir).map_err(StateError::io("list", dir))? {
             let entry = entry.map_err(StateError::io("list", dir))?;
@@ -131,11 +127,8 @@ impl StateDb {
             files.push(file);
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
-        self.digests = files
-            .iter()
-            .filter(|file| is_immutable(&file.name))
-            .map(|f| (f.name.clone(), f.clone()))
-            .collect();
+        self.digests =
+            files.iter().filter(|file| is_immutable(&file.name)).map(|f| (f.name.clone(), f.clone())).collect();
         Ok(files)
     }
 
@@ -303,9 +296,7 @@ pub(crate) mod tests {
 
     /// Size and checksum of every file in `dir`.
     fn fingerprint(dir: &Path) -> Vec<FileEntry> {
-        let names = fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut files: Vec<_> = names.map(|name| digest(&dir.join(&name), name).unwrap()).collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
         files
@@ -333,10 +324,7 @@ pub(crate) mod tests {
                 Ok(())
             };
             disk.db.scan(7, groups.clone(), each).unwrap();
-            let expected = [0, 1, 126, 127]
-                .into_iter()
-                .filter(|group| groups.contains(group))
-                .flat_map(|g| [g; 3]);
+            let expected = [0, 1, 126, 127].into_iter().filter(|group| groups.contains(group)).flat_map(|g| [g; 3]);
             assert_eq!(found, expected.collect::<Vec<_>>(), "{groups:?}");
         }
         assert!(entries(&disk.db, &[5, 9]).is_empty());
@@ -360,10 +348,7 @@ pub(crate) mod tests {
             let written: Vec<Vec<u8>> = (0..20u8).map(|n| vec![n.wrapping_mul(epoch) % 50]).collect();
             let unique: std::collections::BTreeSet<&Vec<u8>> = written.iter().collect();
             let removed = vec![epoch % 50 + 100];
-            let mut changes: Vec<_> = unique
-                .iter()
-                .map(|key| (1, 5, key.as_slice(), Some(value.as_slice())))
-                .collect();
+            let mut changes: Vec<_> = unique.iter().map(|key| (1, 5, key.as_slice(), Some(value.as_slice()))).collect();
             changes.push((1, 5, &removed, None));
             let added = vec![epoch % 50 + 101];
             changes.push((1, 5, &added, Some(b"soon gone")));

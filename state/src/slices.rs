@@ -137,21 +137,13 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
         let slice = (u64::from_be_bytes(*number) ^ (1 << 63)) as i64;
         let (hash, key) = entry.decode_key(key)?;
         self.cool();
-        self.slices
-            .entry(slice)
-            .or_default()
-            .restore(hash, key, codec::decode(entry.value)?);
+        self.slices.entry(slice).or_default().restore(hash, key, codec::decode(entry.value)?);
         Ok(())
     }
 
     fn entries(&self) -> u64 {
         let hot = self.hot.as_ref().map_or(0, |(_, table)| table.len());
-        (hot + self
-            .slices
-            .values()
-            .filter(|table| !table.is_empty())
-            .map(Table::len)
-            .sum::<usize>()) as u64
+        (hot + self.slices.values().filter(|table| !table.is_empty()).map(Table::len).sum::<usize>()) as u64
     }
 }
 

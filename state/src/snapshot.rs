@@ -208,8 +208,7 @@ impl Run {
             }
         };
         let head = u128::from_be_bytes(head);
-        self.entries
-            .push(RunEntry { head, start, key_len: (end - start) as u32, value_len });
+        self.entries.push(RunEntry { head, start, key_len: (end - start) as u32, value_len });
         Ok(())
     }
 
@@ -217,8 +216,7 @@ impl Run {
     pub fn sort(&mut self) {
         let bytes = &self.bytes;
         let key = |entry: &RunEntry| &bytes[entry.start..entry.start + entry.key_len as usize];
-        self.entries
-            .sort_unstable_by(|a, b| a.head.cmp(&b.head).then_with(|| key(a).cmp(key(b))));
+        self.entries.sort_unstable_by(|a, b| a.head.cmp(&b.head).then_with(|| key(a).cmp(key(b))));
     }
 
     /// Every entry as key and value; no value: removed.
@@ -346,9 +344,7 @@ mod tests {
     #[test]
     fn an_entry_of_a_state_that_is_not_there_is_refused() {
         let mut three = three();
-        let error = three
-            .restore(StoredEntry { group: 0, state: 3, key: &[], value: &[] })
-            .unwrap_err();
+        let error = three.restore(StoredEntry { group: 0, state: 3, key: &[], value: &[] }).unwrap_err();
         assert!(error.to_string().contains("state number 3"), "{error}");
         assert_eq!(three.shape().matches(" and ").count(), 2);
     }

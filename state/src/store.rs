@@ -52,10 +52,7 @@ impl DirLock {
             }
             Err(fs::TryLockError::Error(error)) => return Err(StateError::io("lock", &path)(error)),
         }
-        let written = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{holder}, {process}"));
+        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{holder}, {process}"));
         written.map_err(StateError::io("write", &path))?;
         Ok(DirLock { file })
     }
@@ -176,11 +173,7 @@ impl CheckpointStore {
             Ok(manifest) => Health::Intact { finished: manifest.finished },
             Err(error) => Health::Damaged(error.to_string()),
         };
-        Ok(self
-            .epochs()?
-            .into_iter()
-            .map(|epoch| Found { epoch, health: health(epoch) })
-            .collect())
+        Ok(self.epochs()?.into_iter().map(|epoch| Found { epoch, health: health(epoch) }).collect())
     }
 
     /// Deletes what earlier starts left behind: live databases, and checkpoints that were never published.
@@ -226,9 +219,7 @@ impl CheckpointStore {
         let (draft, path) = (dir.join("manifest.draft"), self.manifest_path(manifest.epoch));
         let bytes = manifest.to_bytes()?;
         let mut file = File::create(&draft).map_err(StateError::io("create", &draft))?;
-        file.write_all(&bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(StateError::io("write", &draft))?;
+        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(StateError::io("write", &draft))?;
         // The links in `db`, the directory itself and its name are durable before the manifest that vouches for them.
         sync_dir(&self.db_dir(manifest.epoch))?;
         sync_dir(&dir)?;
@@ -281,9 +272,7 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(StateError::io("sync", dir))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(StateError::io("sync", dir))
 }
 
 #[cfg(test)]

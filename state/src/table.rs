@@ -45,10 +45,7 @@ impl<K: Key, V> Table<K, V> {
     #[inline]
     pub(crate) fn update(&mut self, hash: u64, key: &K, create: impl FnOnce() -> V) -> &mut V {
         self.any_dirty = true;
-        match self
-            .entries
-            .entry(hash, |entry| entry.key == *key, |entry| hash_key(&entry.key))
-        {
+        match self.entries.entry(hash, |entry| entry.key == *key, |entry| hash_key(&entry.key)) {
             Found::Occupied(found) => {
                 let entry = found.into_mut();
                 entry.marks |= DIRTY;
@@ -68,8 +65,7 @@ impl<K: Key, V> Table<K, V> {
 
     /// Puts in an entry that a checkpoint holds.
     pub(crate) fn restore(&mut self, hash: u64, key: K, value: V) {
-        self.entries
-            .insert_unique(hash, Entry { value, key, marks: STORED }, |entry| hash_key(&entry.key));
+        self.entries.insert_unique(hash, Entry { value, key, marks: STORED }, |entry| hash_key(&entry.key));
     }
 
     /// Every key with its value, in no particular order.

@@ -26,10 +26,7 @@ pub fn example() -> &'static Path {
         let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
         let path = profile.join("examples/flight_delays");
         if is_stale(&path) {
-            let name = profile
-                .file_name()
-                .and_then(|name| name.to_str())
-                .expect("a profile's directory");
+            let name = profile.file_name().and_then(|name| name.to_str()).expect("a profile's directory");
             let name = if name == "debug" { "dev" } else { name };
             let target = profile.parent().expect("a target directory");
             let mut cargo = Command::new(env!("CARGO"));
@@ -99,32 +96,21 @@ pub fn rows_of<'a>(name: &str, bytes: &'a [u8], header: &str) -> impl Iterator<I
 pub fn names(dir: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
     entries
-        .map(|entry| {
-            entry
-                .expect("a directory entry")
-                .file_name()
-                .into_string()
-                .expect("a name in UTF-8")
-        })
+        .map(|entry| entry.expect("a directory entry").file_name().into_string().expect("a name in UTF-8"))
         .collect()
 }
 
 /// The committed parts in a directory of output, with their content.
 pub fn parts(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let names = names(dir).into_iter().filter(|name| name.ends_with(".csv"));
-    names
-        .map(|name| (name.clone(), fs::read(dir.join(name)).expect("a committed part")))
-        .collect()
+    names.map(|name| (name.clone(), fs::read(dir.join(name)).expect("a committed part"))).collect()
 }
 
 /// The sorted rows of all committed parts in a directory.
 pub fn rows(dir: &Path, header: &str) -> Vec<String> {
     let parts = parts(dir);
-    let mut rows: Vec<String> = parts
-        .iter()
-        .flat_map(|(name, bytes)| rows_of(name, bytes, header))
-        .map(str::to_string)
-        .collect();
+    let mut rows: Vec<String> =
+        parts.iter().flat_map(|(name, bytes)| rows_of(name, bytes, header)).map(str::to_string).collect();
     rows.sort_unstable();
     rows
 }
@@ -206,14 +192,8 @@ impl Delays {
         let (stdout, stderr) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
         let into = |file: &File| Stdio::from(file.try_clone().expect("a second handle"));
         let mut command = Command::new(&self.program);
-        command
-            .args(&self.options)
-            .stdin(Stdio::null())
-            .stdout(into(&stdout))
-            .stderr(into(&stderr));
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", self.program.display()));
+        command.args(&self.options).stdin(Stdio::null()).stdout(into(&stdout)).stderr(into(&stderr));
+        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.program.display()));
         Started { child, command: format!("flight_delays {}", self.options.join(" ")), stdout, stderr }
     }
 

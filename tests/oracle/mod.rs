@@ -322,9 +322,6 @@ pub fn differences<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
 
 /// How many cases a property test runs: `of` in 200, or in as many as `MILLSTREAM_CASES` says.
 pub fn cases(of: u32) -> u32 {
-    let all = std::env::var("MILLSTREAM_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok())
-        .unwrap_or(200);
+    let all = std::env::var("MILLSTREAM_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200);
     (all * of).div_ceil(200).max(1)
 }

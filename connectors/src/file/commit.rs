@@ -36,9 +36,7 @@ impl FileCommitter {
 
     fn names(&self) -> Result<Vec<String>> {
         let listed = std::fs::read_dir(&self.dir).and_then(|entries| {
-            entries
-                .map(|entry| entry.map(|entry| entry.file_name()))
-                .collect::<io::Result<Vec<_>>>()
+            entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>()
         });
         let names = listed.map_err(|e| self.failed("it cannot be listed", e))?;
         Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
@@ -117,10 +115,7 @@ impl Committer for FileCommitter {
     }
 
     fn commit(&mut self, handles: &[String]) -> Result<()> {
-        let parts = handles
-            .iter()
-            .map(|handle| PartName::from_handle(handle))
-            .collect::<Result<Vec<_>>>()?;
+        let parts = handles.iter().map(|handle| PartName::from_handle(handle)).collect::<Result<Vec<_>>>()?;
         let mut renamed = false;
         for (handle, part) in handles.iter().zip(&parts) {
             let (pending, committed) = (self.dir.join(handle), self.dir.join(&part.committed));
@@ -182,9 +177,7 @@ mod tests {
     }
 
     fn names(dir: &Path) -> Vec<String> {
-        let names = std::fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.filter(|name| name != ".millstream-lock").collect();
         names.sort();
         names
@@ -221,9 +214,7 @@ mod tests {
         assert!(error.to_string().contains("--fresh"), "{error}");
         assert_eq!(names(dir.path()), files);
         drop(committer);
-        let error = FileCommitter::new(dir.path().to_path_buf(), "orders")
-            .recover(None, &[], false)
-            .unwrap_err();
+        let error = FileCommitter::new(dir.path().to_path_buf(), "orders").recover(None, &[], false).unwrap_err();
         assert!(error.to_string().contains(&committed(4)), "{error}");
     }
 
@@ -234,9 +225,7 @@ mod tests {
         assert_eq!(names(dir.path()), [committed(4), "withdrawn-1".to_string()]);
         assert_eq!(names(&dir.path().join("withdrawn-1")), [committed(5), committed(6)]);
         drop(committer);
-        FileCommitter::new(dir.path().to_path_buf(), "orders")
-            .recover(None, &[], true)
-            .unwrap();
+        FileCommitter::new(dir.path().to_path_buf(), "orders").recover(None, &[], true).unwrap();
         assert_eq!(names(&dir.path().join("withdrawn-2")), [committed(4)]);
     }
 

@@ -68,10 +68,7 @@ impl<T: DeserializeOwned + Data> FileFormat for Csv<T> {
         if self.record.len() != self.header.len() {
             return Err(format!("{} fields where the header has {}", self.record.len(), self.header.len()));
         }
-        self.record
-            .deserialize(Some(&self.header))
-            .map(Some)
-            .map_err(|e| self.reason(&e))
+        self.record.deserialize(Some(&self.header)).map(Some).map_err(|e| self.reason(&e))
     }
 }
 
@@ -199,10 +196,7 @@ mod tests {
             let text: String = (0..length)
                 .map(|_| ["\"", "\"", ",", "a", "é", " ", "\n", "\r\n"][(next_random(&mut state) % 8) as usize])
                 .collect();
-            let mut reader = csv::ReaderBuilder::new()
-                .has_headers(false)
-                .flexible(true)
-                .from_reader(text.as_bytes());
+            let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
             let mut theirs = reader.records();
             let mut frames = Frames::new(Input::Packed(Box::new(std::io::Cursor::new(text.clone()))), true);
             while let Some(frame) = frames.next().unwrap() {

@@ -42,9 +42,7 @@ pub struct FileReader<F> {
 impl<F: FileFormat> FileReader<F> {
     /// A reader of `files`, one after another, from the record at (`byte`, `line`) of the first one on.
     pub(super) fn open(mut files: VecDeque<String>, byte: u64, line: u64, fails: bool) -> Result<Self> {
-        let file = files
-            .pop_front()
-            .ok_or_else(|| Error::internal("there is no file in the split"))?;
+        let file = files.pop_front().ok_or_else(|| Error::internal("there is no file in the split"))?;
         let mut format = F::default();
         let mut frames = open_file(&file, &mut format)?;
         if !frames.skip_to(byte, line).map_err(|e| unreadable(&file, e))? {
@@ -119,9 +117,7 @@ fn open_file<F: FileFormat>(file: &str, format: &mut F) -> Result<Frames> {
         if frame.bytes.is_empty() {
             continue;
         }
-        let taken = frame
-            .defect
-            .map_or_else(|| format.header(frame.bytes), |defect| Err(defect.to_string()));
+        let taken = frame.defect.map_or_else(|| format.header(frame.bytes), |defect| Err(defect.to_string()));
         taken.map_err(|reason| Error::data(format!("{file}:{}: the header cannot be read: {reason}", frame.line)))?;
         break;
     }

@@ -17,9 +17,7 @@ struct Row {
 
 fn rows() -> Vec<Row> {
     let names = ["plain", "two\nlines", "win\r\ndows\r\n", "say \"hi\"", "", "a,b", "Zürich 東京", "\"", "\n", "last"];
-    (0..40)
-        .map(|n| Row { name: names[n as usize % names.len()].to_string(), n })
-        .collect()
+    (0..40).map(|n| Row { name: names[n as usize % names.len()].to_string(), n }).collect()
 }
 
 /// Writes `text` in the compression that the name asks for, in two members.
@@ -182,9 +180,7 @@ fn when_bytes_are_random_then_resuming_agrees() {
 fn a_series_is_read_in_the_order_of_names_and_resumed_in_any_file() {
     let dir = tempfile::tempdir().unwrap();
     let rows = rows();
-    let paths: Vec<_> = ["c.csv.gz", "a.csv", "empty.csv", "b.csv.zst"]
-        .map(|name| dir.path().join(name))
-        .into();
+    let paths: Vec<_> = ["c.csv.gz", "a.csv", "empty.csv", "b.csv.zst"].map(|name| dir.path().join(name)).into();
     for (path, part) in paths.iter().zip([&rows[20..], &rows[..5], &[], &rows[5..20]]) {
         write(path, &csv_text(part, csv::Terminator::CRLF));
     }
@@ -273,9 +269,7 @@ fn a_compressed_file_that_is_cut_off_is_an_error() {
         for length in [bytes.len() - 1, bytes.len() / 2 + 10, 4] {
             std::fs::write(&path, &bytes[..length]).unwrap();
             let source = CsvFiles::<Row>::new([&path]).keep_bad_records();
-            let error = open(&source, None)
-                .and_then(|mut reader| read_all(&mut reader, || 5))
-                .unwrap_err();
+            let error = open(&source, None).and_then(|mut reader| read_all(&mut reader, || 5)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::External, "{error}");
             assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         }

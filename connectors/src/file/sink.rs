@@ -218,9 +218,7 @@ mod tests {
     }
 
     fn parts(dir: &Path) -> Vec<String> {
-        let names = std::fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.filter(|name| name.starts_with("part-")).collect();
         names.sort();
         names
@@ -347,9 +345,7 @@ mod tests {
         let sink = FileSink::<(u64, u64)>::csv(dir.path());
         let task = SinkTask { worker: 0, execution: "00000001".to_string() };
         let mut writer = sink.writer(&task).unwrap();
-        let error = writer
-            .write(1, &mut vec![Record { at: EventTime::EPOCH, value: (1, 2) }])
-            .unwrap_err();
+        let error = writer.write(1, &mut vec![Record { at: EventTime::EPOCH, value: (1, 2) }]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::User);
         assert!(error.to_string().contains("header"), "{error}");
     }

@@ -34,21 +34,14 @@ impl Natural {
     }
 
     fn bit(&self, index: i64) -> bool {
-        index >= 0
-            && self
-                .0
-                .get((index / 64) as usize)
-                .is_some_and(|word| word >> (index % 64) & 1 == 1)
+        index >= 0 && self.0.get((index / 64) as usize).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
     /// Whether any bit below `index` is set.
     fn any_below(&self, index: i64) -> bool {
         let whole = (index.max(0) / 64) as usize;
         self.0.iter().take(whole).any(|word| *word != 0)
-            || self
-                .0
-                .get(whole)
-                .is_some_and(|word| word & ((1 << (index.max(0) % 64)) - 1) != 0)
+            || self.0.get(whole).is_some_and(|word| word & ((1 << (index.max(0) % 64)) - 1) != 0)
     }
 
     fn shifted_left(&self, bits: u64) -> Self {
@@ -108,10 +101,7 @@ impl Natural {
 
 impl Ord for Natural {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0
-            .len()
-            .cmp(&other.0.len())
-            .then_with(|| self.0.iter().rev().cmp(other.0.iter().rev()))
+        self.0.len().cmp(&other.0.len()).then_with(|| self.0.iter().rev().cmp(other.0.iter().rev()))
     }
 }
 
@@ -357,12 +347,7 @@ mod tests {
     fn fixed_follows_a_sum_through_zero_and_past_its_top() {
         let mut sum = Fixed::default();
         let mut expected = 0i128;
-        for (i, digits) in [u64::MAX, 3, u64::MAX, u64::MAX, 7, u64::MAX, 1]
-            .into_iter()
-            .cycle()
-            .take(200)
-            .enumerate()
-        {
+        for (i, digits) in [u64::MAX, 3, u64::MAX, u64::MAX, 7, u64::MAX, 1].into_iter().cycle().take(200).enumerate() {
             let negative = i % 3 == 1;
             sum.add(negative, digits.into(), 0);
             expected += if negative { -i128::from(digits) } else { digits.into() };

@@ -67,9 +67,7 @@ impl<T: Serialize> Held<T> {
     /// The order of two held values, complete up to values with the same bytes.
     fn compare(&self, other: &Self) -> Ordering {
         let place = |held: &Self| (held.at, held.split, held.record);
-        place(self)
-            .cmp(&place(other))
-            .then_with(|| bytes_of(&self.value).cmp(&bytes_of(&other.value)))
+        place(self).cmp(&place(other)).then_with(|| bytes_of(&self.value).cmp(&bytes_of(&other.value)))
     }
 }
 
@@ -98,10 +96,7 @@ fn merge<T: Clone + Serialize>(into: &mut Option<Held<T>>, from: &Option<Held<T>
 }
 
 fn taken<T: Clone>(acc: &Option<Held<T>>) -> T {
-    acc.as_ref()
-        .expect("a first or last value was asked of no records")
-        .value
-        .clone()
+    acc.as_ref().expect("a first or last value was asked of no records").value.clone()
 }
 
 impl<V, T, F> Aggregate<V> for First<F>

@@ -385,11 +385,7 @@ mod tests {
             let values = records(&[1.0, nan, f64::INFINITY]);
             assert!(any_order(&Max::of(|v: &f64| *v), &values, 1).iter().all(|max| max.is_nan()));
             assert!(any_order(&Min::of(|v: &f64| *v), &values, 1).iter().all(|min| *min == 1.0));
-            assert!(
-                any_order(&Min::of(|v: &f64| *v as f32), &records(&[nan, nan]), 1)
-                    .iter()
-                    .all(|min| min.is_nan())
-            );
+            assert!(any_order(&Min::of(|v: &f64| *v as f32), &records(&[nan, nan]), 1).iter().all(|min| min.is_nan()));
         }
     }
 
@@ -397,11 +393,7 @@ mod tests {
     fn ends_of_a_range_are_values_like_others() {
         for value in [i64::MIN, i64::MAX] {
             let both = (Min::of(|v: &i64| *v), Max::of(|v: &i64| *v));
-            assert!(
-                any_order(&both, &records(&[value]), 0)
-                    .iter()
-                    .all(|result| *result == (value, value))
-            );
+            assert!(any_order(&both, &records(&[value]), 0).iter().all(|result| *result == (value, value)));
         }
     }
 

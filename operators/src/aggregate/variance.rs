@@ -163,10 +163,7 @@ mod tests {
     /// Numerator and denominator of the variance, computed by the definition over all pairs: the sum of squared
     /// differences of all (unordered) pairs, over `n * divisor`.
     fn by_definition(values: &[Exact], sample: bool) -> Exact {
-        let pairs = values
-            .iter()
-            .enumerate()
-            .flat_map(|(i, a)| values[..i].iter().map(move |b| (a, b)));
+        let pairs = values.iter().enumerate().flat_map(|(i, a)| values[..i].iter().map(move |b| (a, b)));
         let squares = Exact::sum(pairs.map(|(a, b)| a.minus(b).squared()));
         let n = values.len() as u64;
         squares.over(n).over(if sample { n - 1 } else { n })

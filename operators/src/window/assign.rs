@@ -133,8 +133,7 @@ impl WindowAssigner {
     #[cold]
     fn slice_of_exact(&self, at: EventTime) -> i64 {
         let us = i128::from(at.micros()) - i128::from(self.offset.as_micros());
-        us.div_euclid(i128::from(self.slice_us))
-            .clamp(i128::from(i64::MIN), i128::from(LAST_SLICE)) as i64
+        us.div_euclid(i128::from(self.slice_us)).clamp(i128::from(i64::MIN), i128::from(LAST_SLICE)) as i64
     }
 
     /// The bounds of `slice` as far as they can be expressed; its last instant is included.
@@ -241,7 +240,8 @@ mod tests {
         fn extreme_times_have_windows(
             size in 1i64..1000, slide in 1i64..1000, offset in 0i64..1000, near in 0i64..2000, high in any::<bool>(),
         ) {
-            prop_assume!(slide <= size && size > 1);
+            // With slices of 1 us the last instants have no number of their own; see LAST_SLICE.
+            prop_assume!(slide <= size && greatest_common_divisor(size, slide) > 1);
             let windows = sliding(size, slide, offset);
             let at = us(if high { i64::MAX - near } else { i64::MIN + near });
             let slice = windows.slice_of(at);

@@ -158,9 +158,7 @@ impl Stateful {
         let part = self.logic.close(self.epoch)?;
         let pause = start.elapsed();
         tracing::trace!(operator = %self.task.name, epoch = self.epoch, pause_us = pause.as_micros() as u64, "epoch closed");
-        self.task
-            .shared
-            .report(Report::Closed { node: self.task.node, epoch: self.epoch, part, pause });
+        self.task.shared.report(Report::Closed { node: self.task.node, epoch: self.epoch, part, pause });
         self.epoch += 1;
         Ok(())
     }

@@ -52,10 +52,7 @@ fn restore<O: KeyedOperator>(operator: &O, task: &Task) -> Result<O::State> {
     let mut state = operator.state(groups.clone());
     let Some(db) = &task.db else { return Ok(state) };
     state.track();
-    let entry = task
-        .restored
-        .as_ref()
-        .and_then(|m| m.operators.iter().find(|entry| entry.name == task.name));
+    let entry = task.restored.as_ref().and_then(|m| m.operators.iter().find(|entry| entry.name == task.name));
     if let Some(entry) = entry {
         let db = db.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let restored = db.scan(entry.id, groups, |stored| state.restore(stored));
@@ -119,10 +116,7 @@ fn in_batches<T: Data>(rows: Rows<T>, mut each: impl FnMut(Rows<T>)) {
 impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
     fn apply(&mut self, _epoch: Epoch, rows: Box<dyn AnyRows>, out: &mut Outbox) -> Result<()> {
         let mut rows = *downcast::<KeyedRows<O::Key, O::In>>(rows);
-        self.task
-            .stats()
-            .records_in
-            .fetch_add(rows.records.len() as u64, Ordering::Relaxed);
+        self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
         self.cx.row = 0;
         let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
         let result = guard(&self.task.name, || operator.on_batch(cx, state, &mut rows));

@@ -55,10 +55,7 @@ impl<T: Data, S: Sink<T>> SinkFactory for SinkNode<T, S> {
 impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
     fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, _out: &mut Outbox) -> Result<()> {
         let mut rows = downcast::<Rows<T>>(rows);
-        self.task
-            .stats()
-            .records_in
-            .fetch_add(rows.records.len() as u64, Ordering::Relaxed);
+        self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
         let writer = &mut self.writer;
         guard(&self.task.name, || writer.write(epoch, &mut rows.records))
     }

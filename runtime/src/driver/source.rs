@@ -100,10 +100,7 @@ where
     }
 
     fn build(&self, task: Task, splits: Vec<(u32, String)>, waker: LateWaker) -> Result<Box<dyn SourceLogic>> {
-        let source = task
-            .restored
-            .as_ref()
-            .and_then(|m| m.sources.iter().find(|source| source.name == task.name));
+        let source = task.restored.as_ref().and_then(|m| m.sources.iter().find(|source| source.name == task.name));
         let woken = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let mut opened = Vec::new();
         for (number, name) in splits {
@@ -184,14 +181,9 @@ where
         let waiting = self.splits.iter().any(|split| split.due.is_some());
         if waiting {
             let now = Instant::now();
-            self.splits
-                .iter_mut()
-                .for_each(|split| split.due = split.due.filter(|due| *due > now));
+            self.splits.iter_mut().for_each(|split| split.due = split.due.filter(|due| *due > now));
         }
-        let ready = self
-            .splits
-            .iter_mut()
-            .filter(|split| !split.ended && !split.empty && split.due.is_none());
+        let ready = self.splits.iter_mut().filter(|split| !split.ended && !split.empty && split.due.is_none());
         let Some(split) = ready.min_by_key(|split| split.watermark) else {
             return Ok(self.resting());
         };

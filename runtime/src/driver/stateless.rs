@@ -120,9 +120,7 @@ impl<D: Divider> Link for DivisionLink<D> {
         let (mut main_index, mut side_index) = (Vec::new(), Vec::new());
         let mut behind = BehindWalk::new(&rows.behind);
         let number = |lineage: &Option<Lineage>, row: usize| {
-            lineage
-                .as_ref()
-                .map_or(0, |lineage| (lineage.number(row) - lineage.first) as u32)
+            lineage.as_ref().map_or(0, |lineage| (lineage.number(row) - lineage.first) as u32)
         };
         for (row, record) in rows.records.into_iter().enumerate() {
             cursor.row = row;
@@ -138,12 +136,7 @@ impl<D: Divider> Link for DivisionLink<D> {
                 }
             }
         }
-        let lineage = |index| {
-            cursor
-                .lineage
-                .as_ref()
-                .map(|l| Lineage { split: l.split, first: l.first, index })
-        };
+        let lineage = |index| cursor.lineage.as_ref().map(|l| Lineage { split: l.split, first: l.first, index });
         main.lineage = lineage(main_index);
         side.lineage = lineage(side_index);
         if self.connected[0] && !main.records.is_empty() {
