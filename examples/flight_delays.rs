@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// Flight delays per airport, in sliding windows of event time.
 #[derive(Parser)]
 struct Options {
-    /// Files of departures (.csv, .csv.gz or .csv.zst); each is read as a split of its own
+    /// Files of departures (.csv, .csv.gz or .csv.zst), each a split of its own; a command goes before this option
     #[arg(long, value_name = "FILE", num_args = 1.., default_value = "examples/data/departures-2013.csv.gz", global = true)]
     input: Vec<PathBuf>,
     /// Where `windows/*.csv` and `late/*.csv` go
@@ -72,10 +72,6 @@ struct Delays {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
-        .with_writer(std::io::stderr)
-        .init();
     let options = Options::parse();
     if options.slide == EventSpan::ZERO || options.slide > options.size {
         eprintln!("error: --slide {} must be more than nothing and at most --size {}", options.slide, options.size);

@@ -21,7 +21,7 @@ use millstream_runtime::sink::{Committer, Sink, SinkTask, SinkWriter};
 /// });
 /// ```
 pub fn for_each<T: Data, F: FnMut(Record<T>) + Clone + Send + 'static>(f: F) -> ForEach<F> {
-    ForEach { f }
+    ForEach { f, row: 0 }
 }
 
 /// Calls `f` with each record; an error fails the job.
@@ -31,13 +31,14 @@ where
     F: FnMut(Record<T>) -> Result<(), E> + Clone + Send + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    TryForEach { f }
+    TryForEach { f, row: 0 }
 }
 
 /// A sink of a closure that cannot fail; see [`for_each`]. Also its writer.
 #[derive(Clone, Debug)]
 pub struct ForEach<F> {
     f: F,
+    row: usize,
 }
 
 impl<T: Data, F: FnMut(Record<T>) + Clone + Send + 'static> Sink<T> for ForEach<F> {
@@ -58,8 +59,15 @@ impl<T: Data, F: FnMut(Record<T>) + Clone + Send + 'static> Sink<T> for ForEach<
 
 impl<T: Data, F: FnMut(Record<T>) + Send + 'static> SinkWriter<T> for ForEach<F> {
     fn write(&mut self, _epoch: Epoch, records: &mut Vec<Record<T>>) -> Result<()> {
-        records.drain(..).for_each(&mut self.f);
+        for (row, record) in records.drain(..).enumerate() {
+            self.row = row;
+            (self.f)(record);
+        }
         Ok(())
+    }
+
+    fn row(&self) -> Option<usize> {
+        Some(self.row)
     }
 
     fn prepare(&mut self, _epoch: Epoch) -> Result<Vec<String>> {
@@ -71,6 +79,7 @@ impl<T: Data, F: FnMut(Record<T>) + Send + 'static> SinkWriter<T> for ForEach<F>
 #[derive(Clone, Debug)]
 pub struct TryForEach<F> {
     f: F,
+    row: usize,
 }
 
 impl<T, F, E> Sink<T> for TryForEach<F>
@@ -101,11 +110,20 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     fn write(&mut self, _epoch: Epoch, records: &mut Vec<Record<T>>) -> Result<()> {
-        records.drain(..).try_for_each(&mut self.f).map_err(|e| match e.into().downcast::<Error>() {
+        let mut rows = records.drain(..).enumerate();
+        let written = rows.try_for_each(|(row, record)| {
+            self.row = row;
+            (self.f)(record)
+        });
+        written.map_err(|e| match e.into().downcast::<Error>() {
             // An error of our own says already who can act on it.
             Ok(own) => *own,
             Err(other) => Error::user("the closure of a sink failed").because(other),
         })
+    }
+
+    fn row(&self) -> Option<usize> {
+        Some(self.row)
     }
 
     fn prepare(&mut self, _epoch: Epoch) -> Result<Vec<String>> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use millstream_state::checkpoint::collectable;
-use millstream_state::manifest::{FORMAT, Manifest, OperatorEntry, SinkEntry, SourceEntry, SplitEntry};
+use millstream_state::manifest::{Manifest, OperatorEntry, SinkEntry, SourceEntry, SplitEntry};
 use millstream_state::rocks::StateDb;
 use millstream_state::snapshot::{Frozen, Run};
 use millstream_state::store::{CheckpointStore, DirLock};
@@ -130,7 +130,7 @@ impl Coordinator {
         });
         if let Err(error) = &result {
             // Workers must not go on after the coordinator has given up.
-            tracing::error!(job = %self.job, "failed: {error}");
+            tracing::debug!(job = %self.job, "failed: {error}");
             self.shared.fail(Error::internal("the job has failed"));
         }
         self.shared.teardown.store(true, Ordering::SeqCst);
@@ -184,7 +184,9 @@ impl Coordinator {
         let mut progress = Progress::new(self.settings.progress);
         let instances = self.sources * self.settings.workers;
         loop {
-            let wait = if open.is_none() { due.saturating_duration_since(Instant::now()) } else { SHOW };
+            // Without a store nothing is ever due.
+            let idle = open.is_none() && self.store.is_some();
+            let wait = if idle { due.saturating_duration_since(Instant::now()) } else { SHOW };
             match self.reports.recv_timeout(wait.clamp(Duration::from_millis(1), SHOW)) {
                 Ok(Report::Cut { node, epoch, splits }) => {
                     let open = expect_open(&mut open, epoch)?;
@@ -393,7 +395,6 @@ impl Coordinator {
                 Kind::Other => {}
             }
         }
-        debug_assert_eq!(FORMAT, 1);
         store.publish(&manifest)?;
         Ok(bytes)
     }
@@ -424,8 +425,7 @@ fn expect_open(open: &mut Option<Open>, epoch: Epoch) -> Result<&mut Open> {
     }
 }
 
-/// For people who read manifests; nothing depends on it.
-#[allow(clippy::disallowed_methods)]
+#[allow(clippy::disallowed_methods)] // for people who read manifests; nothing depends on it
 fn wall_clock_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)

@@ -21,19 +21,19 @@ pub struct JobArgs {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", global = true)]
     pub workers: Option<usize>,
-    /// Where checkpoints are kept
+    /// Where checkpoints are kept [default: as the job says]
     #[arg(long, value_name = "DIR", global = true)]
     pub checkpoint_dir: Option<PathBuf>,
-    /// How often a checkpoint is taken, such as 200ms or 10s
+    /// How often a checkpoint is taken, such as 200ms [default: as the job says, else 10s]
     #[arg(long, value_name = "SPAN", value_parser = parse_duration, global = true)]
     pub checkpoint_interval: Option<Duration>,
-    /// How many checkpoints are kept
+    /// How many checkpoints are kept [default: 3]
     #[arg(long, value_name = "N", global = true)]
     pub retain: Option<usize>,
-    /// Begin again: set old checkpoints and output aside
+    /// Begin again: set old checkpoints and output aside. For one start; do not leave it in a script that restarts the job
     #[arg(long, conflicts_with_all = ["from", "newest_intact"], global = true)]
     pub fresh: bool,
-    /// Start from this checkpoint, withdrawing the output that came after it
+    /// Start from this checkpoint, withdrawing the output that came after it. For one start, as above
     #[arg(long, value_name = "EPOCH", conflicts_with = "newest_intact", global = true)]
     pub from: Option<u64>,
     /// Start from the newest checkpoint that is intact, passing over damaged ones
@@ -113,6 +113,12 @@ impl Job {
 impl JobArgs {
     /// Does what these options say with `job`; what is not given stays as the job has it.
     pub fn main(self, mut job: Job) -> ExitCode {
+        // Warnings are for the person at the terminal, unless the program has logs of its own.
+        let _ = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .try_init();
         match self.apply(&mut job).and_then(|()| self.execute(job)) {
             Ok(code) => code,
             Err(error) => {

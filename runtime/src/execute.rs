@@ -68,6 +68,21 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
             None
         }
         Start::Restore { manifest, set_aside } => {
+            let stuck =
+                graph.nodes.iter().enumerate().find(|(node, described)| {
+                    matches!(described.body, Body::Sink(_)) && !committers.contains_key(node)
+                });
+            if let (Some((node, described)), false) = (stuck, set_aside.is_empty()) {
+                let text = format!(
+                    "checkpoint {} is not the newest, and what was written to {} after it cannot be withdrawn: it would be \
+                     doubled",
+                    manifest.epoch, described.detail
+                );
+                return Err(Error::state(text).in_operator(&names[node]).hint(
+                    "start from the newest checkpoint, or begin again with `--fresh` (`StartFrom::Fresh`), or write to a sink \
+                     that commits, such as files",
+                ));
+            }
             if let Some(store) = &store {
                 store.set_aside(&set_aside, &execution)?;
             }
@@ -238,7 +253,7 @@ struct Plan {
 }
 
 impl Plan {
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments)] // called once, with what `start` has at hand
     fn new(
         graph: &Graph,
         names: &[String],
@@ -306,11 +321,13 @@ impl Plan {
                     let Some(chain) = self.chains.iter().find(|chain| chain.last() == Some(&node)) else { continue };
                     let links = chain.iter().filter_map(|link| match &graph.nodes[*link].body {
                         Body::Stateless(factory) => {
-                            Some((self.names[*link].clone(), factory.build(&self.task(*link, worker))))
+                            let task = self.task(*link, worker);
+                            let link = factory.build(&task);
+                            Some((task, link))
                         }
                         _ => None,
                     });
-                    let logic = StatelessLogic::new(task.clone(), links.collect());
+                    let logic = StatelessLogic::new(links.collect());
                     let input = graph.nodes[chain[0]].inputs[0];
                     let outputs = described.outputs.len();
                     Box::new(move || Ok(Physical::Stateless { logic, input, outputs }))

@@ -23,8 +23,8 @@ pub(crate) enum Body {
 }
 
 pub(crate) struct Node {
-    /// Given by the user.
-    name: Option<String>,
+    /// Given by the user; more than one is a mistake.
+    given: Vec<String>,
     /// Such as `map` or `window`.
     pub kind: String,
     /// For plans: what exactly.
@@ -52,12 +52,12 @@ impl Graph {
         outputs: &'static [&'static str],
         body: Body,
     ) -> usize {
-        self.nodes.push(Node { name: None, kind: kind.into(), detail, inputs, outputs, body });
+        self.nodes.push(Node { given: Vec::new(), kind: kind.into(), detail, inputs, outputs, body });
         self.nodes.len() - 1
     }
 
     pub(crate) fn rename(&mut self, node: usize, name: String) {
-        self.nodes[node].name = Some(name);
+        self.nodes[node].given.push(name);
     }
 
     /// The name of every node: as given, else the kind with a number per kind.
@@ -67,7 +67,9 @@ impl Graph {
         for node in &self.nodes {
             let number = numbers.entry(node.kind.as_str()).or_default();
             *number += 1;
-            names.push(node.name.clone().unwrap_or_else(|| format!("{}-{number}", node.kind.replace(' ', "-"))));
+            names.push(
+                node.given.last().cloned().unwrap_or_else(|| format!("{}-{number}", node.kind.replace(' ', "-"))),
+            );
         }
         names
     }
@@ -83,6 +85,10 @@ impl Graph {
 
     /// Checks what can be checked before anything runs.
     pub(crate) fn validate(&self) -> Result<()> {
+        if let Some(twice) = self.nodes.iter().find(|node| node.given.len() > 1) {
+            return Err(Error::config(format!("one operator was given several names: `{}`", twice.given.join("`, `")))
+                .hint("all outputs of an operator share its name: name it once, at any one of them"));
+        }
         let mut seen = HashSet::new();
         for name in self.names() {
             check_name("operator", &name)?;

@@ -114,7 +114,7 @@ impl JobHandle {
                     std::process::exit(130);
                 }
                 let Some(jobs) = JOBS.get() else { return };
-                eprintln!("stopping with a last checkpoint; once more to stop at once");
+                eprintln!("stopping; once more to stop at once");
                 for job in lock(jobs).iter().filter_map(Weak::upgrade) {
                     job.report(Report::Stop(StopMode::WithCheckpoint));
                 }
@@ -190,7 +190,7 @@ impl Status {
         let mut status = Status { epoch: shared.announced.load(Ordering::Relaxed), ..Status::default() };
         status.in_flight = shared.in_flight.iter().map(|n| n.0.load(Ordering::Relaxed).max(0) as u64).sum();
         for (node, (name, kind)) in names.iter().enumerate() {
-            let operator = OperatorStatus {
+            let mut operator = OperatorStatus {
                 name: name.clone(),
                 records_in: shared.total(node, |stats| &stats.records_in),
                 records_out: shared.total(node, |stats| &stats.records_out),
@@ -201,7 +201,11 @@ impl Status {
                 is_source: *kind == Kind::Source,
             };
             match kind {
-                Kind::Source => status.records_in += operator.records_out,
+                // What a source gives out is what it has read.
+                Kind::Source => {
+                    operator.records_in = operator.records_out + operator.bad;
+                    status.records_in += operator.records_out;
+                }
                 Kind::Sink => status.records_out += operator.records_in,
                 Kind::Keyed { .. } | Kind::Other => {}
             }

@@ -22,7 +22,8 @@ use crate::watermark::{WatermarkGenerator, Watermarks};
 pub struct Settings {
     /// How many worker threads; by default as many as the machine has cores.
     pub workers: usize,
-    /// Where checkpoints are kept. Without it there are none: output is committed at the end, and a crash loses all.
+    /// Where checkpoints are kept. Without it there are none: output is committed when the job ends or is stopped, and
+    /// a crash loses all.
     pub checkpoint_dir: Option<PathBuf>,
     /// How often a checkpoint is taken; by default every 10 seconds. A due one is skipped while the one before is open, or
     /// when nothing was read since.

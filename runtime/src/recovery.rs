@@ -78,11 +78,11 @@ pub(crate) fn refuse(dir: &Path, refusal: Refusal) -> Error {
             let error = Error::state(format!("checkpoint {epoch} in {} cannot be used: {reason}", dir.display()));
             match intact {
                 Some(intact) => error.hint(format!(
-                    "checkpoint {intact} is the newest intact one; start from it with `--from {intact}` (or \
-                     `--newest-intact`), which withdraws output that was committed after it"
+                    "checkpoint {intact} is the newest intact one; start from it with `--from {intact}` or \
+                     `--newest-intact` (`StartFrom` in a program), which withdraws output that was committed after it"
                 )),
                 None => {
-                    error.hint("no checkpoint here is intact; `--fresh` begins again and sets the old output aside")
+                    error.hint("no checkpoint here is intact; `--fresh` (`StartFrom::Fresh`) begins again and sets the old output aside")
                 }
             }
         }

@@ -49,6 +49,12 @@ pub trait SinkWriter<T: Data>: Send + 'static {
     /// An error fails the job; nothing of this epoch will be committed.
     fn write(&mut self, epoch: Epoch, records: &mut Vec<Record<T>>) -> Result<()>;
 
+    /// Which record of the batch that [`write`](Self::write) was given is being written, counted from 0; asked when it
+    /// failed, so that the error can name the record. `None`: not known, the batch is named.
+    fn row(&self) -> Option<usize> {
+        None
+    }
+
     /// Makes everything written since the last call durable, and names it. Nothing written: no handles.
     ///
     /// # Errors

@@ -110,7 +110,9 @@ pub struct BadRecord {
 
 impl std::fmt::Display for BadRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: {} in `{}`", self.split, self.line, self.reason, self.text)
+        // The text comes from outside and may hold anything that a terminal would obey.
+        let text: String = self.text.chars().take(200).collect();
+        write!(f, "{}:{}: {} in `{}`", self.split, self.line, self.reason.escape_debug(), text.escape_debug())
     }
 }
 

@@ -38,8 +38,11 @@ impl<T: Data> Stream<T> {
         Stream { graph, port: Port { node, output }, item: PhantomData }
     }
 
-    /// Names the operator that made this stream. State is found in checkpoints by this name; it must be unique in the
-    /// job, 1 to 64 letters, digits, `-`, `_` or `.`.
+    /// Names the operator that made this stream, with all its outputs. State is found in checkpoints by this name; it must be
+    /// unique in the job, 1 to 64 letters, digits, `-`, `_` or `.`.
+    ///
+    /// Without it the name is derived from the kind and a number, in the order in which the job is described: `fold-2`. Such
+    /// names shift when an operator of the same kind is put before; so name what keeps state.
     #[must_use]
     pub fn name(self, name: impl Into<String>) -> Self {
         lock(&self.graph).rename(self.port.node, name.into());
@@ -67,6 +70,9 @@ impl<T: Data> Stream<T> {
     }
 
     /// The records of this stream and of `others`, in no particular order.
+    ///
+    /// # Panics
+    /// When a stream belongs to another job.
     #[must_use]
     pub fn union(self, others: impl IntoIterator<Item = Stream<T>>) -> Stream<T> {
         let mut inputs = vec![self.port];

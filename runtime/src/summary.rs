@@ -86,7 +86,8 @@ impl fmt::Display for Summary {
                 );
             }
             Outcome::Finished => write!(f, "job `{job}` finished")?,
-            Outcome::Stopped => write!(f, "job `{job}` stopped; start it again to go on")?,
+            Outcome::Stopped if self.epoch.is_some() => write!(f, "job `{job}` stopped; start it again to go on")?,
+            Outcome::Stopped => write!(f, "job `{job}` stopped, with no checkpoint to go on from")?,
         }
         if let Some(epoch) = self.restored {
             write!(f, " (resumed from checkpoint {epoch})")?;

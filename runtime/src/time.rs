@@ -45,12 +45,6 @@ impl EventTime {
     pub const fn micros(self) -> i64 {
         self.0
     }
-
-    /// The span since `earlier`; zero when `earlier` is not earlier.
-    pub const fn since(self, earlier: EventTime) -> EventSpan {
-        let us = self.0.saturating_sub(earlier.0);
-        EventSpan(if us < 0 { 0 } else { us })
-    }
 }
 
 impl Add<EventSpan> for EventTime {
@@ -265,6 +259,5 @@ mod tests {
     fn arithmetic_saturates() {
         assert_eq!(EventTime::MAX + EventSpan::hours(1), EventTime::MAX);
         assert_eq!(EventTime::MIN - EventSpan::hours(1), EventTime::MIN);
-        assert_eq!(EventTime::from_secs(1).since(EventTime::from_secs(3)), EventSpan::ZERO);
     }
 }

@@ -27,7 +27,8 @@ impl<K: Key, V: Value> KeyedState<K, V> {
     }
 
     /// The value of `key`, whose hash is `hash`.
-    pub fn get(&self, hash: u64, key: &K) -> Option<&V> {
+    #[cfg(test)]
+    pub(crate) fn get(&self, hash: u64, key: &K) -> Option<&V> {
         self.table.get(hash, key)
     }
 }

@@ -70,7 +70,10 @@ impl Read for Input {
 /// Makes sure that `path` is a file that can be read again after a crash, and returns its length on disk.
 pub(super) fn check(path: &str) -> Result<u64> {
     let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => Error::config(format!("file `{path}` does not exist")),
+        io::ErrorKind::NotFound => {
+            let here = std::env::current_dir().map_or_else(|_| "?".into(), |dir| dir.display().to_string());
+            Error::config(format!("file `{path}` does not exist")).hint(format!("looked for it from `{here}`"))
+        }
         _ => Error::external(format!("file `{path}` cannot be read")).because(e),
     })?;
     if metadata.is_dir() {

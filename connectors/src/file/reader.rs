@@ -71,7 +71,7 @@ impl<F: FileFormat> FileReader<F> {
                 if self.fails {
                     return Err(Error::data(format!("bad record at {bad}")).hint(
                         "repair the file, leave such records out with `.on_bad_record(OnBadRecord::Drop)`, \
-                         or send them to a side output",
+                         or send them to a side output with `.keep_bad_records()` and `job.source_with_bad(…)`",
                     ));
                 }
                 batch.bad.push(bad);

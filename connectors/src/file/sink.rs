@@ -28,7 +28,8 @@ use millstream_state::store::sync_dir;
 /// Until then they are there under names that end in `.pending-` and eight more characters; whoever reads the output
 /// takes `*.csv` only. The event times are not written, unless they are part of the value.
 ///
-/// A directory serves one sink of one job at a time; a lock sees to that.
+/// A directory serves one sink of one job at a time; a lock sees to that. Output that a user withdrew by going back to an older
+/// checkpoint, or by a fresh start, is moved to `withdrawn-1/`, `withdrawn-2/` … in the directory; delete it when you like.
 ///
 /// ```
 /// use millstream_connectors::FileSink;

@@ -1,4 +1,4 @@
-//! Aggregates: what a window, a reduce or any other grouping computes from the records of one key.
+//! Aggregates: what a window computes from the records of one key.
 //!
 //! An [`Aggregate`] folds records into an accumulator, merges accumulators, and turns one into a result. The built-in
 //! ones live one to a file and combine as tuples: `(Count, Sum::of(..), Max::of(..))` is an aggregate too, with one
@@ -116,6 +116,13 @@ pub trait Aggregate<V>: Clone + Send + 'static {
 
     /// Whether the result depends on [`Origin::split`] or [`Origin::record`]; jobs carry positions only if it does.
     const NEEDS_POSITION: bool = false;
+
+    /// What it computes, in a word: a checkpoint of an operator whose aggregate was called otherwise is refused, because the
+    /// same accumulator may mean something else. The type's own name, unless implemented.
+    fn describe(&self) -> String {
+        let path = std::any::type_name::<Self>().split('<').next().unwrap_or_default();
+        path.rsplit("::").next().unwrap_or_default().to_string()
+    }
 
     /// The accumulator of no records.
     fn create(&self) -> Self::Acc;

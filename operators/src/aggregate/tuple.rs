@@ -13,6 +13,10 @@ macro_rules! tuples {
 
             const NEEDS_POSITION: bool = false $(|| $A::NEEDS_POSITION)*;
 
+            fn describe(&self) -> String {
+                format!("({})", [$(self.$i.describe()),*].join(", "))
+            }
+
             #[inline]
             fn create(&self) -> Self::Acc {
                 ($(self.$i.create(),)*)
@@ -68,6 +72,12 @@ mod tests {
         let last = (Count, Last::of(|d: &Departure| d.delay));
         assert_eq!(size_and_need::<Departure, _>(&last), (48, true));
         assert_eq!(size_and_need::<Departure, _>(&(Count, last)), (56, true));
+    }
+
+    #[test]
+    fn aggregates_are_told_apart_by_name() {
+        let all = (Count, Sum::of(|v: &i64| *v), (Max::of(|v: &i64| *v), Min::of(|v: &i64| *v)));
+        assert_eq!(Aggregate::<i64>::describe(&all), "(Count, Sum, (Max, Min))");
     }
 
     proptest! {

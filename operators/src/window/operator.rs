@@ -53,7 +53,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
     type State = WindowState<K, A::Acc>;
 
     fn describe(&self) -> String {
-        self.windows.describe()
+        format!("{}: {}", self.windows.describe(), self.aggregate.describe())
     }
 
     fn state(&self, groups: Range<u32>) -> Self::State {

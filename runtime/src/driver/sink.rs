@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 
+use super::stateless::place;
 use super::{EpochLogic, Outbox, Task, guard};
 use crate::error::Result;
 use crate::moment::Epoch;
@@ -57,7 +58,13 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
         let mut rows = downcast::<Rows<T>>(rows);
         self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
         let writer = &mut self.writer;
-        guard(&self.task.name, || writer.write(epoch, &mut rows.records))
+        let (count, first) = (rows.records.len(), rows.records.first().map(|record| record.at));
+        let written = guard(&self.task.name, || writer.write(epoch, &mut rows.records));
+        written.map_err(|error| match (writer.row(), first) {
+            (Some(row), _) => error.at_place(place(rows.lineage.as_ref(), row, &self.task.splits)),
+            (None, Some(first)) => error.at_place(format!("a batch of {count} records, the first at {first}")),
+            (None, None) => error,
+        })
     }
 
     fn fire(&mut self, _watermark: EventTime, _out: &mut Outbox) -> Result<Fired> {

@@ -1,4 +1,4 @@
-//! Sources: the splits of one instance, read least watermark first.
+//! Sources: the splits of one instance (those of one worker), read least watermark first.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -73,7 +73,7 @@ struct Split<R, G> {
     empty: bool,
 }
 
-struct Instances<S: Source, F, G> {
+struct Instance<S: Source, F, G> {
     splits: Vec<Split<S::Reader, G>>,
     timestamp: F,
     batch: Batch<S::Item>,
@@ -143,11 +143,11 @@ where
         }
         let timestamp = self.watermarks.timestamp.clone();
         let batch = Batch::default();
-        Ok(Box::new(Instances::<S, F, G> { splits: opened, timestamp, batch, woken, task }))
+        Ok(Box::new(Instance::<S, F, G> { splits: opened, timestamp, batch, woken, task }))
     }
 }
 
-impl<S, F, G> SourceLogic for Instances<S, F, G>
+impl<S, F, G> SourceLogic for Instance<S, F, G>
 where
     S: Source,
     F: Fn(&S::Item) -> EventTime,
@@ -245,7 +245,7 @@ where
     }
 }
 
-impl<S: Source, F, G> Instances<S, F, G> {
+impl<S: Source, F, G> Instance<S, F, G> {
     /// No split can be read now: why?
     fn resting(&self) -> Polled {
         if self.splits.iter().all(|split| split.ended) {

@@ -1,6 +1,7 @@
 //! Stateless operators, one after the other, as one.
 
 use std::marker::PhantomData;
+use std::sync::atomic::Ordering;
 
 use millstream_state::hash::hash_key;
 use millstream_state::snapshot::Key;
@@ -23,31 +24,29 @@ pub(crate) trait Link {
 
 /// A chain of stateless operators on one worker.
 pub(crate) struct StatelessLogic {
-    links: Vec<(String, Box<dyn Link>)>,
-    splits: std::sync::Arc<Vec<String>>,
-    task: Task,
+    links: Vec<(Task, Box<dyn Link>)>,
 }
 
 impl StatelessLogic {
-    pub(crate) fn new(task: Task, links: Vec<(String, Box<dyn Link>)>) -> Self {
-        StatelessLogic { links, splits: task.splits.clone(), task }
+    pub(crate) fn new(links: Vec<(Task, Box<dyn Link>)>) -> Self {
+        StatelessLogic { links }
     }
 
     pub(crate) fn apply(&mut self, rows: Box<dyn AnyRows>, out: &mut Outbox) -> Result<()> {
         let mut cursor = Cursor::default();
         let mut rows = Some(rows);
         let last = self.links.len() - 1;
-        self.task
-            .stats()
-            .records_in
-            .fetch_add(rows.as_ref().map_or(0, |rows| rows.len() as u64), std::sync::atomic::Ordering::Relaxed);
-        for (number, (name, link)) in self.links.iter_mut().enumerate() {
+        for (number, (task, link)) in self.links.iter_mut().enumerate() {
             let Some(input) = rows.take() else { break };
+            let stats = task.stats();
+            stats.records_in.fetch_add(input.len() as u64, Ordering::Relaxed);
             cursor.row = 0;
             let mut made: Outbox = Vec::new();
-            let splits = &self.splits;
             let at = &mut cursor;
-            guard(name, || link.run(input, at, &mut made)).map_err(|error| error.at_place(place(&cursor, splits)))?;
+            guard(&task.name, || link.run(input, at, &mut made))
+                .map_err(|error| error.at_place(place(cursor.lineage.as_ref(), cursor.row, &task.splits)))?;
+            let count: usize = made.iter().map(|(_, rows)| rows.len()).sum();
+            stats.records_out.fetch_add(count as u64, Ordering::Relaxed);
             if number == last {
                 out.extend(made);
             } else {
@@ -58,14 +57,14 @@ impl StatelessLogic {
     }
 }
 
-/// Which record a cursor is at.
-fn place(cursor: &Cursor, splits: &[String]) -> String {
-    match &cursor.lineage {
+/// Which record a row of a batch is.
+pub(super) fn place(lineage: Option<&Lineage>, row: usize, splits: &[String]) -> String {
+    match lineage {
         Some(lineage) => {
             let split = splits.get(lineage.split as usize).map_or("?", String::as_str);
-            format!("record {} of split `{split}`", lineage.number(cursor.row) + 1)
+            format!("record {} of split `{split}`", lineage.number(row) + 1)
         }
-        None => "a result of a window".to_string(),
+        None => format!("result {} of a batch of results", row + 1),
     }
 }
 
