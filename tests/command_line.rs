@@ -192,7 +192,7 @@ fn when_asked_to_end_then_it_takes_a_last_checkpoint_and_goes_on_from_it() {
     for (signal, checkpoint) in [("TERM", 2), ("INT", 6)] {
         let started = fixture.start(checkpoint);
         started.signal(signal);
-        let ended = started.end(PROMPTLY).succeeded().says(&["last checkpoint", "stopped; start it again to go on"]);
+        let ended = started.end(PROMPTLY).succeeded().says(&["stopping", "stopped; start it again to go on"]);
         let newest = fixture.newest();
         assert!(newest > checkpoint && ended.stderr.contains(&format!("up to number {newest},")), "{ended}");
         // All that it read is in the checkpoint, and all its output is committed.

@@ -11,7 +11,7 @@
 //! and slide have no common divisor but 1 us are instants within an offset of the two ends, some 290,000 years away, taken
 //! together, and windows that would begin before the first instant left out.
 //!
-//! **State**: one accumulator per key and [slice](assign), whatever the overlap; gone when its last window has fired.
+//! **State**: one accumulator per key and slice, whatever the overlap; gone when its last window has fired.
 //!
 //! **Source**: slices are the panes of Li et al., *No pane, no gain* (SIGMOD Record 2005), with the greatest common divisor
 //! of size and slide as their length.
