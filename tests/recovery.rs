@@ -699,7 +699,7 @@ fn a_checkpoint_of_another_job_is_refused_and_says_what_differs() {
     let cases: Vec<(&str, Shape, Vec<&str>)> = vec![
         ("another job", Shape { job: "other", ..SHAPE }, vec!["`readings`", "`other`"]),
         ("another window", Shape { seconds: 2, ..SHAPE }, vec!["`totals`", "windows of 1s", "windows of 2s"]),
-        ("another aggregate", Shape { other_aggregate: true, ..SHAPE }, vec!["state of operator `totals`"]),
+        ("another aggregate", Shape { other_aggregate: true, ..SHAPE }, vec!["operator `totals`", "(Count, Mean)"]),
         ("a renamed operator", Shape { window: "renamed", ..SHAPE }, vec!["no operator `renamed`"]),
         ("an added operator", Shape { extra: true, ..SHAPE }, vec!["no operator `extra`"]),
         ("a renamed sink", Shape { sink: "elsewhere", ..SHAPE }, vec!["no sink `elsewhere`"]),

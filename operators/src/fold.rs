@@ -19,31 +19,35 @@ use millstream_state::snapshot::{Key, Value};
 
 /// A running value per key.
 #[derive(Debug)]
-struct Fold<K, T, S, C, F> {
+struct Fold<K, T, S, O, C, F, G> {
     /// Makes the value that the first record of a key meets.
     create: C,
     /// Takes a record into the value.
     step: F,
-    types: PhantomData<fn(K, T) -> S>,
+    /// What is shown of the value.
+    show: G,
+    types: PhantomData<fn(K, T, S, O)>,
 }
 
-impl<K, T, S, C: Clone, F: Clone> Clone for Fold<K, T, S, C, F> {
+impl<K, T, S, O, C: Clone, F: Clone, G: Clone> Clone for Fold<K, T, S, O, C, F, G> {
     fn clone(&self) -> Self {
-        Fold { create: self.create.clone(), step: self.step.clone(), types: PhantomData }
+        Fold { create: self.create.clone(), step: self.step.clone(), show: self.show.clone(), types: PhantomData }
     }
 }
 
-impl<K, T, S, C, F> KeyedOperator for Fold<K, T, S, C, F>
+impl<K, T, S, O, C, F, G> KeyedOperator for Fold<K, T, S, O, C, F, G>
 where
     K: Key,
     T: Data,
     S: Value,
+    O: Data,
     C: Fn(&T) -> S + Send + 'static,
     F: FnMut(&mut S, &T) + Send + 'static,
+    G: Fn(&S) -> Option<O> + Send + 'static,
 {
     type Key = K;
     type In = T;
-    type Out = (K, S);
+    type Out = (K, O);
     type State = KeyedState<K, S>;
 
     fn describe(&self) -> String {
@@ -56,7 +60,7 @@ where
 
     fn on_batch(
         &mut self,
-        cx: &mut Context<T, (K, S)>,
+        cx: &mut Context<T, (K, O)>,
         state: &mut Self::State,
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
@@ -65,7 +69,8 @@ where
             cx.row = row;
             let value = state.update(record.hash, &record.key, || (self.create)(&record.value));
             (self.step)(value, &record.value);
-            let out = (record.key.clone(), value.clone());
+            let Some(shown) = (self.show)(value) else { continue };
+            let out = (record.key.clone(), shown);
             match behind.at(row) {
                 None => cx.emit(record.at, out),
                 Some(watermark) => cx.emit_behind(record.at, out, watermark),
@@ -74,7 +79,7 @@ where
         Ok(())
     }
 
-    fn on_watermark(&mut self, _: &mut Context<T, (K, S)>, _: &mut Self::State, _: EventTime) -> Result<Fired> {
+    fn on_watermark(&mut self, _: &mut Context<T, (K, O)>, _: &mut Self::State, _: EventTime) -> Result<Fired> {
         Ok(Fired::All)
     }
 }
@@ -111,7 +116,9 @@ pub trait FoldExt<K: Key, T: Data> {
 
 impl<K: Key, T: Data> FoldExt<K, T> for KeyedStream<K, T> {
     fn fold<S: Value>(self, initial: S, step: impl FnMut(&mut S, &T) + Clone + Send + 'static) -> Stream<(K, S)> {
-        self.operator("fold", Fold { create: move |_: &T| initial.clone(), step, types: PhantomData }).0
+        let create = move |_: &T| initial.clone();
+        self.operator("fold", Fold { create, step, show: |value: &S| Some(value.clone()), types: PhantomData })
+            .0
     }
 
     fn reduce(self, mut step: impl FnMut(&mut T, &T) + Clone + Send + 'static) -> Stream<(K, T)>
@@ -119,12 +126,11 @@ impl<K: Key, T: Data> FoldExt<K, T> for KeyedStream<K, T> {
         T: Value,
     {
         // The first record makes the value; it must not be taken into itself as well.
-        let create = |_: &T| None;
         let step = move |value: &mut Option<T>, record: &T| match value {
             None => *value = Some(record.clone()),
             Some(value) => step(value, record),
         };
-        let running = self.operator("reduce", Fold { create, step, types: PhantomData }).0;
-        crate::filter_map::FilterMapExt::filter_map(running, |(key, value)| Some((key, value?)))
+        self.operator("reduce", Fold { create: |_: &T| None, step, show: Option::clone, types: PhantomData })
+            .0
     }
 }

@@ -58,12 +58,13 @@ pub(crate) struct Coordinator {
     pub db: Option<Arc<RwLock<StateDb>>>,
     pub restored: Option<Epoch>,
     pub operators: Vec<OperatorInfo>,
+    /// Before what they may still write to.
+    pub workers: WorkerThreads,
     pub committers: HashMap<usize, Box<dyn Committer>>,
     /// How many parts make a checkpoint complete.
     pub expected: usize,
     pub sources: usize,
     pub started: Instant,
-    pub workers: WorkerThreads,
     pub _lock: Option<DirLock>,
 }
 
@@ -90,6 +91,9 @@ struct Open {
 
 /// A checkpoint that is not complete after this long, or three intervals, is spoken of.
 const SLOW: Duration = Duration::from_secs(10);
+
+/// An interval that is as good as never; the clock cannot reckon with longer ones.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// How long workers get to leave after a failure.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -165,7 +169,7 @@ impl Coordinator {
         while !self.workers.are_finished() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                tracing::warn!(job = %self.job, "a worker does not leave: it hangs in user code and is left behind");
+                tracing::warn!(job = %self.job, "a worker does not leave: it is left behind");
                 self.workers.abandon();
                 return false;
             }
@@ -178,7 +182,8 @@ impl Coordinator {
         let mut open: Option<Open> = None;
         let mut ended = 0;
         let mut stop: Option<StopMode> = None;
-        let mut due = Instant::now() + self.settings.checkpoint_interval;
+        let interval = self.settings.checkpoint_interval.min(NEVER);
+        let mut due = Instant::now() + interval;
         let mut shown = Instant::now();
         let mut read_at_cut = 0;
         let mut progress = Progress::new(self.settings.progress);
@@ -238,7 +243,7 @@ impl Coordinator {
             if let Some(complete) = open.take_if(|open| open.parts == self.expected) {
                 let reason = complete.reason;
                 self.complete(complete, summary)?;
-                due = Instant::now() + self.settings.checkpoint_interval;
+                due = Instant::now() + interval;
                 match reason {
                     Reason::Interval => {}
                     Reason::Stop => return Ok(Outcome::Stopped),
@@ -246,13 +251,13 @@ impl Coordinator {
                 }
             }
             if open.is_none() {
-                let read = self.records_read();
+                let read = self.progress_of_sources();
                 let reason = if ended == instances {
                     Some(Reason::Finish)
                 } else if stop.is_some() {
                     Some(Reason::Stop)
                 } else if self.store.is_some() && Instant::now() >= due {
-                    due = Instant::now() + self.settings.checkpoint_interval;
+                    due = Instant::now() + interval;
                     (read != read_at_cut).then_some(Reason::Interval)
                 } else {
                     None
@@ -269,11 +274,12 @@ impl Coordinator {
         self.shared.take_error().unwrap_or_else(|| Error::internal("the job failed without saying why"))
     }
 
-    fn records_read(&self) -> u64 {
+    /// Counts everything by which sources make a difference: records, and splits that ended, which moves the watermark.
+    fn progress_of_sources(&self) -> u64 {
         let sources = self.operators.iter().enumerate().filter(|(_, operator)| operator.kind == Kind::Source);
-        sources
-            .map(|(node, _)| self.shared.total(node, |s| &s.records_out) + self.shared.total(node, |s| &s.bad))
-            .sum()
+        let ended = self.shared.splits_ended.load(Ordering::Relaxed);
+        let read = |node| self.shared.total(node, |s| &s.records_out) + self.shared.total(node, |s| &s.bad);
+        ended + sources.map(|(node, _)| read(node)).sum::<u64>()
     }
 
     /// Ends the current epoch.
@@ -299,6 +305,7 @@ impl Coordinator {
     fn complete(&mut self, open: Open, summary: &mut Summary) -> Result<()> {
         let (epoch, since) = (open.epoch, open.since);
         let handles = open.handles.clone();
+        let wrote = self.store.is_some() && handles.values().any(|handles| !handles.is_empty());
         let stored = self.store.is_some();
         if stored {
             summary.checkpoint_bytes += self.store_checkpoint(open)?;
@@ -318,12 +325,18 @@ impl Coordinator {
             };
             guard(name, || committer.commit(&handles))?;
         }
+        if let Some(store) = self.store.as_ref().filter(|_| wrote) {
+            store.note_committed(epoch)?;
+        }
         self.shared.closed.store(epoch, Ordering::SeqCst);
         let took = since.elapsed();
         summary.longest_checkpoint = summary.longest_checkpoint.max(took);
         if let Some(store) = self.store.as_ref().filter(|_| stored) {
             for old in collectable(&store.epochs()?, self.settings.retain) {
-                store.delete(old)?;
+                // The job is well, and its checkpoint is safe: what cannot be deleted is only in the way.
+                if let Err(error) = store.delete(old) {
+                    tracing::warn!(job = %self.job, epoch = old, "an old checkpoint cannot be deleted: {error}");
+                }
             }
             metrics::checkpoint(&self.job, took);
             tracing::debug!(job = %self.job, epoch, ms = took.as_millis() as u64, "checkpoint complete");
@@ -401,7 +414,7 @@ impl Coordinator {
 
     /// Says who holds up a checkpoint that takes long.
     fn speak_of_slow(&self, open: &mut Open, status: &Status, now: Instant) {
-        let patience = SLOW.max(self.settings.checkpoint_interval * 3);
+        let patience = SLOW.max(self.settings.checkpoint_interval.min(NEVER) * 3);
         if now.duration_since(open.warned) < patience {
             return;
         }

@@ -10,7 +10,7 @@ use millstream_state::rocks::StateDb;
 use millstream_state::store::{CheckpointStore, DirLock};
 
 use crate::checkpoint::{Coordinator, OperatorInfo};
-use crate::dataflow::{Physical, WorkerPlan, run_workers};
+use crate::dataflow::{Physical, run_workers};
 use crate::driver::{StatelessLogic, Task, guard};
 use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, Port};
@@ -39,6 +39,12 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
         None => Start::Fresh { set_aside: Vec::new() },
     };
 
+    let committed = match (&store, &start) {
+        (Some(store), Start::Restore { manifest, .. } | Start::Finished { manifest }) => {
+            store.is_committed(manifest.epoch)?
+        }
+        _ => false,
+    };
     let mut committers = HashMap::new();
     for (node, body) in graph.nodes.iter().map(|node| &node.body).enumerate() {
         if let Body::Sink(sink) = body
@@ -48,11 +54,15 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
             committers.insert(node, committer);
         }
     }
-    // Output after the point of restart is withdrawn only if the user chose that point.
-    let withdraw = settings.start_from != StartFrom::Newest;
+    // Output after the point of restart is withdrawn only if the user chose that point. To begin again because no checkpoint
+    // was found is nobody's choice but that of `Fresh`.
+    let withdraw = match (&start, settings.start_from) {
+        (Start::Fresh { .. }, from) => from == StartFrom::Fresh,
+        (_, from) => from != StartFrom::Newest,
+    };
     let restored = match start {
         Start::Finished { manifest } => {
-            recover_sinks(&mut committers, &names, Some(&manifest), withdraw)?;
+            recover_sinks(&mut committers, &names, Some(&manifest), committed, withdraw)?;
             // The run that finished may have been killed before it had cleared up.
             if let Some(store) = &store {
                 store.sweep()?;
@@ -89,7 +99,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
             Some(Arc::new(manifest))
         }
     };
-    recover_sinks(&mut committers, &names, restored.as_deref(), withdraw)?;
+    recover_sinks(&mut committers, &names, restored.as_deref(), committed, withdraw)?;
 
     let db = store.as_ref().map(|store| open_db(store, restored.as_deref(), &execution)).transpose()?;
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
@@ -101,11 +111,11 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
     warn_about_replay(&job.name, &graph, &names, store.is_some());
 
     let plan = Plan::new(&graph, &names, splits, &settings, &execution, &shared, db.clone(), restored.clone());
-    let (graph, in_flight) = (std::sync::Mutex::new(graph), settings.in_flight);
+    let graph = std::sync::Mutex::new(graph);
     let workers = run_workers(&job.name, settings.workers, &shared, move |worker| {
         let parts = plan.parts(&lock(&graph), worker);
         let operators = parts.into_iter().map(|(task, make)| Ok((task, make()?))).collect::<Result<_>>()?;
-        Ok(WorkerPlan { operators, first_epoch, in_flight })
+        Ok(operators)
     })?;
     let coordinator = Coordinator {
         job: job.name,
@@ -168,12 +178,13 @@ fn recover_sinks(
     committers: &mut HashMap<usize, Box<dyn Committer>>,
     names: &[String],
     restored: Option<&Manifest>,
+    committed: bool,
     withdraw: bool,
 ) -> Result<()> {
     for (node, committer) in committers {
         let name = &names[*node];
         let entry = restored.and_then(|manifest| manifest.sinks.iter().find(|sink| sink.name == *name));
-        let handles = entry.map_or(&[][..], |entry| &entry.handles);
+        let handles = entry.filter(|_| !committed).map_or(&[][..], |entry| &entry.handles);
         guard(name, || committer.recover(restored.map(|manifest| manifest.epoch), handles, withdraw))?;
     }
     Ok(())
@@ -279,6 +290,8 @@ impl Plan {
             workers: settings.workers,
             execution: execution.to_string(),
             batch_size: settings.batch_size,
+            in_flight: settings.in_flight,
+            first_epoch: shared.announced.load(std::sync::atomic::Ordering::SeqCst),
             splits: Arc::new(all),
             positions: graph.positions,
             connected: [true; 2],

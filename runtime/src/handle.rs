@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -105,19 +105,19 @@ impl JobHandle {
     /// Does nothing when the program handles Ctrl-C by other means.
     pub fn stop_on_ctrl_c(&self) {
         static JOBS: OnceLock<Mutex<Vec<Weak<Shared>>>> = OnceLock::new();
+        static ASKED: AtomicBool = AtomicBool::new(false);
         let Some(shared) = &self.shared else { return };
+        ASKED.store(false, Ordering::SeqCst);
         let jobs = JOBS.get_or_init(|| {
-            let asked = std::sync::atomic::AtomicBool::new(false);
             let handler = move || {
-                if asked.swap(true, Ordering::SeqCst) {
-                    #[allow(clippy::disallowed_methods)] // asked for twice
+                let running: Vec<_> =
+                    JOBS.get().map_or_else(Vec::new, |jobs| lock(jobs).iter().filter_map(Weak::upgrade).collect());
+                if running.is_empty() || ASKED.swap(true, Ordering::SeqCst) {
+                    #[allow(clippy::disallowed_methods)] // asked for twice, or there is nothing to stop gently
                     std::process::exit(130);
                 }
-                let Some(jobs) = JOBS.get() else { return };
                 eprintln!("stopping; once more to stop at once");
-                for job in lock(jobs).iter().filter_map(Weak::upgrade) {
-                    job.report(Report::Stop(StopMode::WithCheckpoint));
-                }
+                running.iter().for_each(|job| job.report(Report::Stop(StopMode::WithCheckpoint)));
             };
             if let Err(error) = ctrlc::set_handler(handler) {
                 tracing::warn!("Ctrl-C will not take a last checkpoint: {error}");

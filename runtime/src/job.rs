@@ -141,6 +141,9 @@ impl Job {
 
     /// Reads a source; the second stream has the records that could not be read. The source itself decides which bad
     /// records fail the job and which are passed on.
+    ///
+    /// A bad record has no event time of its own; it gets the watermark that its split had at the start of the batch in which it
+    /// was read. So windows over bad records depend on batches, unlike everything else.
     pub fn source_with_bad<S, F, G>(
         &self,
         source: S,

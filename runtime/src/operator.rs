@@ -73,8 +73,8 @@ pub enum Side<A, B> {
 /// An operator with keyed state. One instance per worker; each sees the keys of its own key groups, and holds their state.
 ///
 /// **Order**: within an epoch batches come in any order. When [`on_watermark`](Self::on_watermark) is called, no record
-/// that is not behind its split's watermark will come at or before it, and no record at all that counts for a window which
-/// ends at or before it.
+/// that is not behind its split's watermark will come before it (one at that very instant still may), and no record at all that
+/// counts for a window which ends at or before it.
 pub trait KeyedOperator: Send + 'static {
     /// By what records are grouped.
     type Key: Key;

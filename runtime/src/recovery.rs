@@ -40,16 +40,11 @@ pub(crate) fn choose(store: &CheckpointStore, from: StartFrom, shape: &Shape) ->
                 _ => epochs.last().copied(),
             };
             let assumed = |epoch: &u64| {
-                if Some(*epoch) != candidate {
-                    return Health::Intact { finished: false };
-                }
-                match store.verify(*epoch) {
-                    Ok(manifest) => Health::Intact { finished: manifest.finished },
-                    Err(error) => Health::Damaged(error.to_string()),
-                }
+                let checked = Some(*epoch) == candidate;
+                let health = if checked { store.health(*epoch)? } else { Health::Intact { finished: false } };
+                Ok(Found { epoch: *epoch, health })
             };
-            let quick: Vec<Found> =
-                epochs.iter().map(|epoch| Found { epoch: *epoch, health: assumed(epoch) }).collect();
+            let quick: Vec<Found> = epochs.iter().map(assumed).collect::<Result<_>>()?;
             match decide(&quick, from) {
                 Decision::Refuse(_) => decide(&store.survey()?, from),
                 decision => decision,

@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     error: Mutex<Option<Error>>,
     /// Records on their way to each worker.
     pub in_flight: Vec<Padded<AtomicI64>>,
+    /// How many splits have ended.
+    pub splits_ended: AtomicU64,
     /// Records that wait in operators for an epoch to close.
     pub stashed: Padded<AtomicI64>,
     /// Per node, then per worker.
@@ -105,6 +107,7 @@ impl Shared {
             failed: AtomicBool::new(false),
             error: Mutex::new(None),
             in_flight: (0..workers).map(|_| Padded::default()).collect(),
+            splits_ended: AtomicU64::new(0),
             stashed: Padded::default(),
             stats: (0..nodes).map(|_| (0..workers).map(|_| stats()).collect()).collect(),
             reports,
@@ -150,6 +153,12 @@ impl Shared {
 
     pub(crate) fn wake_workers(&self) {
         lock(&self.threads).iter().for_each(std::thread::Thread::unpark);
+    }
+
+    /// Whether more than `limit` records are on their way to some worker.
+    pub(crate) fn is_crowded(&self, limit: usize) -> bool {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.in_flight.iter().any(|worker| worker.0.load(Ordering::Relaxed) > limit)
     }
 
     /// The sum of a counter over all instances of a node.

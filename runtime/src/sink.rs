@@ -65,7 +65,7 @@ pub trait SinkWriter<T: Data>: Send + 'static {
 /// Makes prepared output visible, on the coordinator's thread.
 pub trait Committer: Send + 'static {
     /// Takes hold of the place (one job at a time), for as long as the committer lives. Called of all sinks before any
-    /// output or checkpoint is moved, so that a start that is refused has changed nothing.
+    /// output or checkpoint is moved, so that a start that is refused because somebody holds a place has changed nothing.
     ///
     /// # Errors
     /// When another job holds the place.

@@ -52,6 +52,22 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     })
 }
 
+/// Checks that `value` can be read back from what would be written of it. Serde lets types write themselves in ways that only
+/// a self-describing format can read (`#[serde(tag)]`, `#[serde(untagged)]`, `serde_json::Value`); better to hear of it
+/// at the first checkpoint than at the first restore.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_readable<T: Serialize + DeserializeOwned>(value: &T) -> Result<()> {
+    decode::<T>(&encode(value)?).map(drop).map_err(|error| StateError::Codec {
+        what: format!("state of type `{}` could not be read back", std::any::type_name::<T>()),
+        reason: format!(
+            "{error}; give it a plain derived `Serialize` and `Deserialize`, without `tag`, `untagged`, `flatten` or \
+             `skip_serializing_if`, and no `serde_json::Value`"
+        ),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +76,19 @@ mod tests {
     fn values_survive_a_round_trip() {
         let value = (7u64, "straße".to_string(), vec![Some(1i32), None]);
         assert_eq!(decode::<(u64, String, Vec<Option<i32>>)>(&encode(&value).unwrap()).unwrap(), value);
+    }
+
+    #[test]
+    fn state_that_could_not_be_restored_is_refused_when_it_is_written() {
+        #[derive(Serialize, serde::Deserialize)]
+        #[serde(tag = "kind")]
+        enum Tagged {
+            Paid { cents: u64 },
+        }
+        assert!(check_readable(&Some(7u64)).is_ok());
+        let error = check_readable(&Tagged::Paid { cents: 7 }).unwrap_err();
+        assert!(error.to_string().contains("could not be read back"), "{error}");
+        assert!(check_readable(&serde_json::json!({"cents": 7})).is_err());
     }
 
     #[test]

@@ -70,6 +70,10 @@ impl<K: Key, V: Value> Frozen for FrozenKeyed<K, V> {
     }
 
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
+        if let Some((key, value)) = self.changed.first() {
+            codec::check_readable(key)?;
+            codec::check_readable(value)?;
+        }
         for (key, value) in &self.changed {
             let group = group_of(hash_key(key));
             run.push(

@@ -33,7 +33,6 @@ impl std::fmt::Debug for StateDb {
 
 fn options() -> Options {
     let mut options = Options::default();
-    options.create_if_missing(true);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(1);
@@ -49,7 +48,9 @@ impl StateDb {
     /// # Errors
     /// When RocksDB cannot create it.
     pub fn create(dir: &Path) -> Result<Self> {
-        Self::open(dir, HashMap::new())
+        let mut options = options();
+        options.create_if_missing(true);
+        Self::open(&options, dir, HashMap::new())
     }
 
     /// Opens a copy, in `dir`, of the database in a checkpoint: SST files are hard-linked (copied where that is not
@@ -69,11 +70,11 @@ impl StateDb {
                 fs::copy(&from, &to).map_err(StateError::io("copy", &from))?;
             }
         }
-        Self::open(dir, digests)
+        Self::open(&options(), dir, digests)
     }
 
-    fn open(dir: &Path, digests: HashMap<String, FileEntry>) -> Result<Self> {
-        let db = DB::open(&options(), dir).map_err(rocks_error(dir))?;
+    fn open(options: &Options, dir: &Path, digests: HashMap<String, FileEntry>) -> Result<Self> {
+        let db = DB::open(options, dir).map_err(rocks_error(dir))?;
         Ok(StateDb { db, dir: dir.to_path_buf(), files_written: 0, digests })
     }
 

@@ -78,18 +78,26 @@ impl<K: Key, V: Value> SliceState<K, V> {
     }
 
     /// Takes the whole of `slice` out.
-    pub fn take(&mut self, slice: i64, mut each: impl FnMut(K, V)) {
+    pub fn take(&mut self, slice: i64, each: impl FnMut(K, V)) {
+        self.take_some(slice, usize::MAX, each);
+    }
+
+    /// Takes up to `most` entries of `slice` out; returns whether that was all.
+    pub fn take_some(&mut self, slice: i64, most: usize, each: impl FnMut(K, V)) -> bool {
         self.cool();
-        let Some(mut table) = self.slices.remove(&slice) else { return };
-        let tracked = self.tracked;
-        let removed = &mut self.removed;
-        let drained = table.drain(|key| {
+        let Some(table) = self.slices.get_mut(&slice) else { return true };
+        let (tracked, removed) = (self.tracked, &mut self.removed);
+        let remember = |key: &K| {
             if tracked {
                 removed.push((slice, key.clone()));
             }
-        });
-        drained.for_each(|(key, value)| each(key, value));
-        self.spare = Some(table);
+        };
+        table.take(most, remember, each);
+        if !table.is_empty() {
+            return false;
+        }
+        self.spare = self.slices.remove(&slice);
+        true
     }
 
     /// Drops all slices before `to`.
@@ -159,6 +167,10 @@ impl<K: Key, V: Value> Frozen for FrozenSlices<K, V> {
     }
 
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
+        if let Some((_, key, value)) = self.changed.first() {
+            codec::check_readable(key)?;
+            codec::check_readable(value)?;
+        }
         for (slice, key, value) in &self.changed {
             let group = group_of(hash_key(key));
             let value = |out: &mut Vec<u8>| codec::encode_into(value, out);

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/.millstream-lock                    held while a job runs
 //!     epoch-0000000012/manifest           its appearance is the commit
+//!                      committed          its output has been committed
 //!                      db/                hard links to the files of that epoch
 //!     live-0a1b2c3d/                      the database of the running process, deleted at the next start
 //!     aside-0a1b2c3d/epoch-0000000013/    checkpoints that were passed over by a wish of the user
@@ -19,6 +20,7 @@ use crate::{Result, StateError, rocks};
 
 const LOCK: &str = ".millstream-lock";
 const MANIFEST: &str = "manifest";
+const COMMITTED: &str = "committed";
 const DB: &str = "db";
 
 /// The lock on a directory; released when dropped, or when the process dies however it does.
@@ -33,7 +35,12 @@ impl DirLock {
     /// # Errors
     /// [`StateError::Locked`], naming the holder, when another job has it.
     pub fn take(dir: &Path, holder: &str) -> Result<DirLock> {
-        fs::create_dir_all(dir).map_err(StateError::io("create", dir))?;
+        if !dir.try_exists().map_err(StateError::io("look up", dir))? {
+            fs::create_dir_all(dir).map_err(StateError::io("create", dir))?;
+            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                sync_dir(parent)?;
+            }
+        }
         let path = dir.join(LOCK);
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(StateError::io("open", &path))?;
@@ -110,13 +117,19 @@ impl CheckpointStore {
         let mut epochs = Vec::new();
         for name in names(&self.dir)? {
             if let Some(epoch) = epoch_of(&name)
-                && self.manifest_path(epoch).exists()
+                && self.is_published(epoch)?
             {
                 epochs.push(epoch);
             }
         }
         epochs.sort_unstable();
         Ok(epochs)
+    }
+
+    /// An error is not the same as a manifest that is not there.
+    fn is_published(&self, epoch: u64) -> Result<bool> {
+        let path = self.manifest_path(epoch);
+        path.try_exists().map_err(StateError::io("look up", path))
     }
 
     /// Reads one manifest.
@@ -148,7 +161,7 @@ impl CheckpointStore {
             if file.name.contains(['/', '\\']) || file.name.starts_with('.') {
                 return Err(StateError::damaged(self.manifest_path(epoch), format!("file name `{}`", file.name)));
             }
-            if !path.exists() {
+            if !path.try_exists().map_err(StateError::io("look up", &path))? {
                 return Err(StateError::damaged(path, "the file is missing"));
             }
             let FileEntry { size, crc32c, .. } = rocks::digest(&path, file.name.clone())?;
@@ -164,16 +177,27 @@ impl CheckpointStore {
         Ok(manifest)
     }
 
+    /// Reads a whole checkpoint to see whether it can be used.
+    ///
+    /// # Errors
+    /// When that cannot be found out. Damage is not an error here, but a failing disk or a newer format is no damage.
+    pub fn health(&self, epoch: u64) -> Result<Health> {
+        match self.verify(epoch) {
+            Ok(manifest) => Ok(Health::Intact { finished: manifest.finished }),
+            Err(error @ (StateError::Damaged { .. } | StateError::Codec { .. })) => {
+                Ok(Health::Damaged(error.to_string()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// All checkpoints with their health.
     ///
     /// # Errors
-    /// When the directory cannot be listed; damage is not an error here but a [`Health`].
+    /// As [`health`](Self::health), or when the directory cannot be listed.
     pub fn survey(&self) -> Result<Vec<Found>> {
-        let health = |epoch| match self.verify(epoch) {
-            Ok(manifest) => Health::Intact { finished: manifest.finished },
-            Err(error) => Health::Damaged(error.to_string()),
-        };
-        Ok(self.epochs()?.into_iter().map(|epoch| Found { epoch, health: health(epoch) }).collect())
+        let found = |epoch| Ok(Found { epoch, health: self.health(epoch)? });
+        self.epochs()?.into_iter().map(found).collect()
     }
 
     /// Deletes what earlier starts left behind: live databases, and checkpoints that were never published.
@@ -183,7 +207,10 @@ impl CheckpointStore {
     pub fn sweep(&self) -> Result<()> {
         for name in names(&self.dir)? {
             let path = self.dir.join(&name);
-            let unpublished = epoch_of(&name).is_some_and(|epoch| !self.manifest_path(epoch).exists());
+            let unpublished = match epoch_of(&name) {
+                Some(epoch) => !self.is_published(epoch)?,
+                None => false,
+            };
             if (unpublished || is_live(&name)) && path.is_dir() {
                 fs::remove_dir_all(&path).map_err(StateError::io("delete", path))?;
             }
@@ -226,6 +253,26 @@ impl CheckpointStore {
         sync_dir(&self.dir)?;
         fs::rename(&draft, &path).map_err(StateError::io("publish", &path))?;
         sync_dir(&dir)
+    }
+
+    /// Notes that all output of a checkpoint has been committed, so that nobody commits it again: whoever reads it may have
+    /// taken it away since.
+    ///
+    /// # Errors
+    /// When the note cannot be made durable; the commit is then repeated at the next start.
+    pub fn note_committed(&self, epoch: u64) -> Result<()> {
+        let note = self.epoch_dir(epoch).join(COMMITTED);
+        File::create(&note).map_err(StateError::io("create", &note))?;
+        sync_dir(&self.epoch_dir(epoch))
+    }
+
+    /// Whether all output of a checkpoint has been committed, for certain.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    pub fn is_committed(&self, epoch: u64) -> Result<bool> {
+        let note = self.epoch_dir(epoch).join(COMMITTED);
+        note.try_exists().map_err(StateError::io("look up", note))
     }
 
     /// Deletes a checkpoint: its manifest first, so that a half-deleted one does not count.

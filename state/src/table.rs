@@ -73,15 +73,20 @@ impl<K: Key, V> Table<K, V> {
         self.entries.iter().map(|entry| (&entry.key, &entry.value))
     }
 
-    /// Takes everything out; keys that a checkpoint holds are also handed to `removed`.
-    pub(crate) fn drain<'a>(&'a mut self, mut removed: impl FnMut(&K) + 'a) -> impl Iterator<Item = (K, V)> + 'a {
-        self.any_dirty = false;
-        self.entries.drain().map(move |entry| {
+    /// Takes up to `most` entries out and hands each to `each`; keys that a checkpoint holds are also handed to `removed`.
+    pub(crate) fn take(&mut self, most: usize, mut removed: impl FnMut(&K), mut each: impl FnMut(K, V)) {
+        let mut hand_over = |entry: Entry<K, V>| {
             if entry.marks & STORED != 0 {
                 removed(&entry.key);
             }
-            (entry.key, entry.value)
-        })
+            each(entry.key, entry.value);
+        };
+        if most >= self.entries.len() {
+            self.any_dirty = false;
+            self.entries.drain().for_each(hand_over);
+        } else {
+            self.entries.extract_if(|_| true).take(most).for_each(&mut hand_over);
+        }
     }
 
     /// Hands every dirty entry to `each`, and counts it as stored from now on.
@@ -146,9 +151,18 @@ mod tests {
                         stored.append(&mut dirty);
                     }
                     Step::Drain => {
-                        let mut removed = BTreeSet::new();
-                        let drained: BTreeMap<u16, u64> = table.drain(|key| assert!(removed.insert(*key))).collect();
-                        prop_assert_eq!(drained, std::mem::take(&mut model));
+                        // First a part, then the rest.
+                        let (mut removed, mut taken) = (BTreeSet::new(), BTreeMap::new());
+                        for most in [model.len() / 3, usize::MAX] {
+                            let before = table.len();
+                            table.take(
+                                most,
+                                |key| assert!(removed.insert(*key)),
+                                |key, value| assert!(taken.insert(key, value).is_none()),
+                            );
+                            prop_assert_eq!(table.len(), before.saturating_sub(most));
+                        }
+                        prop_assert_eq!(taken, std::mem::take(&mut model));
                         prop_assert_eq!(removed, std::mem::take(&mut stored));
                         dirty.clear();
                     }

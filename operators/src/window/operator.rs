@@ -25,9 +25,20 @@ use crate::aggregate::{Aggregate, Origin};
 pub(super) struct SlicedWindows<K, T, A> {
     windows: WindowAssigner,
     aggregate: A,
-    /// The slice of the last record, and the times that it covers: records come mostly in order.
-    recent: Option<(i64, EventTime, EventTime)>,
+    /// Where the last record was: records come mostly in order.
+    recent: Option<Place>,
     types: std::marker::PhantomData<fn(K, T)>,
+}
+
+/// How many panes of a tumbling window are emitted before others have their turn.
+const PANES_A_TURN: usize = 64 << 10;
+
+/// A slice, the times that it covers (both included), and the first and last window that it belongs to.
+#[derive(Clone, Copy)]
+struct Place {
+    slice: i64,
+    times: (EventTime, EventTime),
+    windows: (i64, i64),
 }
 
 impl<K, T, A> SlicedWindows<K, T, A> {
@@ -67,23 +78,31 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
     fn on_batch(
         &mut self,
         cx: &mut Context<T, Self::Out>,
-        (slices, partial, _): &mut Self::State,
+        (slices, partial, marks): &mut Self::State,
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
         let mut behind = BehindWalk::new(&rows.behind);
+        let fired = marks.bounds().1;
         for (row, record) in rows.records.iter().enumerate() {
             cx.row = row;
-            let slice = match self.recent {
-                Some((slice, from, to)) if from <= record.at && record.at <= to => slice,
-                _ => self.find_slice(record.at),
+            let place = match self.recent {
+                Some(place) if place.times.0 <= record.at && record.at <= place.times.1 => place,
+                _ => self.find_place(record.at),
             };
             let (split, number) = if A::NEEDS_POSITION { rows.positions[row] } else { (0, 0) };
             let origin = Origin { at: record.at, split, record: number };
             let aggregate = &self.aggregate;
-            if let Some(watermark) = behind.at(row) {
-                let (first, last) = self.windows.windows_of(slice);
-                let open = self.windows.first_open(watermark);
+            let behind = behind.at(row);
+            let (first, last) = place.windows;
+            if behind.is_some() || first < fired {
+                let mut open = behind.map_or(i64::MIN, |watermark| self.windows.first_open(watermark));
+                if first < fired {
+                    // Windows that have been fired stay as they are. Only a watermark that was changed between two starts can
+                    // make a record count that was late when they were.
+                    open = open.max(marks.get(group_of(record.hash)));
+                }
                 if last < open {
+                    let watermark = behind.unwrap_or_else(|| self.windows.window(last).end);
                     cx.late(record.at, &record.value, watermark);
                     continue;
                 }
@@ -97,7 +116,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
                     continue;
                 }
             }
-            let acc = slices.update(slice, record.hash, &record.key, || aggregate.create());
+            let acc = slices.update(place.slice, record.hash, &record.key, || aggregate.create());
             aggregate.add(acc, &record.value, &origin);
         }
         Ok(())
@@ -114,7 +133,9 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
             if cx.is_full() {
                 return Ok(Fired::More);
             }
-            self.fire(cx, state, number);
+            if !self.fire(cx, state, number) {
+                return Ok(Fired::More);
+            }
             self.leave_behind(state, number + 1);
         }
         self.leave_behind(state, open);
@@ -124,11 +145,11 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
 
 impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     #[cold]
-    fn find_slice(&mut self, at: EventTime) -> i64 {
+    fn find_place(&mut self, at: EventTime) -> Place {
         let slice = self.windows.slice_of(at);
-        let (from, to) = self.windows.slice_bounds(slice);
-        self.recent = Some((slice, from, to));
-        slice
+        let place = Place { slice, times: self.windows.slice_bounds(slice), windows: self.windows.windows_of(slice) };
+        self.recent = Some(place);
+        place
     }
 
     /// The first window before `open` that has not been fired and may have records.
@@ -147,8 +168,9 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         next.filter(|number| *number < open)
     }
 
-    /// Emits the panes of window `number`.
-    fn fire(&self, cx: &mut Context<T, (K, Window, A::Out)>, state: &mut WindowState<K, A::Acc>, number: i64) {
+    /// Emits the panes of window `number`; returns whether that was all. What was emitted of a tumbling window has left its
+    /// state, so the rest can wait.
+    fn fire(&self, cx: &mut Context<T, (K, Window, A::Out)>, state: &mut WindowState<K, A::Acc>, number: i64) -> bool {
         let window = self.windows.window(number);
         let at = window.last();
         let (slices, partial, marks) = state;
@@ -157,13 +179,12 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         let fires = |key: &K| all_fire || marks.get(group_of(hash_key(key))) <= number;
         let (from, to) = self.windows.slices_of(number);
         if self.windows.is_tumbling() {
-            slices.take(from, |key, acc| {
+            return slices.take_some(from, PANES_A_TURN, |key, acc| {
                 if fires(&key) {
                     cx.fired();
                     cx.emit(at, (key, window, self.aggregate.finish(&acc)));
                 }
             });
-            return;
         }
         let mut panes: HashTable<(K, A::Acc)> = HashTable::new();
         let mut join = |key: &K, acc: &A::Acc| {
@@ -189,14 +210,12 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
                 cx.emit(at, (key, window, self.aggregate.finish(&pane)));
             }
         }
+        true
     }
 
     /// All windows before `open` have been fired: drops what only they needed.
     fn leave_behind(&self, (slices, partial, marks): &mut WindowState<K, A::Acc>, open: i64) {
-        // A tumbling window takes its only slice with it when it fires, so nothing could fire it again.
-        if !self.windows.is_tumbling() {
-            marks.raise(open);
-        }
+        marks.raise(open);
         slices.drop_before(self.windows.slices_of(open).0);
         partial.drop_before(open);
     }

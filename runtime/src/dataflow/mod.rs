@@ -9,10 +9,11 @@ mod stateful;
 mod stateless;
 mod worker;
 
-pub(crate) use worker::{Physical, WorkerPlan, WorkerThreads, run_workers};
+pub(crate) use worker::{Physical, WorkerThreads, run_workers};
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use timely::Accountable;
 use timely::communication::Push;
@@ -112,6 +113,9 @@ fn send<C: CapabilityTrait<Moment>>(outputs: &mut [Output<Moment, Packet>], caps
         outputs[output].activate().give(&caps[output], &mut Packet(Some(rows)));
     }
 }
+
+/// How soon an operator that had to wait for flow control looks again.
+const RETRY: Duration = Duration::from_micros(100);
 
 /// How many records for one worker are gathered before they are sent.
 const EXCHANGE_BATCH: usize = 4096;

@@ -8,7 +8,7 @@ use timely::dataflow::Scope;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{Stream, send};
+use super::{RETRY, Stream, send};
 use crate::driver::{Outbox, Polled, SourceLogic, Task};
 use crate::error::Result;
 use crate::moment::{Epoch, Moment};
@@ -17,16 +17,11 @@ use crate::shared::{Report, Shared};
 /// How many batches a source reads before others have their turn.
 const BATCHES_A_TURN: usize = 4;
 
-/// How soon a source that had to stop for flow control looks again.
-const RETRY: Duration = Duration::from_micros(100);
-
 pub(super) fn build<'scope>(
     scope: Scope<'scope, Moment>,
     task: &Task,
     mut logic: Box<dyn SourceLogic>,
     waker: &crate::driver::LateWaker,
-    first_epoch: Epoch,
-    in_flight: usize,
 ) -> Vec<Stream<'scope>> {
     let mut builder = OperatorBuilder::new(task.name.clone(), scope);
     let (records, record_stream) = builder.new_output();
@@ -50,7 +45,7 @@ pub(super) fn build<'scope>(
     builder.build(move |mut caps| {
         let shared = Arc::clone(&task.shared);
         let mut outputs = [records, bad];
-        let mut epoch = first_epoch;
+        let mut epoch = task.first_epoch;
         let start = Moment::new(epoch, logic.watermark());
         caps.iter_mut().for_each(|cap| cap.downgrade(&start));
         let mut outbox = Outbox::new();
@@ -67,7 +62,7 @@ pub(super) fn build<'scope>(
                 }
                 let mut rest = Some(Duration::ZERO);
                 for _ in 0..BATCHES_A_TURN {
-                    if congested(&shared, epoch, in_flight) {
+                    if congested(&shared, epoch, task.in_flight) {
                         rest = Some(RETRY);
                         break;
                     }
@@ -141,8 +136,8 @@ fn downgrade(task: &Task, caps: &mut [Capability<Moment>], to: Moment) {
 
 /// Whether a source must stop reading for now: a worker has too much to do, or too much waits for an older epoch.
 fn congested(shared: &Shared, epoch: Epoch, in_flight: usize) -> bool {
-    let limit = in_flight as i64;
+    let workers = shared.in_flight.len() as i64;
+    let limit = i64::try_from(in_flight).unwrap_or(i64::MAX);
     let ahead = epoch > shared.closed.load(Ordering::Relaxed) + 1;
-    shared.in_flight.iter().any(|worker| worker.0.load(Ordering::Relaxed) > limit)
-        || (ahead && shared.stashed.0.load(Ordering::Relaxed) > limit * shared.in_flight.len() as i64)
+    shared.is_crowded(in_flight) || (ahead && shared.stashed.0.load(Ordering::Relaxed) > limit.saturating_mul(workers))
 }

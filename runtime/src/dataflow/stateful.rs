@@ -12,7 +12,7 @@ use timely::dataflow::channels::pushers::Output;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{ByKeyGroup, Packet, Stream, lower_bound, only, send};
+use super::{ByKeyGroup, Packet, RETRY, Stream, lower_bound, only, send};
 use crate::driver::{EpochLogic, Outbox, Task};
 use crate::error::{Error, Result};
 use crate::moment::{Epoch, Moment};
@@ -31,7 +31,6 @@ pub(super) fn build<'scope>(
     outputs: usize,
     input: Stream<'scope>,
     exchanged: bool,
-    first_epoch: Epoch,
 ) -> Vec<Stream<'scope>> {
     let mut builder = OperatorBuilder::new(task.name.clone(), scope);
     // The two kinds of input differ in type; both end as batches in the inbox.
@@ -59,7 +58,7 @@ pub(super) fn build<'scope>(
             caps,
             pushers,
             outbox: Outbox::new(),
-            epoch: first_epoch,
+            epoch: task.first_epoch,
             fired: EventTime::MIN,
             stash: VecDeque::new(),
             task,
@@ -78,6 +77,8 @@ pub(super) fn build<'scope>(
             let Some(bound) = lower_bound(frontiers[0].frontier().iter()) else { return };
             match operator.advance(&mut inbox, bound) {
                 Ok(Fired::All) => {}
+                // What was fired last may have filled a worker's queue; that worker empties it without waiting for us.
+                Ok(Fired::More) if shared.is_crowded(operator.task.in_flight) => activator.activate_after(RETRY),
                 Ok(Fired::More) => activator.activate(),
                 Err(error) => shared.fail(error),
             }
@@ -119,6 +120,9 @@ impl Stateful {
             let stashed = self.stash.iter().map(|(moment, _)| moment.watermark).min();
             let watermark = stashed.map_or(bound.watermark, |stashed| stashed.min(bound.watermark));
             if watermark > self.fired {
+                if self.task.shared.is_crowded(self.task.in_flight) {
+                    return Ok(Fired::More);
+                }
                 let fired = self.logic.fire(watermark, &mut self.outbox)?;
                 self.flush();
                 if fired == Fired::More {

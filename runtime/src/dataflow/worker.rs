@@ -17,7 +17,7 @@ use super::{Stream, source, stateful, stateless};
 use crate::driver::{EpochLogic, LateWaker, SourceLogic, StatelessLogic, Task, panic_text};
 use crate::error::{Error, Result};
 use crate::graph::Port;
-use crate::moment::{Epoch, Moment};
+use crate::moment::Moment;
 use crate::shared::{Report, Shared};
 
 /// One operator of one worker, ready to be put into its dataflow.
@@ -30,11 +30,7 @@ pub(crate) enum Physical {
 }
 
 /// What one worker is to run. Made on its own thread, because logics stay there.
-pub(crate) struct WorkerPlan {
-    pub operators: Vec<(Task, Physical)>,
-    pub first_epoch: Epoch,
-    pub in_flight: usize,
-}
+pub(crate) type WorkerPlan = Vec<(Task, Physical)>;
 
 /// How long a worker sleeps at most before it looks at the flags again. Whoever sets one wakes it; this is a safety net.
 const NAP: Duration = Duration::from_secs(1);
@@ -94,22 +90,16 @@ fn work(worker: &mut Worker, plan: WorkerPlan, shared: &Shared) {
 
 fn assemble(scope: Scope<'_, Moment>, plan: WorkerPlan) {
     let mut streams: HashMap<Port, Stream<'_>> = HashMap::new();
-    for (task, operator) in plan.operators {
+    for (task, operator) in plan {
         let input = |port: &Port| streams[port].clone();
         let outputs = match operator {
-            Physical::Source { logic, waker } => {
-                source::build(scope, &task, logic, &waker, plan.first_epoch, plan.in_flight)
-            }
+            Physical::Source { logic, waker } => source::build(scope, &task, logic, &waker),
             Physical::Stateless { logic, input: port, outputs } => {
                 stateless::build(scope, &task, logic, outputs, input(&port))
             }
             Physical::Union { inputs } => vec![scope.concatenate(inputs.iter().map(input).collect::<Vec<_>>())],
-            Physical::Keyed { logic, input: port } => {
-                stateful::build(scope, &task, logic, 2, input(&port), true, plan.first_epoch)
-            }
-            Physical::Sink { logic, input: port } => {
-                stateful::build(scope, &task, logic, 0, input(&port), false, plan.first_epoch)
-            }
+            Physical::Keyed { logic, input: port } => stateful::build(scope, &task, logic, 2, input(&port), true),
+            Physical::Sink { logic, input: port } => stateful::build(scope, &task, logic, 0, input(&port), false),
         };
         for (output, stream) in outputs.into_iter().enumerate() {
             streams.insert(Port { node: task.node, output }, stream);

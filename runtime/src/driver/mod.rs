@@ -36,6 +36,10 @@ pub(crate) struct Task {
     pub workers: usize,
     pub execution: String,
     pub batch_size: usize,
+    /// How many records may be on their way to one worker.
+    pub in_flight: usize,
+    /// The epoch in which this run begins.
+    pub first_epoch: Epoch,
     /// Names of all splits of all sources; a split's number is its place here.
     pub splits: Arc<Vec<String>>,
     /// Whether records must carry their positions.

@@ -35,6 +35,13 @@ pub(crate) trait SourceLogic {
     fn poll(&mut self, out: &mut Outbox) -> Result<Polled>;
 }
 
+/// A split that has nothing for longer is asked again all the same; the clock cannot reckon with longer waits.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+fn to_json<T: serde::Serialize>(value: &T) -> Result<serde_json::Value> {
+    serde_json::to_value(value).map_err(|error| Error::internal("a position does not write as JSON").because(error))
+}
+
 /// What a poll brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Polled {
@@ -62,11 +69,16 @@ impl<S: Source, F, G> SourceNode<S, F, G> {
 struct Split<R, G> {
     number: u32,
     name: String,
-    reader: R,
+    /// Closed when the split has ended.
+    reader: Option<R>,
+    /// Where the reader stood when it was closed.
+    position: Option<serde_json::Value>,
     generator: G,
     watermark: EventTime,
     records: u64,
     ended: bool,
+    /// When it was read last, in turns of this instance: among splits with the same watermark, each gets its turn.
+    turn: u64,
     /// When it has something again.
     due: Option<Instant>,
     /// It had nothing when it was last asked.
@@ -77,6 +89,7 @@ struct Instance<S: Source, F, G> {
     splits: Vec<Split<S::Reader, G>>,
     timestamp: F,
     batch: Batch<S::Item>,
+    turns: u64,
     woken: Arc<std::sync::atomic::AtomicBool>,
     task: Task,
 }
@@ -111,8 +124,10 @@ where
                     .hint("go on with the source and watermarks that it was taken with, or begin again with `--fresh`")
                     .in_operator(&task.name)
             };
-            let position = entry.and_then(|entry| entry.position.clone());
-            let position = position.map(serde_json::from_value).transpose();
+            // A source that cannot be read again begins anew with every start, even where it had ended.
+            let ended = self.source.replayable() && entry.is_some_and(|entry| entry.ended);
+            let saved = entry.and_then(|entry| entry.position.clone());
+            let position = saved.clone().map(serde_json::from_value).transpose();
             let position = position.map_err(|error| unreadable("position", error))?;
             let mut generator = self.watermarks.generator.clone();
             if let Some(entry) = entry {
@@ -128,22 +143,25 @@ where
                     }
                 })
             };
-            let reader = guard(&task.name, || self.source.open(&name, position, wake))?;
+            let open = || self.source.open(&name, position, wake);
+            let reader = if ended { None } else { Some(guard(&task.name, open)?) };
             opened.push(Split {
                 number,
                 name,
                 reader,
+                position: saved,
                 generator,
                 watermark: entry.map_or(EventTime::MIN, |entry| EventTime::from_micros(entry.watermark_us)),
                 records: entry.map_or(0, |entry| entry.records),
-                ended: entry.is_some_and(|entry| entry.ended),
+                ended,
+                turn: 0,
                 due: None,
                 empty: false,
             });
         }
         let timestamp = self.watermarks.timestamp.clone();
         let batch = Batch::default();
-        Ok(Box::new(Instance::<S, F, G> { splits: opened, timestamp, batch, woken, task }))
+        Ok(Box::new(Instance::<S, F, G> { splits: opened, timestamp, batch, turns: 0, woken, task }))
     }
 }
 
@@ -159,14 +177,16 @@ where
     }
 
     fn cut(&self) -> Result<Vec<SplitEntry>> {
-        let json = |error: serde_json::Error| Error::internal("a position does not write as JSON").because(error);
         let entry = |split: &Split<S::Reader, G>| {
             Ok(SplitEntry {
                 split: split.name.clone(),
-                position: Some(serde_json::to_value(split.reader.position()).map_err(json)?),
+                position: match &split.reader {
+                    Some(reader) => Some(to_json(&reader.position())?),
+                    None => split.position.clone(),
+                },
                 records: split.records,
                 watermark_us: split.watermark.micros(),
-                generator: serde_json::to_value(&split.generator).map_err(json)?,
+                generator: to_json(&split.generator)?,
                 ended: split.ended,
             })
         };
@@ -184,18 +204,26 @@ where
             self.splits.iter_mut().for_each(|split| split.due = split.due.filter(|due| *due > now));
         }
         let ready = self.splits.iter_mut().filter(|split| !split.ended && !split.empty && split.due.is_none());
-        let Some(split) = ready.min_by_key(|split| split.watermark) else {
+        let Some(split) = ready.min_by_key(|split| (split.watermark, split.turn)) else {
             return Ok(self.resting());
         };
         let batch = &mut self.batch;
         let (name, size) = (&self.task.name, self.task.batch_size);
-        let read = guard(name, || split.reader.read(size, batch));
+        self.turns += 1;
+        split.turn = self.turns;
+        let Some(reader) = &mut split.reader else { return Err(Error::internal("an ended split was read")) };
+        let read = guard(name, || reader.read(size, batch));
         let read = read.map_err(|error| error.at_place(format!("split `{}`", split.name)))?;
         match read {
             Read::More => {}
-            Read::Later(wait) => split.due = Some(Instant::now() + wait),
+            Read::Later(wait) => split.due = Some(Instant::now() + wait.min(LONGEST_WAIT)),
             Read::Empty => split.empty = true,
-            Read::Ended => split.ended = true,
+            Read::Ended => {
+                split.position = Some(guard(name, || to_json(&reader.position()))?);
+                split.reader = None;
+                split.ended = true;
+                self.task.shared.splits_ended.fetch_add(1, Ordering::Relaxed);
+            }
         }
         let stats = self.task.stats();
         if !batch.bad.is_empty() {
