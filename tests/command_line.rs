@@ -256,8 +256,10 @@ fn when_two_start_at_once_then_one_of_them_does_it_all() {
 }
 
 #[test]
-fn when_committed_output_is_gone_then_it_is_refused() {
+fn when_output_is_gone_that_may_not_have_been_committed_then_it_is_refused() {
     let fixture = Fixture::stopped();
+    // As if the job had died before it could note that the commit is done.
+    fs::remove_file(fixture.store().epoch_dir(fixture.newest()).join("committed")).expect("removed");
     let manifest = fixture.store().manifest(fixture.newest()).expect("a manifest");
     let sink = manifest.sinks.iter().find(|sink| !sink.handles.is_empty()).expect("output in the last checkpoint");
     let name = sink.handles[0].split(".pending-").next().expect("a name");

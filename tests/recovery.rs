@@ -741,7 +741,9 @@ fn every_damage_is_refused_before_anything_happens() {
         if let Some(bytes) = bytes {
             fs::write(path, bytes).expect("writes");
         }
-        let mut all = vec![named.as_str(), hint.as_str()];
+        let mut all = vec![named.as_str()];
+        // A checkpoint of a newer version is not damaged: it is not for us to pass over it.
+        all.extend((what != "a newer format").then_some(hint.as_str()));
         all.extend(texts);
         bench.assert_refused(what, &SHAPE, &all);
         bench.assert_refused(what, &Shape { from: StartFrom::Epoch(epoch), ..SHAPE }, &all);
