@@ -24,7 +24,7 @@
 //!         .aggregate((Count, Sum::of(|order: &Order| order.cents)))
 //!         .name("spend")
 //!         .map(|(customer, window, (orders, cents))| format!("{customer} {window}: {orders} orders, {cents} cents"))
-//!         .sink(stdout());
+//!         .sink(FileSink::json_lines("spend"));
 //!     job.main()
 //! }
 //! ```
@@ -45,7 +45,10 @@ pub use millstream_state as state;
 
 /// Everything that a job usually needs, in one import.
 pub mod prelude {
-    pub use millstream_connectors::*;
+    pub use millstream_connectors::{
+        ChannelSender, ChannelSource, Collected, CsvFiles, FileSink, Generator, JsonLines, Paced, SourceExt, channel,
+        for_each, from_iter, from_vec, stdout, stdout_json, try_for_each,
+    };
     pub use millstream_operators::aggregate::{
         Aggregate, Count, DistinctCount, FastSum, First, Fold, Last, Max, Mean, Min, Origin, StdDev, Sum, Variance,
     };
@@ -56,7 +59,7 @@ pub mod prelude {
     pub use millstream_operators::inspect::InspectExt;
     pub use millstream_operators::map::MapExt;
     pub use millstream_operators::split::SplitExt;
-    pub use millstream_operators::window::{Sliding, Tumbling, Window, WindowExt};
+    pub use millstream_operators::window::{Pane, Sliding, Tumbling, Window, WindowExt};
     pub use millstream_runtime::StopMode;
     pub use millstream_runtime::cli::JobArgs;
     pub use millstream_runtime::error::{Error, ErrorKind};

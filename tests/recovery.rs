@@ -1,73 +1,22 @@
 //! Jobs that stop, crash, or find their checkpoints damaged: what comes out is always as if nothing had happened, or a refusal.
 
+mod patience;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
 
 use millstream::error::Result;
 use millstream::prelude::*;
 use millstream::sink::{Committer, Sink, SinkTask, SinkWriter};
 use millstream::state::store::CheckpointStore;
+use patience::{Random, SOON, effort, lock, ms, sleep, temp, until, within};
 use serde::{Deserialize, Serialize};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Helpers
-
-#[allow(clippy::disallowed_methods)] // tests wait for jobs that run beside them
-fn sleep(time: Duration) {
-    std::thread::sleep(time);
-}
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
-/// How long a job gets; other tests run beside it.
-const SOON: Duration = Duration::from_secs(30);
-
-fn within(handle: JobHandle, limit: Duration) -> Result<Summary> {
-    let start = Instant::now();
-    while !handle.is_finished() {
-        let status = handle.status();
-        assert!(start.elapsed() < limit, "no end within {limit:?}: {}; {status:?}", status.who_holds(u64::MAX));
-        sleep(ms(1));
-    }
-    handle.wait()
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < SOON, "not within {SOON:?}: {what}");
-        sleep(ms(1));
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn temp() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a directory for the test")
-}
-
-/// How much more than usual to do, on another seed: `MILLSTREAM_EFFORT=20 cargo test --test recovery`.
-fn effort() -> u64 {
-    std::env::var("MILLSTREAM_EFFORT").map_or(1, |text| text.parse().expect("a number"))
-}
-
-/// A small random number generator, so that a seed is all it takes to repeat a run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
 
 /// Every file below `dir` with its content; a lock's content is who had it last, which may change.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {

@@ -1,11 +1,13 @@
 //! Jobs while they run: handles, idleness, flow control, channels, panics, what is committed when, and the counts.
 
+mod patience;
+
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -14,51 +16,11 @@ use millstream::prelude::*;
 use millstream::sink::{Committer, Sink, SinkTask, SinkWriter};
 use millstream::source::{Batch, Read, Source, SplitReader};
 use millstream::state::store::CheckpointStore;
+use patience::{Random, SOON, effort, lock, ms, sleep, temp, until, within};
 use serde::{Deserialize, Serialize};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Helpers
-
-/// Waits without a busy loop; on a test's own thread or in user code that is slow on purpose.
-#[allow(clippy::disallowed_methods)] // slow user code is what is tested
-fn sleep(time: Duration) {
-    std::thread::sleep(time);
-}
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
-/// The result of a job that must end within `limit`. A job that hangs is named by what it hangs on.
-fn within(handle: JobHandle, limit: Duration) -> Result<Summary> {
-    let start = Instant::now();
-    while !handle.is_finished() {
-        let status = handle.status();
-        assert!(start.elapsed() < limit, "no end within {limit:?}: {}; {status:?}", status.who_holds(u64::MAX));
-        sleep(ms(1));
-    }
-    handle.wait()
-}
-
-/// How long a job gets that has nothing to wait for. Generous: other tests run beside it.
-const SOON: Duration = Duration::from_secs(20);
-
-/// Waits until `done`.
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < SOON, "not within {SOON:?}: {what}");
-        sleep(ms(1));
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn temp() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a directory for the test")
-}
 
 /// Names in a directory that begin with `prefix`, sorted.
 fn names(dir: &Path, prefix: &str) -> Vec<String> {
@@ -67,21 +29,6 @@ fn names(dir: &Path, prefix: &str) -> Vec<String> {
     let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
     names.sort();
     names
-}
-
-/// A small random number generator, so that a seed is all it takes to repeat a run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
-/// How much more than usual to do, on another seed: `MILLSTREAM_EFFORT=20 cargo test --test running`.
-fn effort() -> u64 {
-    std::env::var("MILLSTREAM_EFFORT").map_or(1, |text| text.parse().expect("a number"))
 }
 
 /// Key, start of the window in seconds, count, sum.

@@ -20,69 +20,33 @@ use millstream_runtime::sink::{Committer, Sink, SinkTask, SinkWriter};
 ///     SUM.fetch_add(record.value, Ordering::Relaxed);
 /// });
 /// ```
-pub fn for_each<T: Data, F: FnMut(Record<T>) + Clone + Send + 'static>(f: F) -> ForEach<F> {
-    ForEach { f, row: 0 }
+pub fn for_each<T: Data>(
+    mut f: impl FnMut(Record<T>) + Clone + Send + 'static,
+) -> ForEach<impl FnMut(Record<T>) -> Result<(), Error> + Clone + Send + 'static> {
+    try_for_each(move |record| {
+        f(record);
+        Ok(())
+    })
 }
 
 /// Calls `f` with each record; an error fails the job.
-pub fn try_for_each<T, F, E>(f: F) -> TryForEach<F>
+pub fn try_for_each<T, F, E>(f: F) -> ForEach<F>
 where
     T: Data,
     F: FnMut(Record<T>) -> Result<(), E> + Clone + Send + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    TryForEach { f, row: 0 }
+    ForEach { f, row: 0 }
 }
 
-/// A sink of a closure that cannot fail; see [`for_each`]. Also its writer.
+/// A sink of a closure; see [`for_each`] and [`try_for_each`]. Also its writer.
 #[derive(Clone, Debug)]
 pub struct ForEach<F> {
     f: F,
     row: usize,
 }
 
-impl<T: Data, F: FnMut(Record<T>) + Clone + Send + 'static> Sink<T> for ForEach<F> {
-    type Writer = Self;
-
-    fn kind(&self) -> &'static str {
-        "closure"
-    }
-
-    fn writer(&self, _task: &SinkTask) -> Result<Self> {
-        Ok(self.clone())
-    }
-
-    fn committer(&self, _job: &str) -> Option<Box<dyn Committer>> {
-        None
-    }
-}
-
-impl<T: Data, F: FnMut(Record<T>) + Send + 'static> SinkWriter<T> for ForEach<F> {
-    fn write(&mut self, _epoch: Epoch, records: &mut Vec<Record<T>>) -> Result<()> {
-        for (row, record) in records.drain(..).enumerate() {
-            self.row = row;
-            (self.f)(record);
-        }
-        Ok(())
-    }
-
-    fn row(&self) -> Option<usize> {
-        Some(self.row)
-    }
-
-    fn prepare(&mut self, _epoch: Epoch) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-}
-
-/// A sink of a closure that can fail; see [`try_for_each`]. Also its writer.
-#[derive(Clone, Debug)]
-pub struct TryForEach<F> {
-    f: F,
-    row: usize,
-}
-
-impl<T, F, E> Sink<T> for TryForEach<F>
+impl<T, F, E> Sink<T> for ForEach<F>
 where
     T: Data,
     F: FnMut(Record<T>) -> Result<(), E> + Clone + Send + 'static,
@@ -103,7 +67,7 @@ where
     }
 }
 
-impl<T, F, E> SinkWriter<T> for TryForEach<F>
+impl<T, F, E> SinkWriter<T> for ForEach<F>
 where
     T: Data,
     F: FnMut(Record<T>) -> Result<(), E> + Send + 'static,

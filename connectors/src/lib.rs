@@ -27,7 +27,7 @@ mod paced;
 mod stdout;
 
 pub use channel::{ChannelReader, ChannelSender, ChannelSource, SendError, TrySendError, channel};
-pub use closure::{ForEach, TryForEach, for_each, try_for_each};
+pub use closure::{ForEach, for_each, try_for_each};
 pub use collect::{Collect, CollectWriter, Collected};
 pub use file::{
     Csv, CsvFiles, FileFormat, FilePosition, FileReader, FileSink, FileSinkWriter, FileSource, Json, JsonLines,

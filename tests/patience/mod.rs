@@ -1,0 +1,63 @@
+//! What tests of running jobs share: waiting with a limit, temporary directories, and random numbers by seed.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use millstream::error::Result;
+use millstream::prelude::*;
+
+/// Waits without a busy loop; on a test's own thread or in user code that is slow on purpose.
+#[allow(clippy::disallowed_methods)] // slow user code is what is tested
+pub fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}
+
+pub fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// How long a job gets that has nothing to wait for. Generous: other tests run beside it.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// The result of a job that must end within `limit`. A job that hangs is named by what it hangs on.
+pub fn within(handle: JobHandle, limit: Duration) -> Result<Summary> {
+    let start = Instant::now();
+    while !handle.is_finished() {
+        let status = handle.status();
+        assert!(start.elapsed() < limit, "no end within {limit:?}: {}; {status:?}", status.who_holds(u64::MAX));
+        sleep(ms(1));
+    }
+    handle.wait()
+}
+
+/// Waits until `done`.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < SOON, "not within {SOON:?}: {what}");
+        sleep(ms(1));
+    }
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn temp() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a directory for the test")
+}
+
+/// How much more than usual to do, on another seed: `MILLSTREAM_EFFORT=20 cargo test --test running`.
+pub fn effort() -> u64 {
+    std::env::var("MILLSTREAM_EFFORT").map_or(1, |text| text.parse().expect("a number"))
+}
+
+/// A small random number generator, so that a seed is all it takes to repeat a run.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
