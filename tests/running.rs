@@ -106,6 +106,28 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
+fn a_job_that_never_ends_is_awaited_and_stopped_from_elsewhere() {
+    let results = Collected::<u64>::new();
+    let job = Job::new("endless").workers(2);
+    let numbers = Generator::forever(|i| i).splits(2).rate(10_000.0);
+    job.source(numbers, Watermarks::monotonous(|n: &u64| EventTime::from_millis(*n as i64)))
+        .sink(results.sink());
+    let handle = job.start().expect("starts");
+    let stop = handle.stopper();
+    let later = stop.clone();
+    let stopping = std::thread::Builder::new().spawn(move || {
+        sleep(ms(100));
+        later(StopMode::WithCheckpoint);
+    });
+    let summary = block_on(handle).expect("stops");
+    assert_eq!(summary.outcome, Outcome::Stopped);
+    assert!(summary.records_in > 0);
+    assert_eq!(results.values().len() as u64, summary.records_in, "what was read was committed");
+    stop(StopMode::Now); // of a job that is gone: nothing happens
+    stopping.expect("a thread").join().expect("it stopped the job");
+}
+
+#[test]
 fn a_stopped_job_goes_on_where_it_was() {
     for (mode, workers) in [(StopMode::WithCheckpoint, 1), (StopMode::WithCheckpoint, 3), (StopMode::Now, 2)] {
         let what = format!("{mode:?} on {workers} workers");

@@ -91,8 +91,26 @@ impl JobHandle {
 
     /// Asks the job to stop; [`wait`](Self::wait) then returns soon.
     pub fn stop(&self, mode: StopMode) {
-        if let Some(shared) = &self.shared {
-            shared.report(Report::Stop(mode));
+        self.stopper()(mode);
+    }
+
+    /// A way to stop the job from elsewhere, while this handle is waited for or awaited.
+    ///
+    /// ```no_run
+    /// # use millstream_runtime::{StopMode, handle::JobHandle};
+    /// # async fn example(handle: JobHandle) -> millstream_runtime::error::Result<()> {
+    /// let stop = handle.stopper();
+    /// std::thread::Builder::new().spawn(move || stop(StopMode::WithCheckpoint)).expect("a thread");
+    /// let summary = handle.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stopper(&self) -> impl Fn(StopMode) + Clone + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move |mode| {
+            if let Some(shared) = &shared {
+                shared.report(Report::Stop(mode));
+            }
         }
     }
 
@@ -145,6 +163,7 @@ impl Future for JobHandle {
 
 /// What a running job has done so far, counted from its start.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Status {
     /// Records read by all sources.
     pub records_in: u64,
@@ -166,6 +185,7 @@ pub struct Status {
 
 /// What one operator has done so far.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct OperatorStatus {
     /// Its name.
     pub name: String,

@@ -16,6 +16,7 @@ pub enum Outcome {
 
 /// Counts and times of one run. Everything counts from this start, not from the job's first one.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Summary {
     /// The job's name.
     pub job: String,
