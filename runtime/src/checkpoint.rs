@@ -181,7 +181,7 @@ impl Coordinator {
     fn supervise(&mut self, summary: &mut Summary) -> Result<Outcome> {
         let mut open: Option<Open> = None;
         let mut ended = 0;
-        let mut stop: Option<StopMode> = None;
+        let mut stop = false;
         let interval = self.settings.checkpoint_interval.min(NEVER);
         let mut due = Instant::now() + interval;
         let mut shown = Instant::now();
@@ -224,7 +224,7 @@ impl Coordinator {
                     if mode == StopMode::Now {
                         return Ok(Outcome::Stopped);
                     }
-                    stop = stop.or(Some(mode));
+                    stop = true;
                     self.shared.hold.store(true, Ordering::SeqCst);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -254,7 +254,7 @@ impl Coordinator {
                 let read = self.progress_of_sources();
                 let reason = if ended == instances {
                     Some(Reason::Finish)
-                } else if stop.is_some() {
+                } else if stop {
                     Some(Reason::Stop)
                 } else if self.store.is_some() && Instant::now() >= due {
                     due = Instant::now() + interval;

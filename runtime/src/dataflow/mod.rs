@@ -20,12 +20,12 @@ use timely::communication::Push;
 use timely::dataflow::channels::pushers::Output;
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message, Stamp};
-use timely::dataflow::operators::CapabilityTrait;
+use timely::dataflow::operators::{Capability, CapabilityTrait};
 use timely::order::PartialOrder;
 use timely::progress::Timestamp;
 use timely::progress::timestamp::{PathSummary, Refines};
 
-use crate::driver::Outbox;
+use crate::driver::{Outbox, Task};
 use crate::moment::Moment;
 use crate::rows::AnyRows;
 use crate::shared::Shared;
@@ -112,6 +112,18 @@ fn send<C: CapabilityTrait<Moment>>(outputs: &mut [Output<Moment, Packet>], caps
     for (output, rows) in outbox.drain(..) {
         outputs[output].activate().give(&caps[output], &mut Packet(Some(rows)));
     }
+}
+
+/// Moves all capabilities of an operator on, and shows where it is now.
+fn downgrade(task: &Task, caps: &mut [Capability<Moment>], to: Moment) {
+    for cap in caps {
+        if *cap.time() != to {
+            cap.downgrade(&to);
+        }
+    }
+    let stats = task.stats();
+    stats.epoch.store(to.epoch, Ordering::Relaxed);
+    stats.watermark_us.store(to.watermark.micros(), Ordering::Relaxed);
 }
 
 /// How soon an operator that had to wait for flow control looks again.

@@ -8,7 +8,7 @@ use timely::dataflow::Scope;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{RETRY, Stream, send};
+use super::{RETRY, Stream, downgrade, send};
 use crate::driver::{Outbox, Polled, SourceLogic, Task};
 use crate::error::Result;
 use crate::moment::{Epoch, Moment};
@@ -121,17 +121,6 @@ fn take_epochs(task: &Task, logic: &dyn SourceLogic, epoch: &mut Epoch, caps: &m
         downgrade(task, caps, Moment::new(*epoch, logic.watermark()));
     }
     Ok(())
-}
-
-fn downgrade(task: &Task, caps: &mut [Capability<Moment>], to: Moment) {
-    for cap in caps {
-        if *cap.time() != to {
-            cap.downgrade(&to);
-        }
-    }
-    let stats = task.stats();
-    stats.epoch.store(to.epoch, Ordering::Relaxed);
-    stats.watermark_us.store(to.watermark.micros(), Ordering::Relaxed);
 }
 
 /// Whether a source must stop reading for now: a worker has too much to do, or too much waits for an older epoch.

@@ -12,7 +12,7 @@ use timely::dataflow::channels::pushers::Output;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{ByKeyGroup, Packet, RETRY, Stream, lower_bound, only, send};
+use super::{ByKeyGroup, Packet, RETRY, Stream, downgrade, lower_bound, only, send};
 use crate::driver::{EpochLogic, Outbox, Task};
 use crate::error::{Error, Result};
 use crate::moment::{Epoch, Moment};
@@ -145,15 +145,7 @@ impl Stateful {
     }
 
     fn downgrade(&mut self, watermark: EventTime) {
-        let to = Moment::new(self.epoch, watermark);
-        for cap in &mut self.caps {
-            if *cap.time() != to {
-                cap.downgrade(&to);
-            }
-        }
-        let stats = self.task.stats();
-        stats.epoch.store(to.epoch, Ordering::Relaxed);
-        stats.watermark_us.store(to.watermark.micros(), Ordering::Relaxed);
+        downgrade(&self.task, &mut self.caps, Moment::new(self.epoch, watermark));
     }
 
     /// All of the current epoch has been applied: hand over its part of the checkpoint, and go on to the next.
