@@ -90,11 +90,12 @@ fn every_split_gets_its_turn() {
     }));
     let handle = job.start().expect("starts");
     let mut seen = std::collections::BTreeSet::new();
-    while seen.len() < 4 {
+    for _ in 0..10_000 {
         seen.insert(receiver.recv_timeout(Duration::from_secs(10)).expect("a record of every split within 10 s"));
     }
     handle.stop(StopMode::Now);
     handle.wait().expect("stops");
+    assert_eq!(seen.len(), 4, "only the splits {seen:?} were read");
 }
 
 /// A checkpoint interval, a bound or a wait of "for ever" overflowed: a panic, or a job that never read anything.
