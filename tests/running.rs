@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use millstream::error::Result;
 use millstream::prelude::*;
 use millstream::sink::{Committer, Sink, SinkTask, SinkWriter};
-use millstream::source::{Batch, Read, Source, SplitReader};
+use millstream::source::{Output, Read, Source, SplitReader};
 use millstream::state::store::CheckpointStore;
 use patience::{Random, SOON, effort, lock, ms, sleep, temp, until, within};
 use serde::{Deserialize, Serialize};
@@ -269,7 +269,7 @@ impl SplitReader for NeverRead {
     type Item = u64;
     type Position = u64;
 
-    fn read(&mut self, _: usize, _: &mut Batch<u64>) -> Result<Read> {
+    fn read(&mut self, _: usize, _: &mut impl Output<u64>) -> Result<Read> {
         Ok(Read::Ended)
     }
     fn position(&self) -> u64 {
@@ -870,8 +870,8 @@ impl<R: SplitReader<Item = u64, Position = u64>> SplitReader for FragileReader<R
     type Item = u64;
     type Position = u64;
 
-    fn read(&mut self, max: usize, batch: &mut Batch<u64>) -> Result<Read> {
-        self.reader.read(max, batch)
+    fn read(&mut self, max: usize, out: &mut impl Output<u64>) -> Result<Read> {
+        self.reader.read(max, out)
     }
     fn position(&self) -> u64 {
         pass(self.bomb, Place::Position);

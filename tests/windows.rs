@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millstream::prelude::*;
-use millstream::source::{Batch, Read, Source, SplitReader, Waker};
+use millstream::source::{Output, Read, Source, SplitReader, Waker};
 use oracle::{Fails, Fault, Item, Pace, Script, Shape, cases, differences, finish, judge, nearest, quiet, run};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -1001,15 +1001,15 @@ impl SplitReader for GateReader {
     type Item = Item;
     type Position = u64;
 
-    fn read(&mut self, _: usize, batch: &mut Batch<Item>) -> Result<Read, Error> {
-        batch.records.append(&mut self.before);
+    fn read(&mut self, _: usize, out: &mut impl Output<Item>) -> Result<Read, Error> {
+        self.read += self.before.len() as u64;
+        out.records(self.before.drain(..));
         self.waker.will_sleep();
         if !self.gate.open.load(Ordering::SeqCst) {
-            self.read += batch.records.len() as u64;
             return Ok(Read::Empty);
         }
-        batch.records.append(&mut self.after);
-        self.read += batch.records.len() as u64;
+        self.read += self.after.len() as u64;
+        out.records(self.after.drain(..));
         Ok(Read::Ended)
     }
 

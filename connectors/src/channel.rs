@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::record::Data;
-use millstream_runtime::source::{Batch, Read, Source, SplitReader, Waker};
+use millstream_runtime::source::{Output, Read, Source, SplitReader, Waker};
 
 /// A channel for `capacity` records (at least 1) into a job.
 ///
@@ -172,7 +172,7 @@ impl<T: Data> SplitReader for ChannelReader<T> {
     type Item = T;
     type Position = ();
 
-    fn read(&mut self, max: usize, batch: &mut Batch<T>) -> Result<Read> {
+    fn read(&mut self, max: usize, out: &mut impl Output<T>) -> Result<Read> {
         for taken in 0..max {
             let mut received = self.receiver.try_recv();
             if matches!(received, Err(TryRecvError::Empty)) {
@@ -183,7 +183,7 @@ impl<T: Data> SplitReader for ChannelReader<T> {
                 received = self.receiver.try_recv();
             }
             match received {
-                Ok(value) => batch.records.push(value),
+                Ok(value) => out.record(value),
                 Err(TryRecvError::Empty) => return Ok(Read::Empty),
                 Err(TryRecvError::Disconnected) => return Ok(Read::Ended),
             }
@@ -197,6 +197,7 @@ impl<T: Data> SplitReader for ChannelReader<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millstream_runtime::source::Batch;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn open<T: Data>(source: &ChannelSource<T>, waker: Waker) -> ChannelReader<T> {

@@ -8,7 +8,7 @@
 
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::record::Data;
-use millstream_runtime::source::{Batch, Read, Source, SplitReader, Waker};
+use millstream_runtime::source::{Output, Read, Source, SplitReader, Waker};
 
 /// Yields `f(0)`, `f(1)`, `f(2)` and so on.
 ///
@@ -85,11 +85,11 @@ impl<T: Data, F: Fn(u64) -> T + Send + 'static> SplitReader for GeneratorReader<
     type Item = T;
     type Position = u64;
 
-    fn read(&mut self, max: usize, batch: &mut Batch<T>) -> Result<Read> {
+    fn read(&mut self, max: usize, out: &mut impl Output<T>) -> Result<Read> {
         let left = self.end.saturating_sub(self.next).div_ceil(self.step);
         let n = left.min(max as u64);
         let (next, step, f) = (self.next, self.step, &self.f);
-        batch.records.extend((0..n).map(|i| f(next + i * step)));
+        out.records((0..n).map(|i| f(next + i * step)));
         self.next = next.saturating_add(n * step);
         Ok(if n == left { Read::Ended } else { Read::More })
     }
@@ -102,6 +102,7 @@ impl<T: Data, F: Fn(u64) -> T + Send + 'static> SplitReader for GeneratorReader<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millstream_runtime::source::Batch;
 
     fn read<S: Source>(
         source: &S,

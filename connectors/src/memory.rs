@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::record::Data;
-use millstream_runtime::source::{Batch, Read, Source, SplitReader, Waker};
+use millstream_runtime::source::{Output, Read, Source, SplitReader, Waker};
 
 /// A source of `values`, in their order.
 ///
@@ -95,9 +95,9 @@ impl<T: Data> SplitReader for VecReader<T> {
     type Item = T;
     type Position = u64;
 
-    fn read(&mut self, max: usize, batch: &mut Batch<T>) -> Result<Read> {
+    fn read(&mut self, max: usize, out: &mut impl Output<T>) -> Result<Read> {
         let n = max.min(self.rest.len());
-        batch.records.extend(self.rest.by_ref().take(n));
+        out.records(self.rest.by_ref().take(n));
         self.position += n as u64;
         Ok(if self.rest.len() == 0 { Read::Ended } else { Read::More })
     }
@@ -157,13 +157,12 @@ impl<I: Iterator<Item: Data> + Send + 'static> SplitReader for IterReader<I> {
     type Item = I::Item;
     type Position = u64;
 
-    fn read(&mut self, max: usize, batch: &mut Batch<I::Item>) -> Result<Read> {
-        let before = batch.records.len();
+    fn read(&mut self, max: usize, out: &mut impl Output<I::Item>) -> Result<Read> {
+        let mut n = 0;
         // An iterator that has ended need not stay so.
         if !self.ended {
-            batch.records.extend(self.rest.by_ref().take(max));
+            out.records(self.rest.by_ref().take(max).inspect(|_| n += 1));
         }
-        let n = batch.records.len() - before;
         self.position += n as u64;
         self.ended |= n < max;
         Ok(if self.ended { Read::Ended } else { Read::More })
@@ -177,6 +176,7 @@ impl<I: Iterator<Item: Data> + Send + 'static> SplitReader for IterReader<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millstream_runtime::source::Batch;
 
     /// Checks that `split` yields `expected`, from the start and from behind every record.
     fn check<S: Source<Position = u64, Item = i32>>(source: &S, split: &str, expected: &[i32]) {

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use millstream_runtime::error::{Error, Result};
-use millstream_runtime::source::{Batch, Read, Source, SplitReader, Waker};
+use millstream_runtime::source::{BadRecord, Output, Read, Source, SplitReader, Waker};
 
 /// The longest wait that is asked for; when it is over the rest is.
 const LONGEST_WAIT_S: f64 = 3_600.0;
@@ -91,18 +91,18 @@ impl<R: SplitReader> SplitReader for PacedReader<R> {
     type Item = R::Item;
     type Position = R::Position;
 
-    fn read(&mut self, max: usize, batch: &mut Batch<R::Item>) -> Result<Read> {
+    fn read(&mut self, max: usize, out: &mut impl Output<R::Item>) -> Result<Read> {
         let Some(pace) = &mut self.pace else {
-            return self.reader.read(max, batch);
+            return self.reader.read(max, out);
         };
         let elapsed = self.first_read.get_or_insert_with(Instant::now).elapsed();
         let due = match pace.due(elapsed) {
             Ok(due) => due,
             Err(wait) => return Ok(Read::Later(wait)),
         };
-        let before = batch.records.len() + batch.bad.len();
-        let read = self.reader.read(max.min(due), batch)?;
-        pace.took(batch.records.len() + batch.bad.len() - before);
+        let mut counted = Counted { out, records: 0 };
+        let read = self.reader.read(max.min(due), &mut counted)?;
+        pace.took(counted.records);
         Ok(match (read, pace.due(elapsed)) {
             (Read::More, Err(wait)) => Read::Later(wait),
             _ => read,
@@ -111,6 +111,24 @@ impl<R: SplitReader> SplitReader for PacedReader<R> {
 
     fn position(&self) -> R::Position {
         self.reader.position()
+    }
+}
+
+/// Counts what it passes on.
+struct Counted<'a, O> {
+    out: &'a mut O,
+    records: usize,
+}
+
+impl<T, O: Output<T>> Output<T> for Counted<'_, O> {
+    fn record(&mut self, value: T) {
+        self.records += 1;
+        self.out.record(value);
+    }
+
+    fn bad(&mut self, bad: BadRecord) {
+        self.records += 1;
+        self.out.bad(bad);
     }
 }
 
@@ -153,6 +171,7 @@ impl Pace {
 mod tests {
     use super::*;
     use crate::Generator;
+    use millstream_runtime::source::Batch;
 
     /// How many records are read by the times in `at_ms`, when everything due is read at each.
     fn read_at(per_second: f64, at_ms: &[u64]) -> Vec<usize> {

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use millstream_runtime::error::Result;
 use millstream_runtime::operator::{Cursor, Stage};
 use millstream_runtime::record::Data;
-use millstream_runtime::rows::{BehindWalk, Rows};
+use millstream_runtime::rows::{Rows, keep_behind};
 use millstream_runtime::stream::Stream;
 
 /// Keeps values in place.
@@ -26,35 +26,24 @@ impl<T: Data, F: FnMut(&T) -> bool + Send + 'static> Stage for Filter<T, F> {
     type Out = T;
 
     fn apply(&mut self, mut rows: Rows<T>, cursor: &mut Cursor) -> Result<Rows<T>> {
-        let before = rows.records.len();
-        let mut kept: Vec<u32> = Vec::with_capacity(before);
-        let mut row = 0;
-        rows.records.retain(|record| {
+        // Which rows stay is often a toss-up, so nothing here branches on it: every row moves to the end of those that
+        // stay, and the next one takes its place unless it stays.
+        let rows_in = rows.records.len();
+        let mut kept: Vec<u32> = vec![0; rows_in];
+        let mut count = 0;
+        for row in 0..rows_in {
             cursor.row = row;
-            let keep = (self.predicate)(&record.value);
-            if keep {
-                kept.push(row as u32);
-            }
-            row += 1;
-            keep
-        });
-        if kept.len() == before {
+            let keep = (self.predicate)(&rows.records[row].value);
+            rows.records.swap(count, row);
+            kept[count] = row as u32;
+            count += usize::from(keep);
+        }
+        if count == rows_in {
             return Ok(rows);
         }
-        let mut behind = BehindWalk::new(&rows.behind);
-        let mut marks = Vec::new();
-        if !rows.behind.is_empty() {
-            let mut kept = kept.iter().enumerate().peekable();
-            for row in 0..before {
-                let mark = behind.at(row);
-                if let Some((new, _)) = kept.next_if(|(_, old)| **old as usize == row)
-                    && let Some(watermark) = mark
-                {
-                    marks.push(millstream_runtime::rows::Behind { row: new as u32, watermark });
-                }
-            }
-        }
-        rows.behind = marks;
+        kept.truncate(count);
+        rows.records.truncate(count);
+        keep_behind(&mut rows.behind, &kept);
         cursor.reindex(kept);
         Ok(rows)
     }

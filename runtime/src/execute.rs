@@ -348,7 +348,9 @@ impl Plan {
                 Body::Union => Box::new(move || Ok(Physical::Union { inputs })),
                 Body::Keyed(keyed) => {
                     let logic = keyed.build(task.clone());
-                    Box::new(move || Ok(Physical::Keyed { logic: logic()?, input: inputs[0] }))
+                    // On one worker nothing travels.
+                    let combiner = keyed.combiner(&task).filter(|_| task.workers > 1);
+                    Box::new(move || Ok(Physical::Keyed { logic: logic()?, combiner, input: inputs[0] }))
                 }
                 Body::Sink(sink) => {
                     let logic = sink.build(task.clone());

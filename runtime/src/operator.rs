@@ -121,6 +121,60 @@ pub trait KeyedOperator: Send + 'static {
     ) -> Result<Fired>;
 }
 
+/// A keyed operator whose records can be taken together, in part, on the worker that read them, so that less travels to the
+/// worker that owns their key.
+pub trait Combining: KeyedOperator {
+    /// What takes records together.
+    type Combiner: Combiner<Key = Self::Key, In = Self::In>;
+
+    /// An empty combiner, for one worker.
+    fn combiner(&self) -> Self::Combiner;
+
+    /// The watermark for which `state`, as it was restored, has fired. A record that counts for a window which ends at or before
+    /// it is not taken together with others, on no worker: it may be late, for this operator to decide.
+    fn fired(&self, state: &Self::State) -> EventTime;
+
+    /// Takes in what combiners have made of records.
+    ///
+    /// # Errors
+    /// An error fails the job.
+    fn on_combined(
+        &mut self,
+        cx: &mut Context<Self::In, Self::Out>,
+        state: &mut Self::State,
+        rows: &mut KeyedRows<Self::Key, <Self::Combiner as Combiner>::Out>,
+    ) -> Result<()>;
+}
+
+/// Holds what records of a key amount to, on the worker that read them.
+///
+/// What it holds is never part of a checkpoint: the driver has it hand over everything before an epoch ends.
+pub trait Combiner: 'static {
+    /// By what records are grouped.
+    type Key: Key;
+    /// What comes in.
+    type In: Data;
+    /// What records amount to.
+    type Out: Data;
+
+    /// Takes records out of `rows`; what it leaves travels as it is, and so must every record that is behind, or counts for
+    /// a window that ends at or before `fired`. `row` says which one is being worked on, in case user code panics.
+    ///
+    /// # Errors
+    /// An error fails the job.
+    fn take(&mut self, rows: &mut KeyedRows<Self::Key, Self::In>, fired: EventTime, row: &mut usize) -> Result<()>;
+
+    /// Whether it holds nothing.
+    fn is_empty(&self) -> bool;
+
+    /// Whether it should hand over everything at once.
+    fn is_full(&self) -> bool;
+
+    /// Hands over, as up to `most` rows, what counts for windows that end at or before `watermark`; returns whether that was
+    /// all.
+    fn release(&mut self, watermark: EventTime, most: usize, out: &mut KeyedRows<Self::Key, Self::Out>) -> Fired;
+}
+
 /// Whether an operator is done with a watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fired {

@@ -3,7 +3,7 @@
 //! Event time travels in the records; what few records have stands beside them: the watermark that a late record met,
 //! and where in its split a record came from.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 
 use millstream_state::key_group::{group_of, worker_of};
 use millstream_state::snapshot::Key;
@@ -122,6 +122,39 @@ impl<K, T> Default for KeyedRows<K, T> {
     }
 }
 
+impl<K, T> KeyedRows<K, T> {
+    /// Appends a record that is not behind and has no position.
+    #[inline]
+    pub fn push(&mut self, hash: u64, at: EventTime, key: K, value: T) {
+        self.records.push(KeyedRecord { hash, at, key, value });
+    }
+
+    /// Keeps the rows with these numbers, which are in order.
+    pub fn keep(&mut self, kept: &[u32]) {
+        if kept.len() == self.records.len() {
+            return;
+        }
+        for (new, old) in kept.iter().enumerate() {
+            self.records.swap(new, *old as usize);
+            if !self.positions.is_empty() {
+                self.positions.swap(new, *old as usize);
+            }
+        }
+        self.records.truncate(kept.len());
+        self.positions.truncate(kept.len());
+        keep_behind(&mut self.behind, kept);
+    }
+}
+
+/// Marks of rows of which only `kept` are left, in order.
+pub fn keep_behind(behind: &mut Vec<Behind>, kept: &[u32]) {
+    behind.retain_mut(|mark| {
+        let new = kept.binary_search(&mark.row);
+        mark.row = new.unwrap_or_default() as u32;
+        new.is_ok()
+    });
+}
+
 /// A batch whose type is known to the operators at both ends of its edge, and to nobody between.
 pub(crate) trait AnyRows: Any + Send {
     /// How many records.
@@ -139,6 +172,18 @@ pub(crate) fn downcast<R: AnyRows>(rows: Box<dyn AnyRows>) -> Box<R> {
         Ok(rows) => rows,
         Err(_) => panic!("an edge of the job carries another type than `{}`", std::any::type_name::<R>()),
     }
+}
+
+/// The type of a batch.
+pub(crate) fn kind_of(rows: &dyn AnyRows) -> TypeId {
+    let rows: &dyn Any = rows;
+    rows.type_id()
+}
+
+/// Whether a batch is of this type.
+pub(crate) fn is<R: AnyRows>(rows: &dyn AnyRows) -> bool {
+    let rows: &dyn Any = rows;
+    rows.is::<R>()
 }
 
 fn downcast_mut<R: AnyRows>(rows: &mut Box<dyn AnyRows>) -> &mut R {
@@ -173,10 +218,22 @@ impl<K: Key, T: Data> AnyRows for KeyedRows<K, T> {
     }
 
     fn scatter(&mut self, into: &mut [Option<Box<dyn AnyRows>>]) {
+        self.scatter_as(into, |rows| rows, |rows| rows);
+    }
+}
+
+impl<K: Key, T: Data> KeyedRows<K, T> {
+    /// Deals the records out, to batches that have these rows in them.
+    pub(crate) fn scatter_as<R: AnyRows>(
+        &mut self,
+        into: &mut [Option<Box<dyn AnyRows>>],
+        wrap: fn(KeyedRows<K, T>) -> R,
+        unwrap: fn(&mut R) -> &mut KeyedRows<K, T>,
+    ) {
         let workers = into.len();
         let mut targets: Vec<&mut KeyedRows<K, T>> = into
             .iter_mut()
-            .map(|rows| downcast_mut(rows.get_or_insert_with(|| Box::new(KeyedRows::<K, T>::default()))))
+            .map(|rows| unwrap(downcast_mut(rows.get_or_insert_with(|| Box::new(wrap(KeyedRows::default()))))))
             .collect();
         let mut behind = BehindWalk::new(&self.behind);
         for (row, record) in self.records.drain(..).enumerate() {

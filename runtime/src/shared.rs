@@ -1,7 +1,7 @@
 //! What the workers and the coordinator of one run share: flags, counters, and the channel of reports.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -10,6 +10,7 @@ use millstream_state::snapshot::Frozen;
 
 use crate::error::Error;
 use crate::moment::Epoch;
+use crate::time::EventTime;
 
 /// What a worker tells the coordinator.
 pub(crate) enum Report {
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub splits_ended: AtomicU64,
     /// Records that wait in operators for an epoch to close.
     pub stashed: Padded<AtomicI64>,
+    /// Per node: what its instances have restored.
+    pub restored: Vec<Restored>,
     /// Per node, then per worker.
     pub stats: Vec<Vec<Padded<Stats>>>,
     reports: Sender<Report>,
@@ -90,6 +93,31 @@ pub(crate) struct Stats {
     pub fired: AtomicU64,
 }
 
+/// How far the instances of an operator had fired when they were restored.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    missing: AtomicUsize,
+    fired_us: AtomicI64,
+}
+
+impl Restored {
+    fn new(workers: usize) -> Self {
+        Restored { missing: AtomicUsize::new(workers), fired_us: AtomicI64::new(i64::MIN) }
+    }
+
+    /// One instance is restored.
+    pub(crate) fn add(&self, fired: EventTime) {
+        self.fired_us.fetch_max(fired.micros(), Ordering::SeqCst);
+        self.missing.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The greatest over all instances, once all are restored.
+    pub(crate) fn fired(&self) -> Option<EventTime> {
+        let all = self.missing.load(Ordering::SeqCst) == 0;
+        all.then(|| EventTime::from_micros(self.fired_us.load(Ordering::SeqCst)))
+    }
+}
+
 impl Shared {
     pub(crate) fn new(nodes: usize, workers: usize, first_epoch: Epoch, reports: Sender<Report>) -> Self {
         let stats = || {
@@ -109,6 +137,7 @@ impl Shared {
             in_flight: (0..workers).map(|_| Padded::default()).collect(),
             splits_ended: AtomicU64::new(0),
             stashed: Padded::default(),
+            restored: (0..nodes).map(|_| Restored::new(workers)).collect(),
             stats: (0..nodes).map(|_| (0..workers).map(|_| stats()).collect()).collect(),
             reports,
             wakers: Mutex::default(),

@@ -57,23 +57,50 @@ pub trait SplitReader: Send + 'static {
     /// Where it stands.
     type Position;
 
-    /// Appends up to `max` further records to `batch` and says how to go on.
+    /// Puts up to `max` further records into `out` and says how to go on.
     ///
     /// # Errors
-    /// An error fails the job. A record that cannot be read is not an error but goes to [`Batch::bad`].
-    fn read(&mut self, max: usize, batch: &mut Batch<Self::Item>) -> Result<Read>;
+    /// An error fails the job. A record that cannot be read is not an error but goes to [`Output::bad`].
+    fn read(&mut self, max: usize, out: &mut impl Output<Self::Item>) -> Result<Read>;
 
-    /// The position behind the last record that [`read`](Self::read) appended.
+    /// The position behind the last record that [`read`](Self::read) put out.
     fn position(&self) -> Self::Position;
 }
 
-/// What one call of [`SplitReader::read`] brought.
+/// Where a reader puts what it reads, in the order of the split.
+///
+/// It is a trait so that a record can get its event time at once, without being laid down in between.
+pub trait Output<T> {
+    /// A record.
+    fn record(&mut self, value: T);
+
+    /// Several records; for many this is faster than one by one.
+    #[inline]
+    fn records(&mut self, values: impl IntoIterator<Item = T>) {
+        values.into_iter().for_each(|value| self.record(value));
+    }
+
+    /// A record that could not be read.
+    fn bad(&mut self, bad: BadRecord);
+}
+
+/// What readers read, laid down as it is: for trying them out.
 #[derive(Debug)]
 pub struct Batch<T> {
     /// Good records, in the order of the split.
     pub records: Vec<T>,
     /// Records that could not be read.
     pub bad: Vec<BadRecord>,
+}
+
+impl<T> Output<T> for Batch<T> {
+    fn record(&mut self, value: T) {
+        self.records.push(value);
+    }
+
+    fn bad(&mut self, bad: BadRecord) {
+        self.bad.push(bad);
+    }
 }
 
 impl<T> Default for Batch<T> {

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use millstream_state::snapshot::Key;
 
-use crate::driver::{Division, KeyedNode, Keying, Plain, SinkNode};
+use crate::driver::{CombiningNode, Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode};
 use crate::graph::{Body, Graph, Port};
-use crate::operator::{Divider, KeyedOperator, Stage};
+use crate::operator::{Combining, Divider, KeyedOperator, Stage};
 use crate::record::Data;
 use crate::shared::lock;
 use crate::sink::Sink;
@@ -138,11 +138,32 @@ impl<K: Key, T: Data> KeyedStream<K, T> {
     where
         O: KeyedOperator<Key = K, In = T> + Clone,
     {
-        let detail = operator.describe();
+        let (detail, positions) = (operator.describe(), operator.needs_positions());
+        self.add(kind, detail, positions, Box::new(KeyedNode(operator)))
+    }
+}
+
+impl<K: Key, T: Data> KeyedStream<K, T> {
+    /// As [`operator`](Self::operator), for one in front of which records can be taken together before they travel.
+    #[must_use]
+    pub fn combining_operator<O>(self, kind: &'static str, operator: O) -> (Stream<O::Out>, Stream<T>)
+    where
+        O: Combining<Key = K, In = T> + Clone,
+    {
+        let (detail, positions) = (operator.describe(), operator.needs_positions());
+        self.add(kind, detail, positions, Box::new(CombiningNode(operator)))
+    }
+
+    fn add<Out: Data>(
+        self,
+        kind: &'static str,
+        detail: String,
+        positions: bool,
+        factory: Box<dyn KeyedFactory>,
+    ) -> (Stream<Out>, Stream<T>) {
         let mut graph = lock(&self.graph);
-        graph.positions |= operator.needs_positions();
-        let body = Body::Keyed(Box::new(KeyedNode(operator)));
-        let node = graph.add(kind, detail, vec![self.port], &["out", "late"], body);
+        graph.positions |= positions;
+        let node = graph.add(kind, detail, vec![self.port], &["out", "late"], Body::Keyed(factory));
         drop(graph);
         (Stream::new(Arc::clone(&self.graph), node, 0), Stream::new(self.graph, node, 1))
     }

@@ -4,7 +4,7 @@
 //! may be negative; what number means what time is the window's business. A record is added to one slice, whatever the
 //! overlap. When the last window that needs a slice has fired, the slice goes as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use crate::hash::hash_key;
 use crate::key_group::group_of;
@@ -15,9 +15,10 @@ use crate::{Result, StateError, codec};
 /// Keyed state in slices, sharded by key group.
 #[derive(Debug)]
 pub struct SliceState<K, V> {
-    slices: BTreeMap<i64, Table<K, V>>,
-    /// The slice that was used last, kept out of the tree: records come mostly in order.
-    hot: Option<(i64, Table<K, V>)>,
+    /// In order of their numbers; none is empty.
+    slices: VecDeque<(i64, Table<K, V>)>,
+    /// The place of the slice that was used last: records come mostly in order.
+    hot: usize,
     /// Entries that a checkpoint holds and that are gone since.
     removed: Vec<(i64, K)>,
     /// An emptied table, kept for the next slice so that it need not grow again.
@@ -27,7 +28,7 @@ pub struct SliceState<K, V> {
 
 impl<K, V> Default for SliceState<K, V> {
     fn default() -> Self {
-        SliceState { slices: BTreeMap::new(), hot: None, removed: Vec::new(), spare: None, tracked: false }
+        SliceState { slices: VecDeque::new(), hot: 0, removed: Vec::new(), spare: None, tracked: false }
     }
 }
 
@@ -35,45 +36,50 @@ impl<K: Key, V: Value> SliceState<K, V> {
     /// The value of `key`, whose hash is `hash`, in `slice`, to be changed; made by `create` when there is none.
     #[inline]
     pub fn update(&mut self, slice: i64, hash: u64, key: &K, create: impl FnOnce() -> V) -> &mut V {
-        if self.hot.as_ref().is_none_or(|(number, _)| *number != slice) {
-            self.heat(slice);
+        if self.slices.get(self.hot).is_none_or(|(number, _)| *number != slice) {
+            self.hot = self.find_or_add(slice);
         }
-        match &mut self.hot {
-            Some((_, table)) => table.update(hash, key, create),
-            None => unreachable!("a slice was just made hot"),
-        }
+        self.slices[self.hot].1.update(hash, key, create)
     }
 
-    #[cold]
-    fn heat(&mut self, slice: i64) {
-        self.cool();
-        let table = self.slices.remove(&slice).or_else(|| self.spare.take()).unwrap_or_default();
-        self.hot = Some((slice, table));
+    /// Out of order mostly means the slice before or after; more rarely any other.
+    fn find_or_add(&mut self, slice: i64) -> usize {
+        for near in [self.hot.wrapping_sub(1), self.hot.wrapping_add(1)] {
+            if self.slices.get(near).is_some_and(|(number, _)| *number == slice) {
+                return near;
+            }
+        }
+        self.place(slice).unwrap_or_else(|place| {
+            self.slices.insert(place, (slice, self.spare.take().unwrap_or_default()));
+            place
+        })
     }
 
-    /// Puts the hot slice back among the others.
-    fn cool(&mut self) {
-        if let Some((number, table)) = self.hot.take() {
-            self.slices.insert(number, table);
-        }
+    /// Where `slice` is, or where it would have to be put.
+    fn place(&self, slice: i64) -> std::result::Result<usize, usize> {
+        self.slices.binary_search_by_key(&slice, |(number, _)| *number)
     }
 
     /// The numbers of all slices from `from` on, in order, without end.
     #[cfg(test)]
     fn numbers_from(&mut self, from: i64) -> impl Iterator<Item = i64> {
-        self.cool();
-        self.slices.range(from..).map(|(number, _)| *number)
+        self.slices.iter().map(|(number, _)| *number).filter(move |number| *number >= from)
     }
 
     /// The least slice there is.
-    pub fn first(&mut self) -> Option<i64> {
-        self.cool();
-        self.slices.first_key_value().map(|(number, _)| *number)
+    pub fn first(&self) -> Option<i64> {
+        self.slices.front().map(|(number, _)| *number)
+    }
+
+    /// How many keys `slice` has.
+    pub fn keys_in(&self, slice: i64) -> usize {
+        self.place(slice).map_or(0, |place| self.slices[place].1.len())
     }
 
     /// Every key and value in the slices from `from` up to but not including `to`.
-    pub fn range(&mut self, from: i64, to: i64) -> impl Iterator<Item = (&K, &V)> {
-        self.cool();
+    pub fn range(&self, from: i64, to: i64) -> impl Iterator<Item = (&K, &V)> {
+        let place = |slice| self.place(slice).unwrap_or_else(|place| place);
+        let (from, to) = (place(from), place(to.max(from)));
         self.slices.range(from..to).flat_map(|(_, table)| table.iter())
     }
 
@@ -84,8 +90,8 @@ impl<K: Key, V: Value> SliceState<K, V> {
 
     /// Takes up to `most` entries of `slice` out; returns whether that was all.
     pub fn take_some(&mut self, slice: i64, most: usize, each: impl FnMut(K, V)) -> bool {
-        self.cool();
-        let Some(table) = self.slices.get_mut(&slice) else { return true };
+        let Ok(place) = self.place(slice) else { return true };
+        let table = &mut self.slices[place].1;
         let (tracked, removed) = (self.tracked, &mut self.removed);
         let remember = |key: &K| {
             if tracked {
@@ -96,7 +102,7 @@ impl<K: Key, V: Value> SliceState<K, V> {
         if !table.is_empty() {
             return false;
         }
-        self.spare = self.slices.remove(&slice);
+        self.spare = self.slices.remove(place).map(|(_, table)| table);
         true
     }
 
@@ -119,7 +125,6 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
 
     fn freeze(&mut self) -> Option<Box<dyn Frozen>> {
         debug_assert!(self.tracked);
-        self.cool();
         let mut changed = Vec::new();
         for (number, table) in &mut self.slices {
             table.freeze(|key, value| changed.push((*number, key.clone(), value.clone())));
@@ -127,7 +132,7 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
         let mut removed = std::mem::take(&mut self.removed);
         // A slice may have been taken and have come back since: what is there again is written, not removed.
         let is_back = |table: &Table<K, V>, key: &K| table.get(hash_key(key), key).is_some();
-        removed.retain(|(slice, key)| self.slices.get(slice).is_none_or(|table| !is_back(table, key)));
+        removed.retain(|(slice, key)| self.place(*slice).map_or(true, |place| !is_back(&self.slices[place].1, key)));
         let frozen = FrozenSlices { changed, removed };
         (!frozen.is_empty()).then(|| Box::new(frozen) as Box<dyn Frozen>)
     }
@@ -139,14 +144,13 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
         };
         let slice = (u64::from_be_bytes(*number) ^ (1 << 63)) as i64;
         let (hash, key) = entry.decode_key(key)?;
-        self.cool();
-        self.slices.entry(slice).or_default().restore(hash, key, codec::decode(entry.value)?);
+        self.hot = self.find_or_add(slice);
+        self.slices[self.hot].1.restore(hash, key, codec::decode(entry.value)?);
         Ok(())
     }
 
     fn entries(&self) -> u64 {
-        let hot = self.hot.as_ref().map_or(0, |(_, table)| table.len());
-        (hot + self.slices.values().filter(|table| !table.is_empty()).map(Table::len).sum::<usize>()) as u64
+        self.slices.iter().map(|(_, table)| table.len() as u64).sum()
     }
 }
 
@@ -190,6 +194,7 @@ mod tests {
     use crate::key_group::groups_of;
     use crate::rocks::tests::Disk;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     const NUMBERS: [i64; 9] = [i64::MIN, i64::MIN + 1, -300, -1, 0, 1, 300, i64::MAX - 1, i64::MAX];
 
@@ -296,10 +301,10 @@ mod tests {
             state.update(slice, hash_key(&key), &key, || n as u32);
         }
         let values =
-            |state: &mut SliceState<String, u32>, from, to| state.range(from, to).map(|(_, n)| *n).collect::<Vec<_>>();
-        assert_eq!(values(&mut state, -300, 300), [2, 3, 4, 5]);
-        assert_eq!(values(&mut state, i64::MIN, i64::MAX), [0, 1, 2, 3, 4, 5, 6, 7]);
-        assert_eq!(values(&mut state, 0, 0), [0; 0]);
+            |state: &SliceState<String, u32>, from, to| state.range(from, to).map(|(_, n)| *n).collect::<Vec<_>>();
+        assert_eq!(values(&state, -300, 300), [2, 3, 4, 5]);
+        assert_eq!(values(&state, i64::MIN, i64::MAX), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(values(&state, 0, 0), [0; 0]);
         assert_eq!((state.range(1, 2).count(), state.range(2, 300).count()), (1, 0));
         assert!(state.numbers_from(1).eq([1, 300, i64::MAX - 1, i64::MAX]));
     }

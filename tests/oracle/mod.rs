@@ -10,7 +10,7 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use millstream::prelude::*;
-use millstream::source::{Batch, Read, Source, SplitReader, Waker};
+use millstream::source::{Output, Read, Source, SplitReader, Waker};
 
 /// A record of a test: what it says, and where in the input it stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -228,7 +228,7 @@ impl<T: Data + Sync> SplitReader for ScriptReader<T> {
     type Item = T;
     type Position = u64;
 
-    fn read(&mut self, max: usize, batch: &mut Batch<T>) -> Result<Read, Error> {
+    fn read(&mut self, max: usize, out: &mut impl Output<T>) -> Result<Read, Error> {
         assert!(max > 0, "asked for nothing");
         let records = &self.script.splits[self.split];
         let most = match self.script.pace {
@@ -254,7 +254,7 @@ impl<T: Data + Sync> SplitReader for ScriptReader<T> {
                 return Err(Error::external("boom"));
             }
         }
-        batch.records.extend_from_slice(&records[self.next..end]);
+        out.records(records[self.next..end].iter().cloned());
         self.next = end;
         let ended = end == records.len();
         Ok(match self.script.pace {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use millstream_runtime::error::{Error, Result};
-use millstream_runtime::source::{BadRecord, Batch, Read, SplitReader};
+use millstream_runtime::source::{BadRecord, Output, Read, SplitReader};
 use serde::{Deserialize, Serialize};
 
 use super::format::FileFormat;
@@ -55,7 +55,7 @@ impl<F: FileFormat> FileReader<F> {
     }
 
     /// Takes one record; `false` when the file has no more.
-    fn read_one(&mut self, batch: &mut Batch<F::Item>) -> Result<bool> {
+    fn read_one(&mut self, out: &mut impl Output<F::Item>) -> Result<bool> {
         let Some(frame) = self.frames.next().map_err(|e| unreadable(&self.file, e))? else {
             return Ok(false);
         };
@@ -64,7 +64,8 @@ impl<F: FileFormat> FileReader<F> {
             Some(defect) => Err(defect.to_string()),
         };
         match decoded {
-            Ok(value) => batch.records.extend(value),
+            Ok(Some(value)) => out.record(value),
+            Ok(None) => {}
             Err(reason) => {
                 let text = String::from_utf8_lossy(frame.bytes).chars().take(TEXT_CHARS).collect();
                 let bad = BadRecord { split: self.file.clone(), line: frame.line, reason, text };
@@ -74,7 +75,7 @@ impl<F: FileFormat> FileReader<F> {
                          or send them to a side output with `.keep_bad_records()` and `job.source_with_bad(…)`",
                     ));
                 }
-                batch.bad.push(bad);
+                out.bad(bad);
             }
         }
         Ok(true)
@@ -85,10 +86,10 @@ impl<F: FileFormat> SplitReader for FileReader<F> {
     type Item = F::Item;
     type Position = FilePosition;
 
-    fn read(&mut self, max: usize, batch: &mut Batch<F::Item>) -> Result<Read> {
+    fn read(&mut self, max: usize, out: &mut impl Output<F::Item>) -> Result<Read> {
         let mut taken = 0;
         while taken < max {
-            if self.read_one(batch)? {
+            if self.read_one(out)? {
                 taken += 1;
                 continue;
             }

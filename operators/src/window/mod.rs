@@ -17,7 +17,9 @@
 //! of size and slide as their length.
 
 mod assign;
+mod combiner;
 mod operator;
+mod place;
 
 use millstream_runtime::record::Data;
 use millstream_runtime::stream::{KeyedStream, Stream};
@@ -96,6 +98,6 @@ impl<K: Key, T: Data> WindowedStream<K, T> {
     #[must_use]
     pub fn aggregate_with_late<A: Aggregate<T>>(self, aggregate: A) -> (Stream<Pane<K, A::Out>>, Stream<T>) {
         let kind = self.assigner.kind();
-        self.keyed.operator(kind, SlicedWindows::new(self.assigner, aggregate))
+        self.keyed.combining_operator(kind, SlicedWindows::new(self.assigner, aggregate))
     }
 }

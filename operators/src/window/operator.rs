@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 use millstream_runtime::error::Result;
-use millstream_runtime::operator::{Context, Fired, KeyedOperator};
+use millstream_runtime::operator::{Combining, Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
-use millstream_runtime::rows::{BehindWalk, KeyedRows};
+use millstream_runtime::rows::{BehindWalk, KeyedRecord, KeyedRows};
 use millstream_runtime::time::EventTime;
 use millstream_state::groups::GroupMarks;
 use millstream_state::hash::hash_key;
@@ -16,6 +16,8 @@ use millstream_state::snapshot::Key;
 
 use super::Window;
 use super::assign::WindowAssigner;
+use super::combiner::{Slice, SliceCombiner};
+use super::place::{Place, Places, origin};
 use crate::aggregate::{Aggregate, Origin};
 
 /// One accumulator per key and slice; a window combines those of its slices when it fires.
@@ -25,25 +27,16 @@ use crate::aggregate::{Aggregate, Origin};
 pub(super) struct SlicedWindows<K, T, A> {
     windows: WindowAssigner,
     aggregate: A,
-    /// Where the last record was: records come mostly in order.
-    recent: Option<Place>,
+    places: Places,
     types: std::marker::PhantomData<fn(K, T)>,
 }
 
 /// How many panes of a tumbling window are emitted before others have their turn.
 const PANES_A_TURN: usize = 64 << 10;
 
-/// A slice, the times that it covers (both included), and the first and last window that it belongs to.
-#[derive(Clone, Copy)]
-struct Place {
-    slice: i64,
-    times: (EventTime, EventTime),
-    windows: (i64, i64),
-}
-
 impl<K, T, A> SlicedWindows<K, T, A> {
     pub(super) fn new(windows: WindowAssigner, aggregate: A) -> Self {
-        SlicedWindows { windows, aggregate, recent: None, types: std::marker::PhantomData }
+        SlicedWindows { windows, aggregate, places: Places::new(windows), types: std::marker::PhantomData }
     }
 }
 
@@ -55,7 +48,9 @@ impl<K, T, A: Clone> Clone for SlicedWindows<K, T, A> {
 
 /// What is kept: accumulators by slice; accumulators of records that count in only some windows of their slice, by the
 /// last window that they count in, each with the first; and, per key group, the first window that has not been fired.
-type WindowState<K, Acc> = (SliceState<K, Acc>, SliceState<K, Vec<(i64, Acc)>>, GroupMarks);
+type WindowState<K, Acc> = (SliceState<K, Acc>, Partial<K, Acc>, GroupMarks);
+
+type Partial<K, Acc> = SliceState<K, Vec<(i64, Acc)>>;
 
 impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> {
     type Key = K;
@@ -85,37 +80,16 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         let fired = marks.bounds().1;
         for (row, record) in rows.records.iter().enumerate() {
             cx.row = row;
-            let place = match self.recent {
-                Some(place) if place.times.0 <= record.at && record.at <= place.times.1 => place,
-                _ => self.find_place(record.at),
-            };
-            let (split, number) = if A::NEEDS_POSITION { rows.positions[row] } else { (0, 0) };
-            let origin = Origin { at: record.at, split, record: number };
-            let aggregate = &self.aggregate;
+            let place = self.places.of(record.at);
             let behind = behind.at(row);
-            let (first, last) = place.windows;
-            if behind.is_some() || first < fired {
-                let mut open = behind.map_or(i64::MIN, |watermark| self.windows.first_open(watermark));
-                if first < fired {
-                    // Windows that have been fired stay as they are. Only a watermark that was changed between two starts can
-                    // make a record count that was late when they were.
-                    open = open.max(marks.get(group_of(record.hash)));
-                }
-                if last < open {
-                    let watermark = behind.unwrap_or_else(|| self.windows.window(last).end);
-                    cx.late(record.at, &record.value, watermark);
-                    continue;
-                }
-                if first < open {
-                    let parts = partial.update(last, record.hash, &record.key, Vec::new);
-                    let place = parts.iter().position(|(from, _)| *from == open).unwrap_or_else(|| {
-                        parts.push((open, aggregate.create()));
-                        parts.len() - 1
-                    });
-                    aggregate.add(&mut parts[place].1, &record.value, &origin);
+            let origin = origin::<K, T, A>(record, &rows.positions, row);
+            if behind.is_some() || place.windows.0 < fired {
+                let open = self.first_open(behind, place, fired, marks, record.hash);
+                if self.add_partly(cx, partial, place, open, behind, record, &origin) {
                     continue;
                 }
             }
+            let aggregate = &self.aggregate;
             let acc = slices.update(place.slice, record.hash, &record.key, || aggregate.create());
             aggregate.add(acc, &record.value, &origin);
         }
@@ -143,13 +117,74 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
     }
 }
 
+impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
+    type Combiner = SliceCombiner<K, T, A>;
+
+    fn combiner(&self) -> Self::Combiner {
+        SliceCombiner::new(self.windows, self.aggregate.clone())
+    }
+
+    fn fired(&self, (_, _, marks): &Self::State) -> EventTime {
+        match marks.bounds().1 {
+            i64::MIN => EventTime::MIN,
+            first_open => self.windows.window(first_open - 1).end,
+        }
+    }
+
+    fn on_combined(
+        &mut self,
+        _: &mut Context<T, Self::Out>,
+        (slices, _, _): &mut Self::State,
+        rows: &mut KeyedRows<K, Slice<A::Acc>>,
+    ) -> Result<()> {
+        for record in &rows.records {
+            let Slice { slice, acc } = &record.value;
+            let own = slices.update(*slice, record.hash, &record.key, || self.aggregate.create());
+            self.aggregate.merge(own, acc);
+        }
+        Ok(())
+    }
+}
+
 impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
+    /// The first window that a record counts in, which is behind or belongs to windows that some group has fired.
     #[cold]
-    fn find_place(&mut self, at: EventTime) -> Place {
-        let slice = self.windows.slice_of(at);
-        let place = Place { slice, times: self.windows.slice_bounds(slice), windows: self.windows.windows_of(slice) };
-        self.recent = Some(place);
-        place
+    fn first_open(&self, behind: Option<EventTime>, place: Place, fired: i64, marks: &GroupMarks, hash: u64) -> i64 {
+        let open = behind.map_or(i64::MIN, |watermark| self.windows.first_open(watermark));
+        // Windows that have been fired stay as they are. Only a watermark that was changed between two starts can make a
+        // record count that was late when they were.
+        if place.windows.0 < fired { open.max(marks.get(group_of(hash))) } else { open }
+    }
+
+    /// Deals with a record that does not count in all windows of its slice; `false`: it does.
+    #[cold]
+    #[allow(clippy::too_many_arguments)] // one case of `on_batch`, with what that has at hand
+    fn add_partly(
+        &self,
+        cx: &mut Context<T, (K, Window, A::Out)>,
+        partial: &mut Partial<K, A::Acc>,
+        place: Place,
+        open: i64,
+        behind: Option<EventTime>,
+        record: &KeyedRecord<K, T>,
+        origin: &Origin,
+    ) -> bool {
+        let (first, last) = place.windows;
+        if last < open {
+            let watermark = behind.unwrap_or_else(|| self.windows.window(last).end);
+            cx.late(record.at, &record.value, watermark);
+            return true;
+        }
+        if first >= open {
+            return false;
+        }
+        let parts = partial.update(last, record.hash, &record.key, Vec::new);
+        let place = parts.iter().position(|(from, _)| *from == open).unwrap_or_else(|| {
+            parts.push((open, self.aggregate.create()));
+            parts.len() - 1
+        });
+        self.aggregate.add(&mut parts[place].1, &record.value, origin);
+        true
     }
 
     /// The first window before `open` that has not been fired and may have records.

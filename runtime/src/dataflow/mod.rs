@@ -4,6 +4,7 @@
 //! moment under which it may still send. Stateless operators hold none: what they make travels under the moment of what
 //! they were given.
 
+mod combine;
 mod source;
 mod stateful;
 mod stateless;
@@ -27,7 +28,7 @@ use timely::progress::timestamp::{PathSummary, Refines};
 
 use crate::driver::{Outbox, Task};
 use crate::moment::Moment;
-use crate::rows::AnyRows;
+use crate::rows::{AnyRows, kind_of};
 use crate::shared::Shared;
 use crate::time::EventTime;
 
@@ -162,6 +163,12 @@ impl Distributor<Packet> for ByKeyGroup {
         pushers: &mut [P],
     ) {
         if let Some(mut rows) = packet.0.take() {
+            // Records and what combiners have made of some cannot be gathered in one batch.
+            let kind = kind_of(&*rows);
+            if self.pending.iter().flatten().any(|pending| kind_of(&**pending) != kind) {
+                self.send(1, stamp, pushers);
+                self.pending.fill_with(|| None);
+            }
             rows.scatter(&mut self.pending);
             self.send(EXCHANGE_BATCH, stamp, pushers);
         }

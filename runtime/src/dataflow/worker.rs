@@ -13,8 +13,8 @@ use timely::dataflow::Scope;
 use timely::dataflow::operators::Concatenate;
 use timely::worker::Worker;
 
-use super::{Stream, source, stateful, stateless};
-use crate::driver::{EpochLogic, LateWaker, SourceLogic, StatelessLogic, Task, panic_text};
+use super::{Stream, combine, source, stateful, stateless};
+use crate::driver::{CombineLogic, EpochLogic, LateWaker, SourceLogic, StatelessLogic, Task, panic_text};
 use crate::error::{Error, Result};
 use crate::graph::Port;
 use crate::moment::Moment;
@@ -25,7 +25,7 @@ pub(crate) enum Physical {
     Source { logic: Box<dyn SourceLogic>, waker: LateWaker },
     Stateless { logic: StatelessLogic, input: Port, outputs: usize },
     Union { inputs: Vec<Port> },
-    Keyed { logic: Box<dyn EpochLogic>, input: Port },
+    Keyed { logic: Box<dyn EpochLogic>, combiner: Option<Box<dyn CombineLogic>>, input: Port },
     Sink { logic: Box<dyn EpochLogic>, input: Port },
 }
 
@@ -42,6 +42,7 @@ pub(crate) fn run_workers(
     shared: &Arc<Shared>,
     plan: impl Fn(usize) -> Result<WorkerPlan> + Send + Sync + 'static,
 ) -> Result<WorkerThreads> {
+    keep_freed_memory();
     let plan = Arc::new(plan);
     let (shared, job) = (Arc::clone(shared), job.to_string());
     let guards = timely::communication::initialize(Config::Process(workers), move |allocator| {
@@ -61,6 +62,13 @@ pub(crate) fn run_workers(
         shared.report(Report::Left);
     });
     Ok(WorkerThreads(Some(guards.map_err(Error::external)?)))
+}
+
+/// Batches are allocated and freed all the time. glibc's allocator gives memory at the end of its heap back to the system at
+/// every 128 KiB, and has the system clear it again for the next batch; once it has seen a large block freed, it waits
+/// for twice as much. For other allocators this does nothing.
+fn keep_freed_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20)));
 }
 
 /// The threads of all workers.
@@ -98,7 +106,13 @@ fn assemble(scope: Scope<'_, Moment>, plan: WorkerPlan) {
                 stateless::build(scope, &task, logic, outputs, input(&port))
             }
             Physical::Union { inputs } => vec![scope.concatenate(inputs.iter().map(input).collect::<Vec<_>>())],
-            Physical::Keyed { logic, input: port } => stateful::build(scope, &task, logic, 2, input(&port), true),
+            Physical::Keyed { logic, combiner, input: port } => {
+                let input = match combiner {
+                    Some(combiner) => combine::build(scope, &task, combiner, input(&port)),
+                    None => input(&port),
+                };
+                stateful::build(scope, &task, logic, 2, input, true)
+            }
             Physical::Sink { logic, input: port } => stateful::build(scope, &task, logic, 0, input(&port), false),
         };
         for (output, stream) in outputs.into_iter().enumerate() {

@@ -4,14 +4,15 @@ use std::sync::atomic::Ordering;
 
 use millstream_state::StateError;
 use millstream_state::key_group::groups_of;
-use millstream_state::snapshot::State;
+use millstream_state::snapshot::{Key, State};
 
+use super::combine::{Combine, CombineLogic, CombinedRows};
 use super::{EpochLogic, Outbox, Task, guard};
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
-use crate::operator::{Context, Fired, KeyedOperator};
+use crate::operator::{Combining, Context, Fired, KeyedOperator};
 use crate::record::Data;
-use crate::rows::{AnyRows, KeyedRows, Rows, downcast};
+use crate::rows::{AnyRows, KeyedRows, Rows, downcast, is};
 use crate::shared::Part;
 use crate::time::EventTime;
 
@@ -20,16 +21,31 @@ pub(crate) trait KeyedFactory: Send {
     fn describe(&self) -> (String, String);
     /// An instance for one worker. Its state is restored only when the result is called.
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>>;
+    /// What takes records together in front of it, if it can.
+    fn combiner(&self, task: &Task) -> Option<Box<dyn CombineLogic>>;
 }
 
+/// An operator that sees every record.
 pub(crate) struct KeyedNode<O>(pub O);
+
+/// An operator in front of which records are taken together.
+pub(crate) struct CombiningNode<O>(pub O);
 
 struct KeyedLogic<O: KeyedOperator> {
     operator: O,
     state: O::State,
     cx: Context<O::In, O::Out>,
+    /// Takes in what combiners have made of records, for operators that have such.
+    on_combined: Option<OnCombined<O>>,
     task: Task,
 }
+
+type OnCombined<O> = fn(
+    &mut O,
+    &mut Context<<O as KeyedOperator>::In, <O as KeyedOperator>::Out>,
+    &mut <O as KeyedOperator>::State,
+    Box<dyn AnyRows>,
+) -> Result<()>;
 
 impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
     fn describe(&self) -> (String, String) {
@@ -41,8 +57,36 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
         Box::new(move || {
             let state = guard(&task.name, || restore(&operator, &task))?;
             let cx = Context::new(task.connected[1]);
-            Ok(Box::new(KeyedLogic { operator, state, cx, task }))
+            Ok(Box::new(KeyedLogic { operator, state, cx, on_combined: None, task }))
         })
+    }
+
+    fn combiner(&self, _task: &Task) -> Option<Box<dyn CombineLogic>> {
+        None
+    }
+}
+
+impl<O: Combining + Clone> KeyedFactory for CombiningNode<O> {
+    fn describe(&self) -> (String, String) {
+        (self.0.describe(), self.0.state(0..0).shape())
+    }
+
+    fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
+        let operator = self.0.clone();
+        Box::new(move || {
+            let state = guard(&task.name, || restore(&operator, &task))?;
+            task.shared.restored[task.node].add(operator.fired(&state));
+            let cx = Context::new(task.connected[1]);
+            let on_combined: OnCombined<O> = |operator, cx, state, rows| {
+                let mut rows = downcast::<CombinedRows<O::Combiner>>(rows);
+                operator.on_combined(cx, state, &mut rows.0)
+            };
+            Ok(Box::new(KeyedLogic { operator, state, cx, on_combined: Some(on_combined), task }))
+        })
+    }
+
+    fn combiner(&self, task: &Task) -> Option<Box<dyn CombineLogic>> {
+        Some(Box::new(Combine::new(self.0.combiner(), task.clone())))
     }
 }
 
@@ -84,6 +128,15 @@ impl<O: KeyedOperator> KeyedLogic<O> {
     }
 }
 
+/// Which record a row is, by key and time.
+pub(super) fn place_of<K: Key, T>(rows: &KeyedRows<K, T>, row: usize) -> String {
+    let place = rows.records.get(row).map(|record| {
+        let key = serde_json::to_string(&record.key).unwrap_or_else(|_| "(not shown)".into());
+        format!("a record with key {key} at {}", record.at)
+    });
+    place.unwrap_or_default()
+}
+
 /// How many results travel together at most.
 const BATCH: usize = 4096;
 
@@ -115,18 +168,21 @@ fn in_batches<T: Data>(rows: Rows<T>, mut each: impl FnMut(Rows<T>)) {
 
 impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
     fn apply(&mut self, _epoch: Epoch, rows: Box<dyn AnyRows>, out: &mut Outbox) -> Result<()> {
+        self.cx.row = 0;
+        if let Some(on_combined) = self.on_combined
+            && !is::<KeyedRows<O::Key, O::In>>(&*rows)
+        {
+            let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
+            guard(&self.task.name, || on_combined(operator, cx, state, rows))?;
+            self.drain(out);
+            return Ok(());
+        }
         let mut rows = *downcast::<KeyedRows<O::Key, O::In>>(rows);
         self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
-        self.cx.row = 0;
         let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
         let result = guard(&self.task.name, || operator.on_batch(cx, state, &mut rows));
         if let Err(error) = result {
-            let record = rows.records.get(self.cx.row);
-            let place = record.map(|record| {
-                let key = serde_json::to_string(&record.key).unwrap_or_else(|_| "(not shown)".into());
-                format!("a record with key {key} at {}", record.at)
-            });
-            return Err(error.at_place(place.unwrap_or_default()));
+            return Err(error.at_place(place_of(&rows, self.cx.row)));
         }
         self.drain(out);
         Ok(())

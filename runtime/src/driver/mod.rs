@@ -3,12 +3,14 @@
 //! A *factory* stands in the job's graph and makes one *logic* for every worker, on that worker's thread. Logics know
 //! records and epochs, and nothing of timely; [`dataflow`](crate::dataflow) knows timely and nothing of records.
 
+mod combine;
 mod keyed;
 mod sink;
 mod source;
 mod stateless;
 
-pub(crate) use keyed::{KeyedFactory, KeyedNode};
+pub(crate) use combine::CombineLogic;
+pub(crate) use keyed::{CombiningNode, KeyedFactory, KeyedNode};
 pub(crate) use sink::{SinkFactory, SinkNode};
 pub(crate) use source::{LateWaker, Polled, SourceFactory, SourceLogic, SourceNode};
 pub(crate) use stateless::{Division, Keying, Plain, StatelessFactory, StatelessLogic};

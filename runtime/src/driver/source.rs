@@ -10,7 +10,7 @@ use super::{Outbox, Task, guard};
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::rows::{Behind, Lineage, Rows};
-use crate::source::{Batch, Read, Source, SplitReader, Waker};
+use crate::source::{BadRecord, Output, Read, Source, SplitReader, Waker};
 use crate::time::EventTime;
 use crate::watermark::{WatermarkGenerator, Watermarks};
 
@@ -88,7 +88,6 @@ struct Split<R, G> {
 struct Instance<S: Source, F, G> {
     splits: Vec<Split<S::Reader, G>>,
     timestamp: F,
-    batch: Batch<S::Item>,
     turns: u64,
     woken: Arc<std::sync::atomic::AtomicBool>,
     task: Task,
@@ -160,8 +159,7 @@ where
             });
         }
         let timestamp = self.watermarks.timestamp.clone();
-        let batch = Batch::default();
-        Ok(Box::new(Instance::<S, F, G> { splits: opened, timestamp, batch, turns: 0, woken, task }))
+        Ok(Box::new(Instance::<S, F, G> { splits: opened, timestamp, turns: 0, woken, task }))
     }
 }
 
@@ -207,13 +205,34 @@ where
         let Some(split) = ready.min_by_key(|split| (split.watermark, split.turn)) else {
             return Ok(self.resting());
         };
-        let batch = &mut self.batch;
         let (name, size) = (&self.task.name, self.task.batch_size);
         self.turns += 1;
         split.turn = self.turns;
         let Some(reader) = &mut split.reader else { return Err(Error::internal("an ended split was read")) };
-        let read = guard(name, || reader.read(size, batch));
-        let read = read.map_err(|error| error.at_place(format!("split `{}`", split.name)))?;
+        let records = Vec::with_capacity(size);
+        let mut stamper = Stamper {
+            timestamp: &self.timestamp,
+            generator: &mut split.generator,
+            watermark: split.watermark,
+            rows: Rows { records, behind: Vec::new(), lineage: None },
+            bad: Vec::new(),
+        };
+        let mut returned = false;
+        let read = guard(name, || {
+            let read = reader.read(size, &mut stamper);
+            returned = true;
+            read
+        });
+        let Stamper { watermark, mut rows, bad, .. } = stamper;
+        let read = read.map_err(|error| match returned {
+            true => error.at_place(format!("split `{}`", split.name)),
+            // A panic came while a record was being made, or got its time.
+            false => error.at_place(format!(
+                "record {} of split `{}`",
+                split.records + rows.records.len() as u64 + 1,
+                split.name
+            )),
+        })?;
         match read {
             Read::More => {}
             Read::Later(wait) => split.due = Some(Instant::now() + wait.min(LONGEST_WAIT)),
@@ -226,11 +245,11 @@ where
             }
         }
         let stats = self.task.stats();
-        if !batch.bad.is_empty() {
-            stats.bad.fetch_add(batch.bad.len() as u64, Ordering::Relaxed);
+        if !bad.is_empty() {
+            stats.bad.fetch_add(bad.len() as u64, Ordering::Relaxed);
             let mut rows = Rows::default();
             let at = split.watermark;
-            batch.bad.drain(..).for_each(|bad| rows.push(at, bad, None));
+            bad.into_iter().for_each(|bad| rows.push(at, bad, None));
             if self.task.connected[1] {
                 out.push((1, Box::new(rows)));
             } else {
@@ -239,37 +258,43 @@ where
                 }
             }
         }
-        if !batch.records.is_empty() {
-            let count = batch.records.len();
-            let mut rows = Rows { records: Vec::with_capacity(count), behind: Vec::new(), lineage: None };
-            let (timestamp, records) = (&self.timestamp, &mut batch.records);
-            let mut row = 0;
-            let (generator, mut watermark) = (&mut split.generator, split.watermark);
-            let stamped = guard(name, || {
-                for value in records.drain(..) {
-                    let at = timestamp(&value);
-                    if at < watermark {
-                        rows.behind.push(Behind { row: row as u32, watermark });
-                    }
-                    generator.observe(at);
-                    watermark = watermark.max(generator.watermark());
-                    rows.records.push(Record { at, value });
-                    row += 1;
-                }
-                Ok(())
-            });
-            stamped.map_err(|error| {
-                error.at_place(format!("record {} of split `{}`", split.records + row as u64 + 1, split.name))
-            })?;
-            split.watermark = watermark;
+        split.watermark = watermark;
+        if !rows.records.is_empty() {
+            let count = rows.records.len() as u64;
             rows.lineage = Some(Lineage { split: split.number, first: split.records, index: Vec::new() });
-            split.records += count as u64;
-            stats.records_out.fetch_add(count as u64, Ordering::Relaxed);
+            split.records += count;
+            stats.records_out.fetch_add(count, Ordering::Relaxed);
             if self.task.connected[0] {
                 out.push((0, Box::new(rows)));
             }
         }
         Ok(Polled::Some)
+    }
+}
+
+/// Gives every record its event time as it is read, and sees whether it is behind.
+struct Stamper<'a, T, F, G> {
+    timestamp: &'a F,
+    generator: &'a mut G,
+    watermark: EventTime,
+    rows: Rows<T>,
+    bad: Vec<BadRecord>,
+}
+
+impl<T, F: Fn(&T) -> EventTime, G: WatermarkGenerator> Output<T> for Stamper<'_, T, F, G> {
+    #[inline(always)]
+    fn record(&mut self, value: T) {
+        let at = (self.timestamp)(&value);
+        if at < self.watermark {
+            self.rows.behind.push(Behind { row: self.rows.records.len() as u32, watermark: self.watermark });
+        }
+        self.generator.observe(at);
+        self.watermark = self.watermark.max(self.generator.watermark());
+        self.rows.records.push(Record { at, value });
+    }
+
+    fn bad(&mut self, bad: BadRecord) {
+        self.bad.push(bad);
     }
 }
 

@@ -1,0 +1,146 @@
+//! Takes records together on the worker that read them, before they are sent to the worker that owns their key.
+//!
+//! With few keys most records of a slice meet one of the same key, and what travels is one accumulator instead of them
+//! all. With many keys hardly any do, and taking them together only costs: so each slice is judged by how many
+//! records there were to an accumulator, and where that was few, records travel as they are for some slices.
+//!
+//! **Source**: a combiner, as in MapReduce (Dean and Ghemawat, OSDI 2004); turned on and off by what it brings, as
+//! Flink's local aggregation is not.
+
+use millstream_runtime::error::Result;
+use millstream_runtime::operator::{Combiner, Fired};
+use millstream_runtime::record::Data;
+use millstream_runtime::rows::{BehindWalk, KeyedRows};
+use millstream_runtime::time::EventTime;
+use millstream_state::hash::hash_key;
+use millstream_state::slices::SliceState;
+use millstream_state::snapshot::{Key, State};
+
+use super::assign::WindowAssigner;
+use super::place::{Places, origin};
+use crate::aggregate::Aggregate;
+
+/// No more accumulators than this are held, unless they stand for many records each.
+const MANY: usize = 1 << 17;
+
+/// No more accumulators than this are held in any case.
+const MOST: usize = 1 << 20;
+
+/// With fewer records to an accumulator than this, to take them together does not pay.
+const WORTHWHILE: u64 = 3;
+
+/// For how many slices records travel as they are at most, before it is tried again.
+const LONGEST_PAUSE: i64 = 64;
+
+/// What records of one key in one slice amount to.
+#[derive(Clone, Debug)]
+pub(super) struct Slice<Acc> {
+    pub slice: i64,
+    pub acc: Acc,
+}
+
+pub(super) struct SliceCombiner<K, T, A: Aggregate<T>> {
+    windows: WindowAssigner,
+    aggregate: A,
+    places: Places,
+    held: SliceState<K, A::Acc>,
+    /// Records taken since a slice was judged last.
+    records: u64,
+    /// The slice that is being handed over.
+    releasing: Option<i64>,
+    full: bool,
+    /// Slices before this are not taken together.
+    resume_at: i64,
+    /// How many slices the next pause will last.
+    pause: i64,
+    types: std::marker::PhantomData<fn(T)>,
+}
+
+impl<K, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
+    pub(super) fn new(windows: WindowAssigner, aggregate: A) -> Self {
+        SliceCombiner {
+            windows,
+            aggregate,
+            places: Places::new(windows),
+            held: SliceState::default(),
+            records: 0,
+            releasing: None,
+            full: false,
+            resume_at: i64::MIN,
+            pause: 1,
+            types: std::marker::PhantomData,
+        }
+    }
+}
+
+impl<K: Key, T: Data, A: Aggregate<T>> SliceCombiner<K, T, A> {
+    /// Decides by what `slice` came to whether the next ones are worth it.
+    fn judge(&mut self, slice: i64) {
+        let accumulators = self.held.keys_in(slice) as u64;
+        if std::mem::take(&mut self.records) < accumulators * WORTHWHILE {
+            self.resume_at = slice.saturating_add(1 + self.pause);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        } else {
+            self.pause = 1;
+        }
+    }
+}
+
+impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
+    type Key = K;
+    type In = T;
+    type Out = Slice<A::Acc>;
+
+    fn take(&mut self, rows: &mut KeyedRows<K, T>, fired: EventTime, row: &mut usize) -> Result<()> {
+        // Records before this window may be late, which is for the owner of their key to decide.
+        let open = self.windows.first_open(fired);
+        let mut behind = BehindWalk::new(&rows.behind);
+        let mut left: Vec<u32> = Vec::new();
+        let before = rows.records.len();
+        for (number, record) in rows.records.iter().enumerate() {
+            *row = number;
+            let place = self.places.of(record.at);
+            if behind.at(number).is_some() || place.slice < self.resume_at || place.windows.0 < open {
+                left.push(number as u32);
+                continue;
+            }
+            let aggregate = &self.aggregate;
+            let acc = self.held.update(place.slice, record.hash, &record.key, || aggregate.create());
+            aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, number));
+        }
+        self.records += (before - left.len()) as u64;
+        rows.keep(&left);
+        let accumulators = self.held.entries() as usize;
+        self.full = accumulators > MOST || accumulators > MANY && self.records < accumulators as u64 * WORTHWHILE;
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.held.first().is_none()
+    }
+
+    fn is_full(&self) -> bool {
+        self.full
+    }
+
+    fn release(&mut self, watermark: EventTime, most: usize, out: &mut KeyedRows<K, Slice<A::Acc>>) -> Fired {
+        let open = self.windows.first_open(watermark);
+        while let Some(slice) = self.held.first().filter(|slice| self.windows.windows_of(*slice).0 < open) {
+            if self.releasing != Some(slice) {
+                self.releasing = Some(slice);
+                self.judge(slice);
+            }
+            let room = most - out.records.len();
+            let at = self.windows.slice_bounds(slice).0;
+            let all = self.held.take_some(slice, room, |key, acc| {
+                out.push(hash_key(&key), at, key, Slice { slice, acc });
+            });
+            if !all || out.records.len() >= most {
+                return Fired::More;
+            }
+        }
+        self.releasing = None;
+        self.full = false;
+        Fired::All
+    }
+}

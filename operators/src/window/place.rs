@@ -1,0 +1,69 @@
+//! Where a record belongs: its slice, and the windows of that slice.
+
+use millstream_runtime::rows::KeyedRecord;
+use millstream_runtime::time::EventTime;
+
+use super::assign::WindowAssigner;
+use crate::aggregate::{Aggregate, Origin};
+
+/// A slice, the times that it covers (both included), and the first and last window that it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub slice: i64,
+    times: (EventTime, EventTime),
+    pub windows: (i64, i64),
+}
+
+impl Place {
+    #[inline]
+    fn covers(&self, at: EventTime) -> bool {
+        self.times.0 <= at && at <= self.times.1
+    }
+}
+
+/// Finds places, and remembers the last two: records come mostly in order, and where two slices meet they alternate.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    windows: WindowAssigner,
+    recent: [Place; 2],
+}
+
+impl Places {
+    pub(super) fn new(windows: WindowAssigner) -> Self {
+        let some = find(windows, EventTime::EPOCH);
+        Places { windows, recent: [some; 2] }
+    }
+
+    /// The place of `at`.
+    #[inline]
+    pub(super) fn of(&mut self, at: EventTime) -> Place {
+        if !self.recent[0].covers(at) {
+            self.turn_to(at);
+        }
+        self.recent[0]
+    }
+
+    #[cold]
+    fn turn_to(&mut self, at: EventTime) {
+        self.recent.swap(0, 1);
+        if !self.recent[0].covers(at) {
+            self.recent[0] = find(self.windows, at);
+        }
+    }
+}
+
+fn find(windows: WindowAssigner, at: EventTime) -> Place {
+    let slice = windows.slice_of(at);
+    Place { slice, times: windows.slice_bounds(slice), windows: windows.windows_of(slice) }
+}
+
+/// When and where a record comes from, as far as the aggregate asks.
+#[inline]
+pub(super) fn origin<K, T, A: Aggregate<T>>(
+    record: &KeyedRecord<K, T>,
+    positions: &[(u32, u64)],
+    row: usize,
+) -> Origin {
+    let (split, number) = if A::NEEDS_POSITION { positions[row] } else { (0, 0) };
+    Origin { at: record.at, split, record: number }
+}

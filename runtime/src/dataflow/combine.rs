@@ -1,0 +1,83 @@
+//! A combiner as a timely operator, in front of an exchange. What it holds keeps a capability back at most as far as the
+//! watermark at which the owners need it; while it holds nothing it has none, and nobody waits for it.
+
+use std::sync::Arc;
+
+use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::{Packet, Stream, lower_bound, only, send};
+use crate::driver::{CombineLogic, Outbox, Task};
+use crate::error::Result;
+use crate::moment::Moment;
+use crate::time::EventTime;
+
+pub(super) fn build<'scope>(
+    scope: Scope<'scope, Moment>,
+    task: &Task,
+    mut logic: Box<dyn CombineLogic>,
+    input: Stream<'scope>,
+) -> Stream<'scope> {
+    let mut builder = OperatorBuilder::new(format!("{} (combiner)", task.name), scope);
+    let mut input = builder.new_input(input, Pipeline);
+    let (pusher, stream) = builder.new_output();
+    let shared = Arc::clone(&task.shared);
+    builder.build(move |caps| {
+        drop(caps);
+        let mut outputs = [pusher];
+        let mut outbox = Outbox::new();
+        // While something is held: under what it will be sent.
+        let mut held: Option<Capability<Moment>> = None;
+        move |frontiers| {
+            if shared.has_failed() {
+                return;
+            }
+            let mut turn = || -> Result<()> {
+                let mut result = Ok(());
+                input.for_each(|cap, packet| {
+                    let (Some(rows), Ok(())) = (packet.0.take(), &result) else { return };
+                    let moment = only(cap.stamp());
+                    // Records of an epoch that is not yet the current one are few, and travel as they are.
+                    let rows = match &held {
+                        Some(held) if held.time().epoch != moment.epoch => Ok(Some(rows)),
+                        _ => logic.take(rows),
+                    };
+                    match rows {
+                        Ok(Some(rows)) => {
+                            outputs[0].activate().give(&cap, &mut Packet(Some(rows)));
+                        }
+                        Ok(None) => {}
+                        Err(error) => result = Err(error),
+                    }
+                    // Batches of several sources may come under moments that go back.
+                    let held_from = held.as_ref().map(|held| *held.time());
+                    let earlier =
+                        held_from.is_none_or(|from| from.epoch == moment.epoch && moment.watermark < from.watermark);
+                    if earlier && !logic.is_empty() {
+                        held = Some(cap.delayed(&moment, 0));
+                    }
+                });
+                result?;
+                // An empty frontier means teardown, never that anything may be sent.
+                let (Some(cap), Some(bound)) = (&mut held, lower_bound(frontiers[0].frontier().iter())) else {
+                    return Ok(());
+                };
+                let everything = bound.epoch > cap.time().epoch || logic.is_full();
+                logic.release(if everything { EventTime::MAX } else { bound.watermark }, &mut outbox)?;
+                send(&mut outputs, std::slice::from_ref(cap), &mut outbox);
+                if logic.is_empty() {
+                    held = None;
+                } else {
+                    cap.downgrade(&Moment::new(cap.time().epoch, cap.time().watermark.max(bound.watermark)));
+                }
+                Ok(())
+            };
+            if let Err(error) = turn() {
+                shared.fail(error);
+            }
+        }
+    });
+    stream
+}
