@@ -1,0 +1,113 @@
+//! W2 by hand on timely dataflow: two operators, with the table, the hasher and the lateness of the loop.
+//!
+//! The source sends 1024 events at a time, as one container, under the watermark before them. The second operator exchanges
+//! events by the hash of their key, keeps a hash map per window, and fires a window when the frontier has come to its end.
+//! Results are a stream; whoever reads it adds up their digests.
+
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hashbrown::DefaultHashBuilder;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::generic::operator::source;
+use timely::dataflow::{Scope, Stream as Dataflow};
+
+use crate::kit::event::{Event, JITTER_MS, Stream};
+use crate::kit::windows::{Acc, SIZE_US, Table, Windows, add, result_digest};
+
+const BATCH: usize = 1024;
+
+/// Key, value, microseconds.
+type Row = (u64, i64, i64);
+type Rows = CapacityContainerBuilder<Vec<Row>>;
+type Results = CapacityContainerBuilder<Vec<(u64, i64, Acc)>>;
+
+/// The sum of the digests of all results.
+pub fn run(stream: &Stream, events: u64, workers: usize) -> u64 {
+    let total = Arc::new(AtomicU64::new(0));
+    let (stream, sum) = (stream.clone(), Arc::clone(&total));
+    let running = timely::execute(timely::Config::process(workers), move |worker| {
+        let (stream, sum) = (stream.clone(), Arc::clone(&sum));
+        let numbers = (worker.index() as u64..events).step_by(worker.peers());
+        worker.dataflow::<i64, _, _>(|scope| {
+            windows(generate(scope, stream, numbers)).sink(Pipeline, "digest", move |(input, _)| {
+                let mut part = 0u64;
+                input.for_each(|_, results| {
+                    for (key, window, acc) in results.drain(..) {
+                        part = part.wrapping_add(result_digest(key, window, acc));
+                    }
+                });
+                sum.fetch_add(part, Ordering::Relaxed); // wraps around
+            });
+        });
+    });
+    drop(running.expect("workers start")); // waits for them
+    total.load(Ordering::SeqCst)
+}
+
+fn generate<'scope>(
+    scope: Scope<'scope, i64>,
+    stream: Stream,
+    mut numbers: impl Iterator<Item = u64> + 'static,
+) -> Dataflow<'scope, i64, Vec<Row>> {
+    source::<_, Rows, _, _>(scope, "events", move |capability, info| {
+        let activator = scope.activator_for(info.address);
+        let mut capability = Some(capability);
+        let mut highest = i64::MIN;
+        let mut batch = Vec::new();
+        move |output| {
+            let Some(cap) = &mut capability else { return };
+            batch.reserve(BATCH);
+            batch.extend(numbers.by_ref().take(BATCH).map(|i| {
+                let Event { key, value, at } = stream.event(i);
+                highest = highest.max(at.micros());
+                (key, value, at.micros())
+            }));
+            if batch.is_empty() {
+                capability = None;
+                return;
+            }
+            output.session(&*cap).give_container(&mut batch);
+            batch.clear();
+            cap.downgrade(&(highest - JITTER_MS as i64 * 1_000));
+            activator.activate();
+        }
+    })
+}
+
+fn windows<'scope>(rows: Dataflow<'scope, i64, Vec<Row>>) -> Dataflow<'scope, i64, Vec<(u64, i64, Acc)>> {
+    let hasher = DefaultHashBuilder::default();
+    // The table uses the low and the highest bits of the hash; the worker is chosen by others.
+    let exchange = Exchange::new(move |row: &Row| hasher.hash_one(row.0) >> 32);
+    rows.unary_frontier::<Results, _, _, _>(exchange, "windows", |_, _| {
+        let mut windows = Windows::new(Table::default);
+        let mut caps: BTreeMap<i64, Capability<i64>> = BTreeMap::new();
+        move |(input, frontier), output| {
+            input.for_each(|cap, rows| {
+                let watermark = *cap.least().expect("sent under a capability");
+                for (key, value, at) in rows.drain(..) {
+                    let window = at.div_euclid(SIZE_US);
+                    if !windows.is_current(window) {
+                        let end = (window + 1) * SIZE_US;
+                        if end <= watermark {
+                            continue; // late
+                        }
+                        caps.entry(window).or_insert_with(|| cap.delayed(&(end - 1), output.output_index()));
+                    }
+                    add(windows.table(window), key, value);
+                }
+            });
+            let end = frontier.frontier().first().map_or(i64::MAX, |watermark| watermark.div_euclid(SIZE_US));
+            while let Some((window, mut table)) = windows.take_before(end) {
+                let cap = caps.remove(&window).expect("held since the window began");
+                output.session(&cap).give_iterator(table.drain().map(|(key, acc)| (key, window, acc)));
+                windows.recycle(table);
+            }
+        }
+    })
+}
