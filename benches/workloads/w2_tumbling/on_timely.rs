@@ -31,11 +31,12 @@ type Results = CapacityContainerBuilder<Vec<(u64, i64, Acc)>>;
 pub fn run(stream: &Stream, events: u64, workers: usize) -> u64 {
     let total = Arc::new(AtomicU64::new(0));
     let (stream, sum) = (stream.clone(), Arc::clone(&total));
+    let hasher = DefaultHashBuilder::default(); // random, but the same on all workers
     let running = timely::execute(timely::Config::process(workers), move |worker| {
-        let (stream, sum) = (stream.clone(), Arc::clone(&sum));
+        let (stream, sum, hasher) = (stream.clone(), Arc::clone(&sum), hasher.clone());
         let numbers = (worker.index() as u64..events).step_by(worker.peers());
         worker.dataflow::<i64, _, _>(|scope| {
-            windows(generate(scope, stream, numbers)).sink(Pipeline, "digest", move |(input, _)| {
+            windows(generate(scope, stream, numbers), hasher).sink(Pipeline, "digest", move |(input, _)| {
                 let mut part = 0u64;
                 input.for_each(|_, results| {
                     for (key, window, acc) in results.drain(..) {
@@ -80,8 +81,10 @@ fn generate<'scope>(
     })
 }
 
-fn windows<'scope>(rows: Dataflow<'scope, i64, Vec<Row>>) -> Dataflow<'scope, i64, Vec<(u64, i64, Acc)>> {
-    let hasher = DefaultHashBuilder::default();
+fn windows<'scope>(
+    rows: Dataflow<'scope, i64, Vec<Row>>,
+    hasher: DefaultHashBuilder,
+) -> Dataflow<'scope, i64, Vec<(u64, i64, Acc)>> {
     // The table uses the low and the highest bits of the hash; the worker is chosen by others.
     let exchange = Exchange::new(move |row: &Row| hasher.hash_one(row.0) >> 32);
     rows.unary_frontier::<Results, _, _, _>(exchange, "windows", |_, _| {
