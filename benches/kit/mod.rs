@@ -20,6 +20,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// For what takes long: no more than three runs, unless it was asked for by name.
+    pub fn brief(self) -> Self {
+        Plan { runs: if self.full { self.runs } else { self.runs.min(3) }, ..self }
+    }
+
     /// A number of events, or of events per millisecond: the same windows in any case, but with fewer events each.
     pub fn scaled(self, number: u64) -> u64 {
         if self.quick { number.div_ceil(100) } else { number }

@@ -17,7 +17,7 @@ use millstream::window::WindowAssigner;
 
 use crate::kit::Plan;
 use crate::kit::event::{Event, JITTER_MS, Keys, Stream, digest};
-use crate::kit::race::Race;
+use crate::kit::race::{Outcome, Race};
 use crate::kit::report::Report;
 use crate::kit::threads::shared_sum;
 
@@ -56,18 +56,19 @@ fn beside_tumbling(shape: &Shape, keys: Keys, plan: Plan, report: &mut Report) {
     let slide =
         race.add("tumbling, slide", 2, &[], move |workers| job(stream, events, workers, tumbling(shape.slide_ms), sum));
     race.add("millstream", 2, &[size, slide], move |workers| {
-        job(stream, events, workers, sliding(shape), sum) / (shape.size_ms / shape.slide_ms)
+        let Outcome { checksum, counts } = job(stream, events, workers, sliding(shape), sum);
+        Outcome { checksum: checksum / (shape.size_ms / shape.slide_ms), counts }
     });
-    race.run(plan, report);
+    race.run(plan.brief(), report);
 }
 
 fn beside_naive(shape: &Shape, keys: Keys, plan: Plan, report: &mut Report) {
-    let events = plan.scaled(500_000);
+    let events = plan.scaled(300_000);
     let stream = &Stream::new(keys, plan.scaled(shape.rate));
     let mut race = Race::new("w3", shape.name, Some(keys), events);
     let naive = race.add("naive loop", 1, &[], move |_| naive_loop(stream, events, shape));
     race.add("millstream", 1, &[naive], move |workers| job(stream, events, workers, sliding(shape), result_digest));
-    race.run(plan, report);
+    race.run(plan.brief(), report);
 }
 
 fn sliding(shape: &Shape) -> Sliding {
@@ -78,14 +79,14 @@ fn result_digest(key: u64, start_us: i64, sum: i64) -> u64 {
     digest([key, start_us as u64, sum as u64, 0, 0])
 }
 
-/// The sum over all results of what `check` makes of key, start and sum.
+/// Sums over all results what `check` makes of key, start and sum.
 fn job(
     stream: &Stream,
     events: u64,
     workers: usize,
     window: impl Into<WindowAssigner>,
     check: impl Fn(u64, i64, i64) -> u64 + Clone + Send + 'static,
-) -> u64 {
+) -> Outcome {
     let (total, mut add) = shared_sum();
     let stream = stream.clone();
     let job = Job::new("sums").workers(workers);
@@ -98,8 +99,8 @@ fn job(
             let (key, window, sum) = record.value;
             add(check(key, window.start.micros(), sum));
         }));
-    job.run().expect("the job runs");
-    total.load(Ordering::SeqCst)
+    let summary = job.run().expect("the job runs");
+    Outcome { checksum: total.load(Ordering::SeqCst), counts: vec![("results", summary.records_out)] }
 }
 
 /// A hash map per open window; every event goes into all that it belongs to.

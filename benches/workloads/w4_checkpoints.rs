@@ -10,7 +10,7 @@ use crate::kit::report::Report;
 use crate::w2_tumbling;
 
 pub fn run(plan: Plan, report: &mut Report) {
-    let (keys, events) = (Keys::Uniform(1_000_000), plan.scaled(80_000_000));
+    let (keys, events) = (Keys::Uniform(1_000_000), plan.scaled(60_000_000));
     let stream = Stream::new(keys, plan.scaled(5_000));
     let mut race = Race::new("w4", "", Some(keys), events);
     let without = race.add("no checkpoints", 2, &[], |workers| w2_tumbling::job(&stream, events, workers, None));
@@ -18,5 +18,5 @@ pub fn run(plan: Plan, report: &mut Report) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         w2_tumbling::job(&stream, events, workers, Some(dir.path()))
     });
-    race.run(plan, report);
+    race.run(plan.brief(), report);
 }

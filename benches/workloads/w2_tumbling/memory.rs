@@ -5,6 +5,7 @@
 
 use serde_json::json;
 
+use super::looped::Take;
 use super::{job, looped, on_timely};
 use crate::kit::event::{Keys, Stream};
 use crate::kit::report::Report;
@@ -62,7 +63,7 @@ pub fn child(arguments: &[String]) {
     let stream = Stream::new(Keys::Uniform(keys), keys * 5 / 1000);
     let events = keys * 6;
     let run = || match contestant.as_str() {
-        "loop" => looped::run(&stream, events, workers),
+        "loop" => looped::run(&stream, events, workers, Take::Batches),
         "timely" => on_timely::run(&stream, events, workers),
         "millstream" => job(&stream, events, workers, None).checksum,
         other => panic!("no contestant is called {other}"),

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use looped::Take;
 use millstream::prelude::*;
 
 use crate::kit::Plan;
@@ -17,6 +18,7 @@ use crate::kit::event::{Event, Keys, Stream};
 use crate::kit::race::{Outcome, Race};
 use crate::kit::report::Report;
 use crate::kit::threads::shared_sum;
+
 use crate::kit::windows::{Acc, SIZE_US, result_digest};
 
 pub fn run(plan: Plan, report: &mut Report) {
@@ -29,7 +31,7 @@ pub fn run(plan: Plan, report: &mut Report) {
 }
 
 fn race(keys: Keys, plan: Plan, report: &mut Report) {
-    let huge = keys.count() > 1_000_000;
+    let (large, huge) = (keys.count() >= 1_000_000, keys.count() > 1_000_000);
     let events = plan.scaled(20_000_000);
     let stream = Stream::new(keys, plan.scaled(if huge { 10_000 } else { 5_000 }));
     let mut race = Race::new("w2", "", Some(keys), events);
@@ -37,11 +39,15 @@ fn race(keys: Keys, plan: Plan, report: &mut Report) {
         if workers == 1 && huge && !plan.full {
             continue;
         }
-        let looped = race.add("loop", workers, &[], |workers| looped::run(&stream, events, workers));
+        let looped = race.add("loop", workers, &[], |workers| looped::run(&stream, events, workers, Take::OneByOne));
+        let batches = race
+            .add("loop, batches", workers, &[looped], |workers| looped::run(&stream, events, workers, Take::Batches));
         let timely = race.add("timely", workers, &[looped], |workers| on_timely::run(&stream, events, workers));
-        race.add("millstream", workers, &[looped, timely], |workers| job(&stream, events, workers, None).checksum);
+        race.add("millstream", workers, &[looped, batches, timely], |workers| {
+            job(&stream, events, workers, None).checksum
+        });
     }
-    race.run(plan, report);
+    race.run(if large { plan.brief() } else { plan }, report);
 }
 
 /// With a checkpoint every second, if there is a directory for them.
