@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use millstream::prelude::EventTime;
+use serde::{Deserialize, Serialize};
 
 use super::zipf::Zipf;
 
@@ -11,7 +12,7 @@ use super::zipf::Zipf;
 pub const JITTER_MS: u64 = 50;
 
 /// One event: 24 bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Event {
     pub key: u64,
     pub value: i64,
@@ -76,6 +77,40 @@ impl Stream {
             value: (mix(s ^ 0xA5A5_A5A5_5A5A_5A5A) % 1000) as i64,
             at: EventTime::from_millis(at_ms as i64),
         }
+    }
+}
+
+/// The events of one split of several, for those who read them by hand.
+#[derive(Debug)]
+pub struct Split<'a> {
+    stream: &'a Stream,
+    next: u64,
+    end: u64,
+    step: u64,
+}
+
+impl<'a> Split<'a> {
+    /// Split `p` of `splits` of the first `events` events.
+    pub fn new(stream: &'a Stream, events: u64, p: usize, splits: usize) -> Self {
+        Split { stream, next: p as u64, end: events, step: splits as u64 }
+    }
+
+    /// The next event.
+    #[inline]
+    pub fn event(&mut self) -> Option<Event> {
+        (self.next < self.end).then(|| {
+            self.next += self.step;
+            self.stream.event(self.next - self.step)
+        })
+    }
+
+    /// Adds the next `max` events to the batch, or what is left.
+    #[inline]
+    pub fn batch(&mut self, max: u64, batch: &mut Vec<Event>) {
+        let count = self.end.saturating_sub(self.next).div_ceil(self.step).min(max);
+        let (next, step) = (self.next, self.step);
+        batch.extend((0..count).map(|i| self.stream.event(next + i * step)));
+        self.next += count * step;
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Plan {
     pub quick: bool,
     /// Also what takes long, and is left out when everything is run.
     pub full: bool,
+    /// Only races with so many keys.
+    pub keys: Option<u64>,
 }
 
 impl Plan {

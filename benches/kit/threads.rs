@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Calls `f(p)` on a thread of its own for each `p` of `threads`, and adds up what they return.
-pub fn sum_of(threads: usize, f: impl Fn(u64) -> u64 + Sync) -> u64 {
+pub fn sum_of(threads: usize, f: impl Fn(usize) -> u64 + Sync) -> u64 {
     std::thread::scope(|scope| {
         let f = &f;
-        let running: Vec<_> = (0..threads as u64).map(|p| scope.spawn(move || f(p))).collect();
+        let running: Vec<_> = (0..threads).map(|p| scope.spawn(move || f(p))).collect();
         running.into_iter().map(|thread| thread.join().expect("no panic")).fold(0, u64::wrapping_add)
     })
 }

@@ -45,6 +45,9 @@ struct Args {
     /// How often to run each contestant.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     runs: u64,
+    /// Only streams with so many keys.
+    #[arg(long)]
+    keys: Option<u64>,
     /// Append each figure to this file, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -98,7 +101,7 @@ fn smoke_test() -> ExitCode {
     if !filtered {
         let mut report = Report::new(None).expect("no file to open");
         for (name, run) in WORKLOADS {
-            run(Plan { runs: 1, quick: true, full: true }, &mut report);
+            run(Plan { runs: 1, quick: true, full: true, keys: None }, &mut report);
             println!("benchmark {name} ... ok");
             passed += 1;
         }

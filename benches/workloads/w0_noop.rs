@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use millstream::prelude::*;
 
 use crate::kit::Plan;
-use crate::kit::event::{Event, Keys, Stream};
+use crate::kit::event::{Event, Keys, Split, Stream};
 use crate::kit::race::Race;
 use crate::kit::report::Report;
 use crate::kit::threads::{shared_sum, sum_of};
@@ -26,8 +26,9 @@ pub fn run(plan: Plan, report: &mut Report) {
 fn looped(stream: &Stream, events: u64, threads: usize) -> u64 {
     sum_of(threads, |p| {
         let mut count = 0;
-        for i in (p..events).step_by(threads) {
-            black_box(stream.event(i));
+        let mut split = Split::new(stream, events, p, threads);
+        while let Some(event) = split.event() {
+            black_box(event);
             count += 1;
         }
         count

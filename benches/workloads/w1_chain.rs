@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use millstream::prelude::*;
 
 use crate::kit::Plan;
-use crate::kit::event::{Event, Keys, Stream};
+use crate::kit::event::{Event, Keys, Split, Stream};
 use crate::kit::race::Race;
 use crate::kit::report::Report;
 use crate::kit::threads::{shared_sum, sum_of};
@@ -35,7 +35,8 @@ pub fn checksum(at: EventTime, (key, value): (u64, i64)) -> u64 {
 
 pub fn looped(stream: &Stream, events: u64, threads: usize) -> u64 {
     sum_of(threads, |p| {
-        let events = (p..events).step_by(threads).map(|i| stream.event(i));
+        let mut split = Split::new(stream, events, p, threads);
+        let events = std::iter::from_fn(|| split.event());
         let results = events.filter(keep).map(|event| (event.at, change(event)));
         results.fold(0, |sum, (at, value)| sum.wrapping_add(checksum(at, value)))
     })

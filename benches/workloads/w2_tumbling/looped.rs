@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::kit::event::{Event, JITTER_MS, Stream};
+use crate::kit::event::{Event, JITTER_MS, Split, Stream};
 use crate::kit::windows::{Acc, SIZE_US, Table, Windows, add, result_digest};
 
 /// How a thread takes its events.
@@ -24,7 +24,7 @@ pub enum Take {
 }
 
 /// How many events are made at a time, as in the engines that it is compared with.
-const BATCH: usize = 1024;
+const BATCH: u64 = 1024;
 
 /// The sum of the digests of all results.
 pub fn run(stream: &Stream, events: u64, threads: usize, take: Take) -> u64 {
@@ -39,11 +39,11 @@ fn on_threads<const P: usize>(stream: &Stream, events: u64, take: Take) -> u64 {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..P).map(|_| channel()).unzip();
     std::thread::scope(|scope| {
         let start = |(p, inbox)| {
-            let events = (p as u64..events).step_by(P).map(|i| stream.event(i));
+            let split = Split::new(stream, events, p, P);
             let thread = Thread::<P>::new(p, senders.clone(), inbox);
             scope.spawn(move || match take {
-                Take::OneByOne => one_by_one(thread, events),
-                Take::Batches => in_batches(thread, events),
+                Take::OneByOne => one_by_one(thread, split),
+                Take::Batches => in_batches(thread, split),
             })
         };
         let running: Vec<_> = receivers.into_iter().enumerate().map(start).collect();
@@ -51,19 +51,22 @@ fn on_threads<const P: usize>(stream: &Stream, events: u64, take: Take) -> u64 {
     })
 }
 
-fn one_by_one<const P: usize>(mut thread: Thread<P>, events: impl Iterator<Item = Event>) -> u64 {
-    events.for_each(|event| thread.take(event));
+fn one_by_one<const P: usize>(mut thread: Thread<P>, mut split: Split<'_>) -> u64 {
+    while let Some(event) = split.event() {
+        thread.take(event);
+    }
     thread.end()
 }
 
-fn in_batches<const P: usize>(mut thread: Thread<P>, mut events: impl Iterator<Item = Event>) -> u64 {
-    let mut batch = Vec::with_capacity(BATCH);
+fn in_batches<const P: usize>(mut thread: Thread<P>, mut split: Split<'_>) -> u64 {
+    let mut batch = Vec::new();
     loop {
-        batch.extend(events.by_ref().take(BATCH));
+        batch.clear();
+        split.batch(BATCH, &mut batch);
         if batch.is_empty() {
             return thread.end();
         }
-        batch.drain(..).for_each(|event| thread.take(event));
+        batch.iter().for_each(|event| thread.take(*event));
     }
 }
 
@@ -101,7 +104,7 @@ impl<const P: usize> Thread<P> {
         }
     }
 
-    #[inline]
+    #[inline(always)] // for the loop's sake: its state stays in registers
     fn take(&mut self, Event { key, value, at }: Event) {
         let at = at.micros();
         let window = at.div_euclid(SIZE_US);

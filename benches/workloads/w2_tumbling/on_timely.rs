@@ -17,26 +17,23 @@ use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::generic::operator::source;
 use timely::dataflow::{Scope, Stream as Dataflow};
 
-use crate::kit::event::{Event, JITTER_MS, Stream};
+use crate::kit::event::{Event, JITTER_MS, Split, Stream};
 use crate::kit::windows::{Acc, SIZE_US, Table, Windows, add, result_digest};
 
-const BATCH: usize = 1024;
+const BATCH: u64 = 1024;
 
-/// Key, value, microseconds.
-type Row = (u64, i64, i64);
-type Rows = CapacityContainerBuilder<Vec<Row>>;
+type Events = CapacityContainerBuilder<Vec<Event>>;
 type Results = CapacityContainerBuilder<Vec<(u64, i64, Acc)>>;
 
 /// The sum of the digests of all results.
 pub fn run(stream: &Stream, events: u64, workers: usize) -> u64 {
     let total = Arc::new(AtomicU64::new(0));
-    let (stream, sum) = (stream.clone(), Arc::clone(&total));
+    let (stream, sum) = (Arc::new(stream.clone()), Arc::clone(&total));
     let hasher = DefaultHashBuilder::default(); // random, but the same on all workers
     let running = timely::execute(timely::Config::process(workers), move |worker| {
-        let (stream, sum, hasher) = (stream.clone(), Arc::clone(&sum), hasher.clone());
-        let numbers = (worker.index() as u64..events).step_by(worker.peers());
+        let (stream, sum, hasher) = (Arc::clone(&stream), Arc::clone(&sum), hasher.clone());
         worker.dataflow::<i64, _, _>(|scope| {
-            windows(generate(scope, stream, numbers), hasher).sink(Pipeline, "digest", move |(input, _)| {
+            windows(generate(scope, stream, events), hasher).sink(Pipeline, "digest", move |(input, _)| {
                 let mut part = 0u64;
                 input.for_each(|_, results| {
                     for (key, window, acc) in results.drain(..) {
@@ -51,30 +48,25 @@ pub fn run(stream: &Stream, events: u64, workers: usize) -> u64 {
     total.load(Ordering::SeqCst)
 }
 
-fn generate<'scope>(
-    scope: Scope<'scope, i64>,
-    stream: Stream,
-    mut numbers: impl Iterator<Item = u64> + 'static,
-) -> Dataflow<'scope, i64, Vec<Row>> {
-    source::<_, Rows, _, _>(scope, "events", move |capability, info| {
+fn generate<'scope>(scope: Scope<'scope, i64>, stream: Arc<Stream>, events: u64) -> Dataflow<'scope, i64, Vec<Event>> {
+    source::<_, Events, _, _>(scope, "events", move |capability, info| {
         let activator = scope.activator_for(info.address);
+        let (p, splits) = (scope.index(), scope.peers());
         let mut capability = Some(capability);
+        let mut next = 0;
         let mut highest = i64::MIN;
         let mut batch = Vec::new();
         move |output| {
             let Some(cap) = &mut capability else { return };
-            batch.reserve(BATCH);
-            batch.extend(numbers.by_ref().take(BATCH).map(|i| {
-                let Event { key, value, at } = stream.event(i);
-                highest = highest.max(at.micros());
-                (key, value, at.micros())
-            }));
-            if batch.is_empty() {
+            batch.clear();
+            Split::new(&stream, events, p + next * splits, splits).batch(BATCH, &mut batch);
+            next += batch.len();
+            let Some(last) = batch.iter().map(|event| event.at.micros()).max() else {
                 capability = None;
                 return;
-            }
+            };
+            highest = highest.max(last);
             output.session(&*cap).give_container(&mut batch);
-            batch.clear();
             cap.downgrade(&(highest - JITTER_MS as i64 * 1_000));
             activator.activate();
         }
@@ -82,19 +74,19 @@ fn generate<'scope>(
 }
 
 fn windows<'scope>(
-    rows: Dataflow<'scope, i64, Vec<Row>>,
+    events: Dataflow<'scope, i64, Vec<Event>>,
     hasher: DefaultHashBuilder,
 ) -> Dataflow<'scope, i64, Vec<(u64, i64, Acc)>> {
     // The table uses the low and the highest bits of the hash; the worker is chosen by others.
-    let exchange = Exchange::new(move |row: &Row| hasher.hash_one(row.0) >> 32);
-    rows.unary_frontier::<Results, _, _, _>(exchange, "windows", |_, _| {
+    let exchange = Exchange::new(move |event: &Event| hasher.hash_one(event.key) >> 32);
+    events.unary_frontier::<Results, _, _, _>(exchange, "windows", |_, _| {
         let mut windows = Windows::new(Table::default);
         let mut caps: BTreeMap<i64, Capability<i64>> = BTreeMap::new();
         move |(input, frontier), output| {
-            input.for_each(|cap, rows| {
+            input.for_each(|cap, events| {
                 let watermark = *cap.least().expect("sent under a capability");
-                for (key, value, at) in rows.drain(..) {
-                    let window = at.div_euclid(SIZE_US);
+                for Event { key, value, at } in events.drain(..) {
+                    let window = at.micros().div_euclid(SIZE_US);
                     if !windows.is_current(window) {
                         let end = (window + 1) * SIZE_US;
                         if end <= watermark {
