@@ -75,8 +75,12 @@ fn main() -> ExitCode {
         w2_tumbling::memory::child(&args.memory_of);
         return ExitCode::SUCCESS;
     }
-    let plan =
-        Plan { runs: if args.quick { 1 } else { args.runs as usize }, quick: args.quick, full: !args.names.is_empty() };
+    let plan = Plan {
+        runs: if args.quick { 1 } else { args.runs as usize },
+        quick: args.quick,
+        full: !args.names.is_empty(),
+        keys: args.keys,
+    };
     let mut report = match Report::new(args.json.as_deref()) {
         Ok(report) => report,
         Err(error) => {
