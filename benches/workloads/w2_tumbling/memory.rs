@@ -66,7 +66,7 @@ pub fn child(arguments: &[String]) {
     let run = || match contestant.as_str() {
         "loop" => looped::run(&stream, events, workers, Take::Batches),
         "timely" => on_timely::run(&stream, events, workers),
-        "millstream" => job(&stream, events, workers, None).checksum,
+        "millstream" => job(&stream, events, workers, None).checksum.unwrap_or_default(),
         other => panic!("no contestant is called {other}"),
     };
     if let Some(bytes) = memory::growth(run) {
