@@ -26,7 +26,7 @@ pub struct Shape {
     pub size_ms: u64,
     pub slide_ms: u64,
     /// Events per millisecond of event time.
-    pub rate: u64,
+    rate: u64,
 }
 
 pub const SHAPES: [Shape; 2] = [
