@@ -68,7 +68,8 @@ impl<'a> Race<'a> {
         Race { workload, variant, keys, events, contestants: Vec::new() }
     }
 
-    /// A contestant, and whom to compare it with. Its run is given the number of workers and returns a checksum of its results, or an [`Outcome`].
+    /// A contestant, and whom to compare it with. Its run is given the number of workers, and returns a checksum of its results or
+    /// an [`Outcome`].
     pub fn add<R: Into<Outcome>>(
         &mut self,
         name: impl Into<String>,

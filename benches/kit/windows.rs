@@ -1,7 +1,5 @@
 //! The state of the hand-written contestants: a hash map per window, with the one in use at hand.
 
-use std::collections::BTreeMap;
-
 use hashbrown::HashMap;
 
 use super::event::digest;
@@ -25,49 +23,47 @@ pub fn result_digest(key: u64, window: i64, (count, sum, max): Acc) -> u64 {
     digest([key, window as u64, count, sum as u64, max as u64])
 }
 
-/// Open windows by number, each with a `T`. Those that were emptied are used again, with the memory that they have.
+/// Open windows by number, each with a `T`. There are seldom more than two, so they are searched one by one, and not even that
+/// when the window is that of the event before. What was emptied is used again, with the memory that it has.
 pub struct Windows<T> {
-    current: i64,
-    table: T,
-    others: BTreeMap<i64, T>,
+    open: Vec<(i64, T)>,
+    /// The window of the event before, and its place in `open`.
+    current: (i64, usize),
     spare: Vec<T>,
     fresh: fn() -> T,
 }
 
+/// The number of no window.
+const NONE: i64 = i64::MIN;
+
 impl<T> Windows<T> {
     pub fn new(fresh: fn() -> T) -> Self {
-        Windows { current: i64::MIN, table: fresh(), others: BTreeMap::new(), spare: Vec::new(), fresh }
+        Windows { open: Vec::new(), current: (NONE, 0), spare: Vec::new(), fresh }
     }
 
+    #[inline]
     pub fn is_current(&self, window: i64) -> bool {
-        window == self.current
+        window == self.current.0
     }
 
     #[inline]
     pub fn table(&mut self, window: i64) -> &mut T {
-        if window != self.current {
-            self.switch(window);
+        if !self.is_current(window) {
+            let at = self.open.iter().position(|open| open.0 == window).unwrap_or_else(|| {
+                self.open.push((window, self.spare.pop().unwrap_or_else(self.fresh)));
+                self.open.len() - 1
+            });
+            self.current = (window, at);
         }
-        &mut self.table
-    }
-
-    #[cold]
-    fn switch(&mut self, window: i64) {
-        let table = self.others.remove(&window).unwrap_or_else(|| self.spare.pop().unwrap_or_else(self.fresh));
-        let old = std::mem::replace(&mut self.table, table);
-        if self.current != i64::MIN {
-            self.others.insert(self.current, old);
-        }
-        self.current = window;
+        &mut self.open[self.current.1].1
     }
 
     /// The first window before number `end`, removed.
     pub fn take_before(&mut self, end: i64) -> Option<(i64, T)> {
-        if self.current != i64::MIN && self.current < end {
-            self.others.insert(self.current, std::mem::replace(&mut self.table, (self.fresh)()));
-            self.current = i64::MIN;
-        }
-        self.others.first_entry().filter(|first| *first.key() < end).map(|first| first.remove_entry())
+        let before = self.open.iter().enumerate().filter(|(_, open)| open.0 < end);
+        let (at, _) = before.min_by_key(|(_, open)| open.0)?;
+        self.current.0 = NONE;
+        Some(self.open.swap_remove(at))
     }
 
     /// Gives an emptied table back.

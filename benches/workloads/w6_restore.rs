@@ -5,7 +5,8 @@
 //! in the page cache: this is the time after a crash of the process, not of the machine.
 //!
 //! The references do the least that could be done for one part of the task: write as many bytes to one file and sync it; copy
-//! the changed entries out of a hash map; read the entries from one file into a hash map.
+//! the changed entries out of a hash map, by a scan or by look-ups, whichever is faster; read all entries from one file into a
+//! hash map.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -33,7 +34,7 @@ const HEADER: [&str; 10] =
 pub fn run(plan: Plan, report: &mut Report) {
     let keys = plan.scaled(1_000_000);
     for workers in [1, 2] {
-        let phases = [("all, new", keys), ("all", keys), ("1 %", keys / 100)];
+        let phases = [(FRESH, keys), ("all", keys), ("1 %", keys / 100)];
         let mut measured: [Vec<Measured>; 3] = Default::default();
         for run in 1..=plan.runs {
             eprintln!("w6, {workers} workers: run {run} of {}", plan.runs);
@@ -44,12 +45,17 @@ pub fn run(plan: Plan, report: &mut Report) {
             }
         }
         for ((name, _), measured) in phases.into_iter().zip(&measured) {
-            for figure in 0..FIGURES.len() {
+            // A fresh job has nothing to read at its start.
+            let figures = if name == FRESH { FIGURES.len() - 1 } else { FIGURES.len() };
+            for figure in 0..figures {
                 tell(keys, name, workers, figure, measured, report);
             }
         }
     }
 }
+
+/// The first checkpoint of a job.
+const FRESH: &str = "all, new";
 
 /// Figures and their references.
 const FIGURES: [(&str, &str, &str); 4] = [
@@ -137,8 +143,11 @@ fn references(keys: u64, changed: u64, bytes: usize) -> [f64; 4] {
     });
 
     let table: HashMap<u64, Acc> = (0..keys).map(|key| (key, (1, key as i64))).collect();
-    let copy = time(|| {
+    let look_up = time(|| {
         black_box((0..changed).map(|key| (key, table[&key])).collect::<Vec<_>>());
+    });
+    let scan = time(|| {
+        black_box(table.iter().filter(|(key, _)| **key < changed).map(|(key, acc)| (*key, *acc)).collect::<Vec<_>>());
     });
 
     let entries = dir.path().join("entries");
@@ -151,7 +160,7 @@ fn references(keys: u64, changed: u64, bytes: usize) -> [f64; 4] {
         table.extend(bytes.chunks_exact(ENTRY_BYTES).map(|e| (part(e, 0), (part(e, 8), part(e, 16) as i64))));
         black_box(table);
     });
-    [(changed as usize * ENTRY_BYTES) as f64, write, copy, load]
+    [(changed as usize * ENTRY_BYTES) as f64, write, look_up.min(scan), load]
 }
 
 fn time(f: impl FnOnce()) -> f64 {

@@ -4,7 +4,6 @@
 //! events by the hash of their key, keeps a hash map per window, and fires a window when the frontier has come to its end.
 //! Results are a stream; whoever reads it adds up their digests.
 
-use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,6 +72,13 @@ fn generate<'scope>(scope: Scope<'scope, i64>, stream: Arc<Stream>, events: u64)
     })
 }
 
+/// An open window, and the right to send its results.
+#[derive(Default)]
+struct Open {
+    capability: Option<Capability<i64>>,
+    table: Table,
+}
+
 fn windows<'scope>(
     events: Dataflow<'scope, i64, Vec<Event>>,
     hasher: DefaultHashBuilder,
@@ -80,8 +86,7 @@ fn windows<'scope>(
     // The table uses the low and the highest bits of the hash; the worker is chosen by others.
     let exchange = Exchange::new(move |event: &Event| hasher.hash_one(event.key) >> 32);
     events.unary_frontier::<Results, _, _, _>(exchange, "windows", |_, _| {
-        let mut windows = Windows::new(Table::default);
-        let mut caps: BTreeMap<i64, Capability<i64>> = BTreeMap::new();
+        let mut windows = Windows::<Open>::new(Default::default);
         move |(input, frontier), output| {
             input.for_each(|cap, events| {
                 let watermark = *cap.least().expect("sent under a capability");
@@ -92,16 +97,17 @@ fn windows<'scope>(
                         if end <= watermark {
                             continue; // late
                         }
-                        caps.entry(window).or_insert_with(|| cap.delayed(&(end - 1), output.output_index()));
+                        let hold = || cap.delayed(&(end - 1), output.output_index());
+                        windows.table(window).capability.get_or_insert_with(hold);
                     }
-                    add(windows.table(window), key, value);
+                    add(&mut windows.table(window).table, key, value);
                 }
             });
             let end = frontier.frontier().first().map_or(i64::MAX, |watermark| watermark.div_euclid(SIZE_US));
-            while let Some((window, mut table)) = windows.take_before(end) {
-                let cap = caps.remove(&window).expect("held since the window began");
-                output.session(&cap).give_iterator(table.drain().map(|(key, acc)| (key, window, acc)));
-                windows.recycle(table);
+            while let Some((window, mut open)) = windows.take_before(end) {
+                let cap = open.capability.take().expect("held since the window began");
+                output.session(&cap).give_iterator(open.table.drain().map(|(key, acc)| (key, window, acc)));
+                windows.recycle(open);
             }
         }
     })
