@@ -1,0 +1,139 @@
+//! W3: the sum per key in sliding windows. What does overlap cost?
+//!
+//! Beside the tumbling window of the same size, which has as much state but fires once where the sliding one fires a hundred or
+//! sixty times; beside the tumbling window of the slide's length, which fires as often; and, with few events, beside the naive
+//! loop that adds every event to all windows that it belongs to.
+//!
+//! Per size and number of keys the stream has as many events, so its rate is chosen such that it spans 2 or 1.3 window sizes. A
+//! sliding window also fires for the parts of a window before the stream's beginning and behind its end, as it must: that is
+//! counted.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use hashbrown::HashMap;
+use millstream::prelude::*;
+use millstream::window::WindowAssigner;
+
+use crate::kit::Plan;
+use crate::kit::event::{Event, JITTER_MS, Keys, Stream, digest};
+use crate::kit::race::{Outcome, Race};
+use crate::kit::report::Report;
+use crate::kit::threads::shared_sum;
+
+pub struct Shape {
+    pub name: &'static str,
+    pub size_ms: u64,
+    pub slide_ms: u64,
+    /// Events per millisecond of event time.
+    rate: u64,
+}
+
+pub const SHAPES: [Shape; 2] = [
+    Shape { name: "10 s / 100 ms", size_ms: 10_000, slide_ms: 100, rate: 1_000 },
+    Shape { name: "60 s / 1 s", size_ms: 60_000, slide_ms: 1_000, rate: 250 },
+];
+
+pub fn run(plan: Plan, report: &mut Report) {
+    for shape in &SHAPES {
+        for keys in [1_000, 100_000] {
+            let keys = Keys::Uniform(keys);
+            beside_tumbling(shape, keys, plan, report);
+            beside_naive(shape, keys, plan, report);
+        }
+    }
+}
+
+/// The checksum is the sum of all sums, divided by the number of windows that an event belongs to: the same for all shapes.
+fn beside_tumbling(shape: &Shape, keys: Keys, plan: Plan, report: &mut Report) {
+    let events = plan.scaled(20_000_000);
+    let stream = &Stream::new(keys, plan.scaled(shape.rate));
+    let mut race = Race::new("w3", shape.name, Some(keys), events);
+    let sum = |_: u64, _: i64, sum: i64| sum as u64;
+    let tumbling = |ms| Tumbling::of(EventSpan::millis(ms as i64));
+    let size =
+        race.add("tumbling, size", 2, &[], move |workers| job(stream, events, workers, tumbling(shape.size_ms), sum));
+    let slide =
+        race.add("tumbling, slide", 2, &[], move |workers| job(stream, events, workers, tumbling(shape.slide_ms), sum));
+    race.add("millstream", 2, &[size, slide], move |workers| {
+        let Outcome { checksum, counts } = job(stream, events, workers, sliding(shape), sum);
+        Outcome { checksum: checksum.map(|sum| sum / (shape.size_ms / shape.slide_ms)), counts }
+    });
+    race.run(plan.brief(), report);
+}
+
+fn beside_naive(shape: &Shape, keys: Keys, plan: Plan, report: &mut Report) {
+    let events = plan.scaled(300_000);
+    let stream = &Stream::new(keys, plan.scaled(shape.rate));
+    let mut race = Race::new("w3", shape.name, Some(keys), events);
+    let naive = race.add("naive loop", 1, &[], move |_| naive_loop(stream, events, shape));
+    race.add("millstream", 1, &[naive], move |workers| job(stream, events, workers, sliding(shape), result_digest));
+    race.run(plan.brief(), report);
+}
+
+pub fn sliding(shape: &Shape) -> Sliding {
+    Sliding::of(EventSpan::millis(shape.size_ms as i64), EventSpan::millis(shape.slide_ms as i64))
+}
+
+pub fn result_digest(key: u64, start_us: i64, sum: i64) -> u64 {
+    digest([key, start_us as u64, sum as u64, 0, 0])
+}
+
+/// Sums over all results what `check` makes of key, start and sum.
+pub fn job(
+    stream: &Stream,
+    events: u64,
+    workers: usize,
+    window: impl Into<WindowAssigner>,
+    check: impl Fn(u64, i64, i64) -> u64 + Clone + Send + 'static,
+) -> Outcome {
+    let (total, mut add) = shared_sum();
+    let stream = stream.clone();
+    let job = Job::new("sums").workers(workers);
+    let source = Generator::new(events, move |i| stream.event(i)).splits(workers);
+    job.source(source, Watermarks::bounded_out_of_orderness(EventSpan::millis(50), |event: &Event| event.at))
+        .key_by(|event| event.key)
+        .window(window)
+        .aggregate(Sum::of(|event: &Event| event.value))
+        .sink(for_each(move |record: Record<(u64, Window, i64)>| {
+            let (key, window, sum) = record.value;
+            add(check(key, window.start.micros(), sum));
+        }));
+    let summary = job.run().expect("the job runs");
+    Outcome { checksum: Some(total.load(Ordering::SeqCst)), counts: vec![("results", summary.records_out)] }
+}
+
+/// A hash map per open window; every event goes into all that it belongs to.
+fn naive_loop(stream: &Stream, events: u64, shape: &Shape) -> u64 {
+    let (slide, windows) = (shape.slide_ms as i64 * 1_000, (shape.size_ms / shape.slide_ms) as i64);
+    let mut open: VecDeque<HashMap<u64, i64>> = VecDeque::new();
+    let (mut first, mut highest, mut sum) = (None, i64::MIN, 0u64);
+    let mut fire = |number: i64, table: HashMap<u64, i64>| {
+        for (key, total) in table {
+            sum = sum.wrapping_add(result_digest(key, number * slide, total));
+        }
+    };
+    for i in 0..events {
+        let Event { key, value, at } = stream.event(i);
+        let last = at.micros().div_euclid(slide);
+        // The first event may be ahead of others by the jitter: leave room for them.
+        let first = first.get_or_insert(last - windows - JITTER_MS as i64 * 1_000 / slide);
+        while (open.len() as i64) <= last - *first {
+            open.push_back(HashMap::new());
+        }
+        for number in (last + 1 - windows).max(*first)..=last {
+            *open[(number - *first) as usize].entry(key).or_insert(0) += value;
+        }
+        if at.micros() > highest {
+            highest = at.micros();
+            while (*first + windows) * slide <= highest - JITTER_MS as i64 * 1_000 {
+                let table = open.pop_front().expect("windows are opened in order");
+                fire(*first, table);
+                *first += 1;
+            }
+        }
+    }
+    let first = first.unwrap_or_default();
+    open.into_iter().enumerate().for_each(|(at, table)| fire(first + at as i64, table));
+    sum
+}
