@@ -1,0 +1,21 @@
+//! Measuring a job under an open-loop load: when events are due, how late their results are, and a report of it.
+//!
+//! In an **open loop** every event is due at an instant that a [`Schedule`] fixed beforehand, whether or not the job
+//! keeps up. Its latency counts from that instant, so a stall is charged to every event that it delays, and there is
+//! nothing that would have to be corrected afterwards.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`load`], [`rate`] | what the user asks for: `100k`, `bursts:50k,200k@100ms/1s`, ... |
+//! | [`schedule`] | the same as arithmetic: when event `n` is due, how many are due by now |
+//!
+//! **Units**: nanoseconds from the start of the run, events per second. **Time**: the wall clock, monotonic; event time
+//! only where a name says so.
+
+pub mod load;
+pub mod rate;
+pub mod schedule;
+
+pub use load::Load;
+pub use rate::Rate;
+pub use schedule::Schedule;
