@@ -8,14 +8,21 @@
 //! |---|---|
 //! | [`load`], [`rate`] | what the user asks for: `100k`, `bursts:50k,200k@100ms/1s`, ... |
 //! | [`schedule`] | the same as arithmetic: when event `n` is due, how many are due by now |
+//! | [`distribution`] | how values of time are distributed, with percentiles |
+//! | [`latency`] | what a sink records: latencies of the run and of each second of it |
 //!
 //! **Units**: nanoseconds from the start of the run, events per second. **Time**: the wall clock, monotonic; event time
 //! only where a name says so.
 
+pub mod distribution;
+pub mod latency;
 pub mod load;
 pub mod rate;
 pub mod schedule;
+mod tally;
 
+pub use distribution::{Distribution, Percentiles};
+pub use latency::Latencies;
 pub use load::Load;
 pub use rate::Rate;
 pub use schedule::Schedule;
