@@ -102,6 +102,12 @@ impl Latencies {
         self.total().percentiles()
     }
 
+    /// The last second in which a result was complete.
+    pub fn last_second(&self) -> Option<u64> {
+        let now = (self.now.count() > 0).then_some(self.from_ns / SECOND_NS);
+        now.max(self.over.keys().next_back().copied())
+    }
+
     /// Every second in which a result was complete, in order.
     pub fn seconds(&self) -> impl Iterator<Item = (u64, Distribution)> + '_ {
         self.packed().map(|(second, packed)| {

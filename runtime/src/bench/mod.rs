@@ -10,6 +10,9 @@
 //! | [`schedule`] | the same as arithmetic: when event `n` is due, how many are due by now |
 //! | [`distribution`] | how values of time are distributed, with percentiles |
 //! | [`latency`] | what a sink records: latencies of the run and of each second of it |
+//! | [`measurement`], [`machine`] | everything known of a run, as a value |
+//! | [`memory`] | how much memory this process takes |
+//! | [`noise`] | what latency this machine adds by itself |
 //!
 //! **Units**: nanoseconds from the start of the run, events per second. **Time**: the wall clock, monotonic; event time
 //! only where a name says so.
@@ -17,6 +20,10 @@
 pub mod distribution;
 pub mod latency;
 pub mod load;
+pub mod machine;
+pub mod measurement;
+pub mod memory;
+pub mod noise;
 pub mod rate;
 pub mod schedule;
 mod tally;
@@ -24,5 +31,8 @@ mod tally;
 pub use distribution::{Distribution, Percentiles};
 pub use latency::Latencies;
 pub use load::Load;
+pub use machine::Machine;
+pub use measurement::{CheckpointTaken, LatencyKind, Measurement, OperatorTime, Run, Second};
+pub use noise::Noise;
 pub use rate::Rate;
 pub use schedule::Schedule;
