@@ -109,6 +109,8 @@ pub struct OperatorTime {
 /// The figures of one of several runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
+    /// Its first second in the measurement.
+    pub from_second: u64,
     /// How long was measured.
     pub duration: Duration,
     /// Events due per second.
@@ -170,6 +172,7 @@ impl Measurement {
     /// Its own figures, as one of several runs.
     pub fn run(&self) -> Run {
         Run {
+            from_second: 0,
             duration: self.duration,
             offered_per_s: self.offered_per_s,
             achieved_per_s: self.achieved_per_s,
@@ -182,11 +185,9 @@ impl Measurement {
         if self.runs.is_empty() {
             self.runs.push(self.run());
         }
-        match &*other.runs {
-            [] => self.runs.push(other.run()),
-            runs => self.runs.extend_from_slice(runs),
-        }
         let from = self.whole_seconds();
+        let others = if other.runs.is_empty() { vec![other.run()] } else { other.runs.clone() };
+        self.runs.extend(others.into_iter().map(|run| Run { from_second: from + run.from_second, ..run }));
         for (kind, latencies) in &other.latencies {
             self.latencies_mut(*kind).append(latencies, from);
         }
@@ -271,6 +272,7 @@ mod tests {
         assert_eq!(greatest, [(0, 1_000), (1, 1_000), (2, 3_000), (3, 3_000), (4, 3_000), (5, 2_000)]);
         let of_runs: Vec<_> = all.runs.iter().map(|run| run.latencies[&LatencyKind::Record].p50_ns).collect();
         assert_eq!(of_runs, [1_000, 3_000, 2_000]);
+        assert_eq!(all.runs.iter().map(|run| run.from_second).collect::<Vec<_>>(), [0, 2, 5]);
         assert!((all.offered_per_s - (200.0 * 2.0 + 300.0 * 3.0 + 100.0) / 6.0).abs() < 1e-9);
         assert_eq!(Measurement::merged([]), None);
     }

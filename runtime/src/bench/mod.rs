@@ -13,11 +13,17 @@
 //! | [`measurement`], [`machine`] | everything known of a run, as a value |
 //! | [`memory`] | how much memory this process takes |
 //! | [`noise`] | what latency this machine adds by itself |
+//! | [`table`], [`report`] | a measurement as text for the terminal; as files: a page, figures, histograms |
+//! | [`hlog`], [`figures`] | the files for tools: an HdrHistogram log; JSON |
 //!
 //! **Units**: nanoseconds from the start of the run, events per second. **Time**: the wall clock, monotonic; event time
 //! only where a name says so.
 
 pub mod distribution;
+#[cfg(test)]
+mod example;
+pub mod figures;
+pub mod hlog;
 pub mod latency;
 pub mod load;
 pub mod machine;
@@ -25,8 +31,11 @@ pub mod measurement;
 pub mod memory;
 pub mod noise;
 pub mod rate;
+pub mod report;
 pub mod schedule;
+pub mod table;
 mod tally;
+mod words;
 
 pub use distribution::{Distribution, Percentiles};
 pub use latency::Latencies;
