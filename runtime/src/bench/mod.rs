@@ -13,12 +13,15 @@
 //! | [`measurement`], [`machine`] | everything known of a run, as a value |
 //! | [`memory`] | how much memory this process takes |
 //! | [`noise`] | what latency this machine adds by itself |
+//! | [`sustainable`] | the search for the highest rate that the job sustains |
 //! | [`table`], [`report`] | a measurement as text for the terminal; as files: a page, figures, histograms |
 //! | [`hlog`], [`figures`] | the files for tools: an HdrHistogram log; JSON |
+//! | [`args`] | the options of `job bench` |
 //!
 //! **Units**: nanoseconds from the start of the run, events per second. **Time**: the wall clock, monotonic; event time
 //! only where a name says so.
 
+pub mod args;
 pub mod distribution;
 #[cfg(test)]
 mod example;
@@ -33,10 +36,12 @@ pub mod noise;
 pub mod rate;
 pub mod report;
 pub mod schedule;
+pub mod sustainable;
 pub mod table;
 mod tally;
 mod words;
 
+pub use args::{BenchArgs, present};
 pub use distribution::{Distribution, Percentiles};
 pub use latency::Latencies;
 pub use load::Load;
@@ -45,3 +50,4 @@ pub use measurement::{CheckpointTaken, LatencyKind, Measurement, OperatorTime, R
 pub use noise::Noise;
 pub use rate::Rate;
 pub use schedule::Schedule;
+pub use sustainable::{Search, Sustainable, Trial};
