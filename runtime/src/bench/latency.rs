@@ -17,6 +17,16 @@ use super::tally::{Packed, Tally};
 pub const SECOND_NS: u64 = 1_000_000_000;
 
 /// Latencies of a run, as a whole and by second.
+///
+/// ```
+/// use millstream_runtime::bench::Latencies;
+///
+/// let mut latencies = Latencies::new();
+/// // 500 results were complete 1.2 s from the start, 3 ms after they were due.
+/// latencies.record(1_200_000_000, 3_000_000, 500);
+/// assert_eq!(latencies.percentiles().max_ns, 3_000_000);
+/// assert_eq!(latencies.seconds().map(|(second, of)| (second, of.count())).collect::<Vec<_>>(), [(1, 500)]);
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(into = "Vec<(u64, Stored)>", try_from = "Vec<(u64, Stored)>")]
 pub struct Latencies {

@@ -67,6 +67,7 @@ impl LatencyKind {
 
 /// One second of a measurement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Second {
     /// Events that became due.
     pub due: u64,
@@ -82,6 +83,7 @@ pub struct Second {
 
 /// One checkpoint of a measurement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CheckpointTaken {
     /// When it was announced, from the start of the measurement.
     pub start: Duration,
@@ -95,6 +97,7 @@ pub struct CheckpointTaken {
 
 /// What one operator did, over all workers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct OperatorTime {
     /// Its name.
     pub name: String,
@@ -108,6 +111,7 @@ pub struct OperatorTime {
 
 /// The figures of one of several runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Run {
     /// Its first second in the measurement.
     pub from_second: u64,
@@ -123,6 +127,7 @@ pub struct Run {
 
 /// Everything that is known of a run under load, or of several of the same kind.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Measurement {
     /// The job's name.
     pub job: String,

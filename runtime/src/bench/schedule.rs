@@ -26,6 +26,17 @@ const UNITS_PER_EVENT: u64 = 1_000_000_000_000_000;
 const WAVE_PIECES: u64 = 1_024;
 
 /// When events are due. Made from a [`Load`](super::Load).
+///
+/// ```
+/// use millstream_runtime::bench::Load;
+///
+/// let load: Load = "steps:10k@5s,20k".parse()?;
+/// let schedule = load.schedule().expect("only a recorded load has none");
+/// assert_eq!(schedule.due_ns(50_000), 5_000_000_000);
+/// assert_eq!(schedule.due_ns(50_001), 5_000_050_000);
+/// assert_eq!(schedule.due_by(5_000_049_999), 50_001);
+/// # Ok::<(), millstream_runtime::bench::load::ParseLoadError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// How many units make one event.

@@ -111,6 +111,19 @@ fn median_slope<'a>(pairs: impl Iterator<Item = (&'a (u64, u64), &'a (u64, u64))
 }
 
 /// How to search.
+///
+/// ```
+/// use millstream_runtime::bench::{Search, Trial};
+///
+/// // A system that reads 25,000 events a second, whatever it is offered: each trial takes ten seconds.
+/// let found = Search::default().run(|rate| {
+///     let growth = (rate.as_f64() - 25_000.0).max(0.0);
+///     let backlog = (0..100).map(|n| (n * 100_000_000, (growth * n as f64 / 10.0) as u64)).collect();
+///     Ok::<_, std::io::Error>(Trial { backlog, achieved_per_s: rate.as_f64() - growth })
+/// })?;
+/// assert_eq!(found.sustained.map(|rate| rate.to_string()).as_deref(), Some("25k"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Search {
     /// The first rate that is tried.
