@@ -5,6 +5,7 @@
 //! the facade crate `millstream`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bench;
 mod checkpoint;
 pub mod cli;
 mod dataflow;
