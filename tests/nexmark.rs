@@ -431,6 +431,7 @@ fn a_split_opened_at_a_position_goes_on_as_before() {
                     more = reader.read(1 + random.below(100) as usize, &mut batch).expect("reads");
                     position = Some(reader.position());
                     read.extend(batch.records);
+                    assert!(read.len() <= expected.len(), "{kind} events, {name}: read twice");
                 }
                 assert!(read.iter().eq(expected), "{kind} events, {name}");
                 let mut ended = source.open(name, position, Waker::new(|| {})).expect("opens");

@@ -4,7 +4,7 @@
 //! **State**: every bidder and every auction once, with a bit for each rank in which there is a bid; distinct counts are
 //! exact. Four sets each would say the same and take four times the room.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use millstream::prelude::*;
 use nexmark::event::Bid;
@@ -41,7 +41,7 @@ pub struct Counts {
 pub struct Statistics;
 
 /// Ids, and the ranks in which each was seen as bits.
-type Seen = BTreeMap<u64, u8>;
+type Seen = HashMap<u64, u8>;
 
 /// What [`Statistics`] keeps.
 #[derive(Clone, Default, Serialize, Deserialize)]
