@@ -1,11 +1,10 @@
 //! The Nexmark queries against plain loops over the events: on any number of workers and splits, in batches of any size,
 //! through stops and a SIGKILL, the rows are the same.
 
-#[allow(dead_code)] // the tests share more than this file needs
 mod common;
 #[path = "../examples/nexmark/events.rs"]
 mod events;
-#[allow(dead_code)] // as above
+#[allow(dead_code)] // shared with tests that wait for more
 mod patience;
 #[path = "../examples/nexmark/queries/mod.rs"]
 mod queries;
