@@ -1,4 +1,4 @@
-//! What the integration tests share: the example `flight_delays` as a process, its data, and what it leaves on disk.
+//! What the integration tests share: examples as processes, the data of `flight_delays`, and what it leaves on disk.
 
 #![allow(dead_code)] // each test file uses its own part of this
 
@@ -18,26 +18,29 @@ pub const LATE_HEADER: &str = "departed_at,scheduled_at,carrier,flight,tailnum,o
 /// Longer than any run takes on a busy machine; a process that is still there then is taken to hang.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// The example's executable, beside which this test stands; built when it is missing or older than its sources.
+/// The executable of the example `flight_delays`.
 pub fn example() -> &'static Path {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
-    EXAMPLE.get_or_init(|| {
-        let test = std::env::current_exe().expect("the test's own path");
-        let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-        let path = profile.join("examples/flight_delays");
-        if is_stale(&path) {
-            let name = profile.file_name().and_then(|name| name.to_str()).expect("a profile's directory");
-            let name = if name == "debug" { "dev" } else { name };
-            let target = profile.parent().expect("a target directory");
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo
-                .current_dir(env!("CARGO_MANIFEST_DIR"))
-                .args(["build", "--quiet", "--example", "flight_delays"]);
-            cargo.args(["--profile", name, "--target-dir"]).arg(target);
-            assert!(cargo.status().expect("cargo starts").success(), "the example does not build");
-        }
-        path
-    })
+    EXAMPLE.get_or_init(|| built("flight_delays"))
+}
+
+/// The executable of an example, beside which this test stands; built when it is missing or older than its sources.
+pub fn built(example: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    let path = profile.join("examples").join(example);
+    if is_stale(&path) {
+        let name = profile.file_name().and_then(|name| name.to_str()).expect("a profile's directory");
+        let name = if name == "debug" { "dev" } else { name };
+        let target = profile.parent().expect("a target directory");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--quiet", "--example", example, "--profile", name, "--target-dir"])
+            .arg(target);
+        assert!(cargo.status().expect("cargo starts").success(), "the example does not build");
+    }
+    path
 }
 
 /// Cargo writes a list of the sources beside what it builds.
