@@ -9,7 +9,7 @@
 
 use millstream::error::{Error, Result};
 use millstream::prelude::*;
-use millstream::source::{Batch, Read, Source, SplitReader, Waker};
+use millstream::source::{Output, Read, Source, SplitReader, Waker};
 use nexmark::EventGenerator;
 use nexmark::config::NexmarkConfig;
 use nexmark::event::Event;
@@ -87,10 +87,10 @@ impl SplitReader for EventsReader {
     type Item = Event;
     type Position = u64;
 
-    fn read(&mut self, max: usize, batch: &mut Batch<Event>) -> Result<Read> {
+    fn read(&mut self, max: usize, out: &mut impl Output<Event>) -> Result<Read> {
         let left = self.end.saturating_sub(self.generator.offset()).div_ceil(self.step);
         let now = left.min(max as u64);
-        batch.records.extend(self.generator.by_ref().take(now as usize));
+        out.records(self.generator.by_ref().take(now as usize));
         Ok(if now == left { Read::Ended } else { Read::More })
     }
 

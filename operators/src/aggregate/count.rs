@@ -33,6 +33,13 @@ impl<V> Aggregate<V> for Count {
         *into += from;
     }
 
+    const INVERTIBLE: bool = true;
+
+    #[inline]
+    fn subtract(&self, from: &mut u64, part: &u64) {
+        *from -= part;
+    }
+
     #[inline]
     fn finish(&self, acc: &u64) -> u64 {
         *acc

@@ -76,6 +76,7 @@ pub struct Origin {
 /// * **Merge is commutative and associative**, and a fresh accumulator merges without effect.
 /// * **Pieces do not matter**: adding records to several fresh accumulators and merging these gives the same result
 ///   as adding all of them to one.
+/// * **Subtracting undoes merging**, bit by bit, where an aggregate says that it can.
 /// * **State survives serde**: an accumulator written with bincode and read back behaves as before.
 ///
 /// "The same" means the same bits. Nothing checks this while a job runs; an aggregate that breaks a promise gives
@@ -132,6 +133,16 @@ pub trait Aggregate<V>: Clone + Send + 'static {
 
     /// Takes all records of `from` into `into`.
     fn merge(&self, into: &mut Self::Acc, from: &Self::Acc);
+
+    /// Whether [`subtract`](Self::subtract) is there. Overlapping windows are much faster with it.
+    const INVERTIBLE: bool = false;
+
+    /// Takes all records of `part`, which are in `from`, out of it again: the result is that of the records that are left.
+    /// Called only where [`INVERTIBLE`](Self::INVERTIBLE) says so.
+    fn subtract(&self, from: &mut Self::Acc, part: &Self::Acc) {
+        let _ = (from, part);
+        unimplemented!("an aggregate that says it is invertible has to implement `subtract`");
+    }
 
     /// The result for the records taken so far. Operators ask only when there was at least one.
     fn finish(&self, acc: &Self::Acc) -> Self::Out;

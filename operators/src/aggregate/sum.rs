@@ -30,6 +30,15 @@ pub trait Summable: Send + 'static {
     /// Adds another accumulator.
     fn merge(into: &mut Self::Acc, from: &Self::Acc);
 
+    /// Whether [`subtract`](Self::subtract) is there: whether it undoes [`merge`](Self::merge), bit by bit.
+    const INVERTIBLE: bool = false;
+
+    /// Subtracts another accumulator, which had been merged.
+    fn subtract(from: &mut Self::Acc, part: &Self::Acc) {
+        let _ = (from, part);
+        unimplemented!("a sum that says it is invertible has to implement `subtract`");
+    }
+
     /// The sum so far.
     fn total(acc: &Self::Acc) -> Self::Total;
 }
@@ -48,6 +57,13 @@ macro_rules! integers {
             #[inline]
             fn merge(into: &mut $acc, from: &$acc) {
                 *into = into.checked_add(*from).unwrap_or_else(|| overflow(stringify!($wide)));
+            }
+
+            const INVERTIBLE: bool = true;
+
+            #[inline]
+            fn subtract(from: &mut $acc, part: &$acc) {
+                *from = from.checked_sub(*part).unwrap_or_else(|| overflow(stringify!($wide)));
             }
 
             #[inline]
@@ -173,6 +189,13 @@ where
     #[inline]
     fn merge(&self, into: &mut T::Acc, from: &T::Acc) {
         T::merge(into, from);
+    }
+
+    const INVERTIBLE: bool = T::INVERTIBLE;
+
+    #[inline]
+    fn subtract(&self, from: &mut T::Acc, part: &T::Acc) {
+        T::subtract(from, part);
     }
 
     #[inline]

@@ -32,6 +32,13 @@ macro_rules! tuples {
                 $(self.$i.merge(&mut into.$i, &from.$i);)*
             }
 
+            const INVERTIBLE: bool = true $(&& $A::INVERTIBLE)*;
+
+            #[inline]
+            fn subtract(&self, from: &mut Self::Acc, part: &Self::Acc) {
+                $(self.$i.subtract(&mut from.$i, &part.$i);)*
+            }
+
             #[inline]
             fn finish(&self, acc: &Self::Acc) -> Self::Out {
                 ($(self.$i.finish(&acc.$i),)*)

@@ -13,6 +13,9 @@
 //!
 //! **State**: one accumulator per key and slice, whatever the overlap; gone when its last window has fired.
 //!
+//! Windows that overlap are added up anew for every firing, from the accumulators of all their slices, unless the aggregate can be
+//! inverted ([`Aggregate::INVERTIBLE`]): then only what enters and what leaves is touched, whatever the overlap.
+//!
 //! **Source**: slices are the panes of Li et al., *No pane, no gain* (SIGMOD Record 2005), with the greatest common divisor
 //! of size and slide as their length.
 
@@ -20,6 +23,7 @@ mod assign;
 mod combiner;
 mod operator;
 mod place;
+mod running;
 
 use millstream_runtime::record::Data;
 use millstream_runtime::stream::{KeyedStream, Stream};

@@ -18,15 +18,18 @@ use super::Window;
 use super::assign::WindowAssigner;
 use super::combiner::{Slice, SliceCombiner};
 use super::place::{Place, Places, origin};
+use super::running::Running;
 use crate::aggregate::{Aggregate, Origin};
 
 /// One accumulator per key and slice; a window combines those of its slices when it fires.
 ///
 /// A record that is behind its split's watermark may count in only some of the windows of its slice. Such records are
 /// rare; each waits in [`WindowState::partial`] with the first window that it counts in, and joins panes from there on.
-pub(super) struct SlicedWindows<K, T, A> {
+pub(super) struct SlicedWindows<K, T, A: Aggregate<T>> {
     windows: WindowAssigner,
     aggregate: A,
+    /// The sums of the window that was fired last, where windows overlap and the aggregate can be inverted.
+    running: Running<K, A::Acc>,
     places: Places,
     types: std::marker::PhantomData<fn(K, T)>,
 }
@@ -34,13 +37,13 @@ pub(super) struct SlicedWindows<K, T, A> {
 /// How many panes of a tumbling window are emitted before others have their turn.
 const PANES_A_TURN: usize = 64 << 10;
 
-impl<K, T, A> SlicedWindows<K, T, A> {
+impl<K, T, A: Aggregate<T>> SlicedWindows<K, T, A> {
     pub(super) fn new(windows: WindowAssigner, aggregate: A) -> Self {
-        SlicedWindows { windows, aggregate, places: Places::new(windows), types: std::marker::PhantomData }
+        SlicedWindows { windows, aggregate, places: Places::new(windows), running: Running::default(), types: std::marker::PhantomData }
     }
 }
 
-impl<K, T, A: Clone> Clone for SlicedWindows<K, T, A> {
+impl<K, T, A: Aggregate<T>> Clone for SlicedWindows<K, T, A> {
     fn clone(&self) -> Self {
         Self::new(self.windows, self.aggregate.clone())
     }
@@ -205,7 +208,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
 
     /// Emits the panes of window `number`; returns whether that was all. What was emitted of a tumbling window has left its
     /// state, so the rest can wait.
-    fn fire(&self, cx: &mut Context<T, (K, Window, A::Out)>, state: &mut WindowState<K, A::Acc>, number: i64) -> bool {
+    fn fire(&mut self, cx: &mut Context<T, (K, Window, A::Out)>, state: &mut WindowState<K, A::Acc>, number: i64) -> bool {
         let window = self.windows.window(number);
         let at = window.last();
         let (slices, partial, marks) = state;
@@ -221,25 +224,30 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
                 }
             });
         }
-        let mut panes: HashTable<(K, A::Acc)> = HashTable::new();
-        let mut join = |key: &K, acc: &A::Acc| {
-            let hash = hash_key(key);
-            match panes.find_mut(hash, |(own, _)| own == key) {
-                Some((_, pane)) => self.aggregate.merge(pane, acc),
-                None => drop(panes.insert_unique(hash, (key.clone(), acc.clone()), |(own, _)| hash_key(own))),
-            }
-        };
-        for (key, acc) in slices.range(from, to) {
-            join(key, acc);
-        }
+        let mut panes = Panes(HashTable::new());
         for (key, parts) in partial.range(number, i64::MAX) {
             for (first, acc) in parts {
                 if *first <= number {
-                    join(key, acc);
+                    panes.join(&self.aggregate, key, acc);
                 }
             }
         }
-        for (key, pane) in panes {
+        if A::INVERTIBLE {
+            self.running.move_to(from, to, slices, &self.aggregate);
+            for (key, acc) in self.running.sums() {
+                if panes.contains(key) {
+                    panes.join(&self.aggregate, key, acc);
+                } else if fires(key) {
+                    cx.fired();
+                    cx.emit(at, (key.clone(), window, self.aggregate.finish(acc)));
+                }
+            }
+        } else {
+            for (key, acc) in slices.range(from, to) {
+                panes.join(&self.aggregate, key, acc);
+            }
+        }
+        for (key, pane) in panes.0 {
             if fires(&key) {
                 cx.fired();
                 cx.emit(at, (key, window, self.aggregate.finish(&pane)));
@@ -249,9 +257,30 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     }
 
     /// All windows before `open` have been fired: drops what only they needed.
-    fn leave_behind(&self, (slices, partial, marks): &mut WindowState<K, A::Acc>, open: i64) {
+    fn leave_behind(&mut self, (slices, partial, marks): &mut WindowState<K, A::Acc>, open: i64) {
         marks.raise(open);
-        slices.drop_before(self.windows.slices_of(open).0);
+        let first = self.windows.slices_of(open).0;
+        if A::INVERTIBLE && !self.windows.is_tumbling() {
+            self.running.leave(first, slices, &self.aggregate);
+        }
+        slices.drop_before(first);
         partial.drop_before(open);
+    }
+}
+
+/// What is gathered for the panes of one window, by key.
+struct Panes<K, Acc>(HashTable<(K, Acc)>);
+
+impl<K: Key, Acc: Clone> Panes<K, Acc> {
+    fn join<T>(&mut self, aggregate: &impl Aggregate<T, Acc = Acc>, key: &K, acc: &Acc) {
+        let hash = hash_key(key);
+        match self.0.find_mut(hash, |(own, _)| own == key) {
+            Some((_, pane)) => aggregate.merge(pane, acc),
+            None => drop(self.0.insert_unique(hash, (key.clone(), acc.clone()), |(own, _)| hash_key(own))),
+        }
+    }
+
+    fn contains(&self, key: &K) -> bool {
+        !self.0.is_empty() && self.0.find(hash_key(key), |(own, _)| own == key).is_some()
     }
 }
