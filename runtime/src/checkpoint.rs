@@ -83,6 +83,8 @@ struct Open {
     since: Instant,
     warned: Instant,
     parts: usize,
+    /// The longest that a worker stood still for it.
+    pause: Duration,
     splits: HashMap<usize, Vec<SplitEntry>>,
     state: Vec<(u32, Box<dyn Frozen>)>,
     entries: HashMap<usize, u64>,
@@ -202,6 +204,7 @@ impl Coordinator {
                     summary.longest_pause = summary.longest_pause.max(pause);
                     let open = expect_open(&mut open, epoch)?;
                     open.parts += 1;
+                    open.pause = open.pause.max(pause);
                     match (part, self.operators[node].kind) {
                         (Part::State { frozen, entries }, Kind::Keyed { id }) => {
                             open.state.extend(frozen.map(|frozen| (id, frozen)));
@@ -294,6 +297,7 @@ impl Coordinator {
             since: now,
             warned: now,
             parts: 0,
+            pause: Duration::ZERO,
             splits: HashMap::new(),
             state: Vec::new(),
             entries: HashMap::new(),
@@ -308,7 +312,10 @@ impl Coordinator {
         let wrote = self.store.is_some() && handles.values().any(|handles| !handles.is_empty());
         let stored = self.store.is_some();
         if stored {
-            summary.checkpoint_bytes += self.store_checkpoint(open)?;
+            let pause = open.pause;
+            let bytes = self.store_checkpoint(open)?;
+            self.shared.probe.add_checkpoint(since, bytes, pause);
+            summary.checkpoint_bytes += bytes;
             summary.checkpoints += 1;
             summary.epoch = Some(epoch);
         }

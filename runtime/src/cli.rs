@@ -9,6 +9,7 @@ use millstream_state::checkpoint::{Health, Refusal, StartFrom};
 use millstream_state::manifest::Manifest;
 use millstream_state::store::CheckpointStore;
 
+use crate::bench::BenchArgs;
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::recovery::refuse;
@@ -55,6 +56,8 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: GraphFormat,
     },
+    /// Measure the job under an open-loop load
+    Bench(BenchArgs),
     /// Look at the job's checkpoints
     Checkpoints {
         /// What to do with them
@@ -166,6 +169,12 @@ impl JobArgs {
             None | Some(Command::Run) => {
                 let summary = job.run()?;
                 eprintln!("{summary}");
+                Ok(ExitCode::SUCCESS)
+            }
+            Some(Command::Bench(args)) => {
+                let mut job = job;
+                job.settings_mut().progress = false;
+                job.bench(args)?;
                 Ok(ExitCode::SUCCESS)
             }
             Some(Command::Graph { format: GraphFormat::Mermaid }) => {

@@ -9,6 +9,7 @@ use millstream_state::manifest::Manifest;
 use millstream_state::rocks::StateDb;
 use millstream_state::store::{CheckpointStore, DirLock};
 
+use crate::bench::probe::Probe;
 use crate::checkpoint::{Coordinator, OperatorInfo};
 use crate::dataflow::{Physical, run_workers};
 use crate::driver::{StatelessLogic, Task, guard};
@@ -22,12 +23,13 @@ use crate::sink::Committer;
 use crate::summary::{Outcome, Summary};
 
 /// Starts a job that has been validated.
-pub(crate) fn start(job: Job) -> Result<JobHandle> {
+pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     let started = Instant::now();
-    let graph = std::mem::take(&mut *lock(&job.graph));
+    // The graph stays as it is: a job that is measured is started several times.
+    let graph = lock(&job.graph);
     let names = graph.names();
     let splits = splits(&graph, &names)?;
-    let settings = job.settings;
+    let settings = job.settings.clone();
     let execution = execution_token();
 
     let holder = format!("job `{}`", job.name);
@@ -104,21 +106,24 @@ pub(crate) fn start(job: Job) -> Result<JobHandle> {
     let db = store.as_ref().map(|store| open_db(store, restored.as_deref(), &execution)).transpose()?;
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
-    let shared = Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, sender));
+    let sinks = (0..graph.nodes.len()).filter(|node| matches!(graph.nodes[*node].body, Body::Sink(_)));
+    let probe = Probe::new(job.load.as_ref(), splits.values().map(Vec::len).sum(), sinks.collect());
+    let shared = Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, probe, sender));
     let operators = operator_infos(&graph, &names, restored.as_deref());
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
     warn_about_replay(&job.name, &graph, &names, store.is_some());
 
     let plan = Plan::new(&graph, &names, splits, &settings, &execution, &shared, db.clone(), restored.clone());
-    let graph = std::sync::Mutex::new(graph);
+    drop(graph);
+    let graph = Arc::clone(&job.graph);
     let workers = run_workers(&job.name, settings.workers, &shared, move |worker| {
         let parts = plan.parts(&lock(&graph), worker);
         let operators = parts.into_iter().map(|(task, make)| Ok((task, make()?))).collect::<Result<_>>()?;
         Ok(operators)
     })?;
     let coordinator = Coordinator {
-        job: job.name,
+        job: job.name.clone(),
         execution,
         settings,
         shared: Arc::clone(&shared),
@@ -293,6 +298,7 @@ impl Plan {
             in_flight: settings.in_flight,
             first_epoch: shared.announced.load(std::sync::atomic::Ordering::SeqCst),
             splits: Arc::new(all),
+            own_splits: (0, 0),
             positions: graph.positions,
             connected: [true; 2],
             shared: Arc::clone(shared),
@@ -309,6 +315,10 @@ impl Plan {
             name: self.names[node].clone(),
             worker,
             connected: [connected(0), connected(1)],
+            own_splits: self
+                .splits
+                .get(&node)
+                .map_or((0, 0), |own| (own.first().map_or(0, |first| first.0), own.len() as u32)),
             ..self.task.clone()
         }
     }

@@ -84,6 +84,21 @@ impl JobHandle {
         state.result.take().unwrap_or_else(|| Err(Error::internal("the job's result was already taken")))
     }
 
+    /// Waits until the job has ended, but no longer than `time`; whether it has.
+    pub(crate) fn wait_for(&self, time: std::time::Duration) -> bool {
+        let state = lock(&self.done.state);
+        let (state, _) = self
+            .done
+            .changed
+            .wait_timeout_while(state, time, |state| !state.finished)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.finished
+    }
+
+    pub(crate) fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.clone()
+    }
+
     /// Whether the job has ended.
     pub fn is_finished(&self) -> bool {
         lock(&self.done.state).finished

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use millstream_state::checkpoint::StartFrom;
 
+use crate::bench::probe::OpenLoop;
 use crate::driver::SourceNode;
 use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, check_name};
@@ -59,6 +60,8 @@ impl Default for Settings {
 pub struct Job {
     pub(crate) name: String,
     pub(crate) settings: Settings,
+    /// What its sources are read under, when it is measured.
+    pub(crate) load: Option<OpenLoop>,
     pub(crate) graph: SharedGraph,
 }
 
@@ -74,7 +77,12 @@ impl std::fmt::Debug for Job {
 impl Job {
     /// An empty job. Its name is checked against that of a checkpoint before one is restored.
     pub fn new(name: impl Into<String>) -> Self {
-        Job { name: name.into(), settings: Settings::default(), graph: Arc::new(Mutex::new(Graph::default())) }
+        Job {
+            name: name.into(),
+            settings: Settings::default(),
+            load: None,
+            graph: Arc::new(Mutex::new(Graph::default())),
+        }
     }
 
     /// How many worker threads.
@@ -208,6 +216,6 @@ impl Job {
     /// When the job is not as it must be, or cannot start: a checkpoint does not fit, a directory is in use.
     pub fn start(self) -> Result<JobHandle> {
         self.validate()?;
-        crate::execute::start(self)
+        crate::execute::start(&self)
     }
 }

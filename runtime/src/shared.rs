@@ -8,6 +8,8 @@ use crossbeam_channel::Sender;
 use millstream_state::manifest::SplitEntry;
 use millstream_state::snapshot::Frozen;
 
+use crate::bench::Distribution;
+use crate::bench::probe::Probe;
 use crate::error::Error;
 use crate::moment::Epoch;
 use crate::time::EventTime;
@@ -63,6 +65,8 @@ pub(crate) struct Shared {
     pub splits_ended: AtomicU64,
     /// Records that wait in operators for an epoch to close.
     pub stashed: Padded<AtomicI64>,
+    /// When events were due and how long results took.
+    pub probe: Probe,
     /// Per node: what its instances have restored.
     pub restored: Vec<Restored>,
     /// Per node, then per worker.
@@ -91,6 +95,19 @@ pub(crate) struct Stats {
     pub late: AtomicU64,
     pub bad: AtomicU64,
     pub fired: AtomicU64,
+    /// How long its code ran.
+    pub busy_ns: AtomicU64,
+    /// How long batches waited for it, from the operator before.
+    pub queue: Mutex<Distribution>,
+    /// For sinks: from when a batch's oldest record was due, or its window could have closed, until it was taken.
+    pub latency: Mutex<Distribution>,
+}
+
+impl Stats {
+    /// A batch that was sent at `sent_ns` is taken up at `now_ns`.
+    pub(crate) fn waited(&self, sent_ns: u64, now_ns: u64) {
+        lock(&self.queue).record(now_ns.saturating_sub(sent_ns), 1);
+    }
 }
 
 /// How far the instances of an operator had fired when they were restored.
@@ -119,7 +136,7 @@ impl Restored {
 }
 
 impl Shared {
-    pub(crate) fn new(nodes: usize, workers: usize, first_epoch: Epoch, reports: Sender<Report>) -> Self {
+    pub(crate) fn new(nodes: usize, workers: usize, first_epoch: Epoch, probe: Probe, reports: Sender<Report>) -> Self {
         let stats = || {
             Padded(Stats {
                 epoch: AtomicU64::new(first_epoch),
@@ -137,6 +154,7 @@ impl Shared {
             in_flight: (0..workers).map(|_| Padded::default()).collect(),
             splits_ended: AtomicU64::new(0),
             stashed: Padded::default(),
+            probe,
             restored: (0..nodes).map(|_| Restored::new(workers)).collect(),
             stats: (0..nodes).map(|_| (0..workers).map(|_| stats()).collect()).collect(),
             reports,

@@ -39,7 +39,13 @@ const PANES_A_TURN: usize = 64 << 10;
 
 impl<K, T, A: Aggregate<T>> SlicedWindows<K, T, A> {
     pub(super) fn new(windows: WindowAssigner, aggregate: A) -> Self {
-        SlicedWindows { windows, aggregate, places: Places::new(windows), running: Running::default(), types: std::marker::PhantomData }
+        SlicedWindows {
+            windows,
+            aggregate,
+            places: Places::new(windows),
+            running: Running::default(),
+            types: std::marker::PhantomData,
+        }
     }
 }
 
@@ -208,7 +214,12 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
 
     /// Emits the panes of window `number`; returns whether that was all. What was emitted of a tumbling window has left its
     /// state, so the rest can wait.
-    fn fire(&mut self, cx: &mut Context<T, (K, Window, A::Out)>, state: &mut WindowState<K, A::Acc>, number: i64) -> bool {
+    fn fire(
+        &mut self,
+        cx: &mut Context<T, (K, Window, A::Out)>,
+        state: &mut WindowState<K, A::Acc>,
+        number: i64,
+    ) -> bool {
         let window = self.windows.window(number);
         let at = window.last();
         let (slices, partial, marks) = state;

@@ -9,10 +9,14 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::{Packet, Stream, lower_bound, only, send};
+use crate::bench::probe::Born;
 use crate::driver::{CombineLogic, Outbox, Task};
 use crate::error::Result;
 use crate::moment::Moment;
 use crate::time::EventTime;
+
+/// Later than every batch.
+const UNBORN: Born = Born { ns: u64::MAX, fired: true };
 
 pub(super) fn build<'scope>(
     scope: Scope<'scope, Moment>,
@@ -30,14 +34,17 @@ pub(super) fn build<'scope>(
         let mut outbox = Outbox::new();
         // While something is held: under what it will be sent.
         let mut held: Option<Capability<Moment>> = None;
+        let mut born = UNBORN;
         move |frontiers| {
             if shared.has_failed() {
                 return;
             }
             let mut turn = || -> Result<()> {
                 let mut result = Ok(());
+                let mut sent_ns = 0;
                 input.for_each(|cap, packet| {
-                    let (Some(rows), Ok(())) = (packet.0.take(), &result) else { return };
+                    let (Some(rows), Ok(())) = (packet.rows.take(), &result) else { return };
+                    (born, sent_ns) = (born.with(packet.born), packet.sent_ns);
                     let moment = only(cap.stamp());
                     // Records of an epoch that is not yet the current one are few, and travel as they are.
                     let rows = match &held {
@@ -46,7 +53,8 @@ pub(super) fn build<'scope>(
                     };
                     match rows {
                         Ok(Some(rows)) => {
-                            outputs[0].activate().give(&cap, &mut Packet(Some(rows)));
+                            let mut packet = Packet { rows: Some(rows), born: packet.born, sent_ns };
+                            outputs[0].activate().give(&cap, &mut packet);
                         }
                         Ok(None) => {}
                         Err(error) => result = Err(error),
@@ -66,9 +74,9 @@ pub(super) fn build<'scope>(
                 };
                 let everything = bound.epoch > cap.time().epoch || logic.is_full();
                 logic.release(if everything { EventTime::MAX } else { bound.watermark }, &mut outbox)?;
-                send(&mut outputs, std::slice::from_ref(cap), &mut outbox);
+                send(&mut outputs, std::slice::from_ref(cap), &mut outbox, born, shared.probe.now_ns());
                 if logic.is_empty() {
-                    held = None;
+                    (held, born) = (None, UNBORN);
                 } else {
                     cap.downgrade(&Moment::new(cap.time().epoch, cap.time().watermark.max(bound.watermark)));
                 }

@@ -26,6 +26,7 @@ use timely::order::PartialOrder;
 use timely::progress::Timestamp;
 use timely::progress::timestamp::{PathSummary, Refines};
 
+use crate::bench::probe::Born;
 use crate::driver::{Outbox, Task};
 use crate::moment::Moment;
 use crate::rows::{AnyRows, kind_of};
@@ -69,17 +70,22 @@ type Stream<'scope> = timely::dataflow::Stream<'scope, Moment, Packet>;
 
 /// A batch as timely sees it: a container with a number of records.
 #[derive(Default)]
-struct Packet(Option<Box<dyn AnyRows>>);
+struct Packet {
+    rows: Option<Box<dyn AnyRows>>,
+    born: Born,
+    /// When it left the operator before.
+    sent_ns: u64,
+}
 
 impl Clone for Packet {
     fn clone(&self) -> Self {
-        Packet(self.0.as_ref().map(|rows| rows.copy()))
+        Packet { rows: self.rows.as_ref().map(|rows| rows.copy()), ..*self }
     }
 }
 
 impl Accountable for Packet {
     fn record_count(&self) -> i64 {
-        self.0.as_ref().map_or(0, |rows| rows.len() as i64)
+        self.rows.as_ref().map_or(0, |rows| rows.len() as i64)
     }
 }
 
@@ -109,9 +115,15 @@ fn only(stamp: &Stamp<Moment>) -> Moment {
 }
 
 /// Sends what an operator made, each batch at its output, under the capability of that output.
-fn send<C: CapabilityTrait<Moment>>(outputs: &mut [Output<Moment, Packet>], caps: &[C], outbox: &mut Outbox) {
+fn send<C: CapabilityTrait<Moment>>(
+    outputs: &mut [Output<Moment, Packet>],
+    caps: &[C],
+    outbox: &mut Outbox,
+    born: Born,
+    sent_ns: u64,
+) {
     for (output, rows) in outbox.drain(..) {
-        outputs[output].activate().give(&caps[output], &mut Packet(Some(rows)));
+        outputs[output].activate().give(&caps[output], &mut Packet { rows: Some(rows), born, sent_ns });
     }
 }
 
@@ -136,12 +148,15 @@ const EXCHANGE_BATCH: usize = 4096;
 /// Deals keyed records out to the workers that own their keys, and counts them as in flight.
 struct ByKeyGroup {
     pending: Vec<Option<Box<dyn AnyRows>>>,
+    /// Of what is pending, the earliest.
+    born: Born,
+    sent_ns: u64,
     shared: Arc<Shared>,
 }
 
 impl ByKeyGroup {
     fn new(shared: Arc<Shared>, workers: usize) -> Self {
-        ByKeyGroup { pending: (0..workers).map(|_| None).collect(), shared }
+        ByKeyGroup { pending: (0..workers).map(|_| None).collect(), born: Born::default(), sent_ns: 0, shared }
     }
 
     fn send<T: Clone, P: Push<Message<T, Packet>>>(&mut self, least: usize, stamp: &Stamp<T>, pushers: &mut [P]) {
@@ -149,7 +164,8 @@ impl ByKeyGroup {
             let full = |rows: &mut Box<dyn AnyRows>| rows.len() >= least;
             if let Some(rows) = self.pending[worker].take_if(full) {
                 self.shared.in_flight[worker].0.fetch_add(rows.len() as i64, Ordering::Relaxed);
-                Message::push_at(&mut Packet(Some(rows)), stamp.clone(), pusher);
+                let mut packet = Packet { rows: Some(rows), born: self.born, sent_ns: self.sent_ns };
+                Message::push_at(&mut packet, stamp.clone(), pusher);
             }
         }
     }
@@ -162,13 +178,16 @@ impl Distributor<Packet> for ByKeyGroup {
         stamp: &Stamp<T>,
         pushers: &mut [P],
     ) {
-        if let Some(mut rows) = packet.0.take() {
+        if let Some(mut rows) = packet.rows.take() {
             // Records and what combiners have made of some cannot be gathered in one batch.
             let kind = kind_of(&*rows);
             if self.pending.iter().flatten().any(|pending| kind_of(&**pending) != kind) {
                 self.send(1, stamp, pushers);
                 self.pending.fill_with(|| None);
             }
+            let empty = self.pending.iter().flatten().all(|rows| rows.len() == 0);
+            self.born = if empty { packet.born } else { self.born.with(packet.born) };
+            self.sent_ns = if empty { packet.sent_ns } else { self.sent_ns.min(packet.sent_ns) };
             rows.scatter(&mut self.pending);
             self.send(EXCHANGE_BATCH, stamp, pushers);
         }

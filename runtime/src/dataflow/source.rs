@@ -9,10 +9,14 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::{RETRY, Stream, downgrade, send};
+use crate::bench::probe::Born;
 use crate::driver::{Outbox, Polled, SourceLogic, Task};
 use crate::error::Result;
 use crate::moment::{Epoch, Moment};
 use crate::shared::{Report, Shared};
+
+/// What is due this soon is waited for awake: a thread that sleeps is back only some 50 us after its time.
+const SPIN: Duration = Duration::from_micros(100);
 
 /// How many batches a source reads before others have their turn.
 const BATCHES_A_TURN: usize = 4;
@@ -66,11 +70,16 @@ pub(super) fn build<'scope>(
                         rest = Some(RETRY);
                         break;
                     }
+                    let start_ns = shared.probe.now_ns();
                     match logic.poll(&mut outbox)? {
-                        Polled::Some => {
-                            send(&mut outputs, &caps, &mut outbox);
+                        Polled::Some(due_ns) => {
+                            let sent_ns = shared.probe.now_ns();
+                            task.stats().busy_ns.fetch_add(sent_ns - start_ns, Ordering::Relaxed);
+                            let born = Born { ns: due_ns.unwrap_or(sent_ns), fired: false };
+                            send(&mut outputs, &caps, &mut outbox, born, sent_ns);
                             downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
                         }
+                        Polled::Again => {}
                         Polled::Later(wait) => {
                             rest = Some(wait);
                             break;
@@ -90,7 +99,8 @@ pub(super) fn build<'scope>(
                 }
                 match rest {
                     None => {}
-                    Some(Duration::ZERO) => activator.activate(),
+                    // To sleep takes longer than that.
+                    Some(wait) if wait < SPIN => activator.activate(),
                     Some(wait) => {
                         // Activations in the future do not replace each other: set another only if it is earlier.
                         let now = Instant::now();

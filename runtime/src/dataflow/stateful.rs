@@ -7,12 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use timely::dataflow::Scope;
+use timely::dataflow::channels::Stamp;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::channels::pushers::Output;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::{ByKeyGroup, Packet, RETRY, Stream, downgrade, lower_bound, only, send};
+use crate::bench::probe::Born;
 use crate::driver::{EpochLogic, Outbox, Task};
 use crate::error::{Error, Result};
 use crate::moment::{Epoch, Moment};
@@ -21,8 +23,22 @@ use crate::rows::AnyRows;
 use crate::shared::Report;
 use crate::time::EventTime;
 
-/// Batches as they arrived, each with the moment under which it travelled.
-type Inbox = Vec<(Moment, Box<dyn AnyRows>)>;
+type Inbox = Vec<Arrival>;
+
+/// A batch as it arrived, with the moment under which it travelled.
+struct Arrival {
+    moment: Moment,
+    rows: Box<dyn AnyRows>,
+    born: Born,
+    sent_ns: u64,
+}
+
+impl Arrival {
+    fn new(stamp: &Stamp<Moment>, packet: &mut Packet) -> Option<Self> {
+        let rows = packet.rows.take()?;
+        Some(Arrival { moment: only(stamp), rows, born: packet.born, sent_ns: packet.sent_ns })
+    }
+}
 
 pub(super) fn build<'scope>(
     scope: Scope<'scope, Moment>,
@@ -38,12 +54,12 @@ pub(super) fn build<'scope>(
         let shared = Arc::clone(&task.shared);
         let mut input = builder.new_input(input, DistributorPact(move |workers| ByKeyGroup::new(shared, workers)));
         Box::new(move |inbox| {
-            input.for_each(|cap, packet| inbox.extend(packet.0.take().map(|rows| (only(cap.stamp()), rows))));
+            input.for_each(|cap, packet| inbox.extend(Arrival::new(cap.stamp(), packet)));
         })
     } else {
         let mut input = builder.new_input(input, Pipeline);
         Box::new(move |inbox| {
-            input.for_each(|cap, packet| inbox.extend(packet.0.take().map(|rows| (only(cap.stamp()), rows))));
+            input.for_each(|cap, packet| inbox.extend(Arrival::new(cap.stamp(), packet)));
         })
     };
     let (pushers, streams): (Vec<_>, Vec<_>) = (0..outputs).map(|_| builder.new_output()).unzip();
@@ -70,7 +86,7 @@ pub(super) fn build<'scope>(
             }
             receive(&mut inbox);
             if counted {
-                let records: i64 = inbox.iter().map(|(_, rows)| rows.len() as i64).sum();
+                let records: i64 = inbox.iter().map(|arrival| arrival.rows.len() as i64).sum();
                 shared.in_flight[operator.task.worker].0.fetch_sub(records, Ordering::Relaxed);
             }
             // An empty frontier means teardown, never that everything may fire.
@@ -97,34 +113,35 @@ struct Stateful {
     /// The watermark for which everything has been fired.
     fired: EventTime,
     /// Batches of later epochs, in the order in which they came.
-    stash: VecDeque<(Moment, Box<dyn AnyRows>)>,
+    stash: VecDeque<Arrival>,
     task: Task,
 }
 
 impl Stateful {
     fn advance(&mut self, inbox: &mut Inbox, bound: Moment) -> Result<Fired> {
-        for (moment, rows) in inbox.drain(..) {
-            if moment.epoch == self.epoch {
-                self.logic.apply(self.epoch, rows, &mut self.outbox)?;
-            } else if moment.epoch > self.epoch {
-                self.task.shared.stashed.0.fetch_add(rows.len() as i64, Ordering::Relaxed);
-                self.stash.push_back((moment, rows));
+        for arrival in inbox.drain(..) {
+            let epoch = arrival.moment.epoch;
+            if epoch == self.epoch {
+                self.apply(arrival)?;
+            } else if epoch > self.epoch {
+                self.task.shared.stashed.0.fetch_add(arrival.rows.len() as i64, Ordering::Relaxed);
+                self.stash.push_back(arrival);
             } else {
-                let text = format!("a batch of epoch {} arrived in epoch {}", moment.epoch, self.epoch);
+                let text = format!("a batch of epoch {epoch} arrived in epoch {}", self.epoch);
                 return Err(Error::internal(text).in_operator(&self.task.name));
             }
         }
-        self.flush();
         loop {
             // What is stashed has left the frontier and would otherwise be overtaken.
-            let stashed = self.stash.iter().map(|(moment, _)| moment.watermark).min();
+            let stashed = self.stash.iter().map(|arrival| arrival.moment.watermark).min();
             let watermark = stashed.map_or(bound.watermark, |stashed| stashed.min(bound.watermark));
             if watermark > self.fired {
                 if self.task.shared.is_crowded(self.task.in_flight) {
                     return Ok(Fired::More);
                 }
+                let start_ns = self.task.shared.probe.now_ns();
                 let fired = self.logic.fire(watermark, &mut self.outbox)?;
-                self.flush();
+                self.flush(Born { ns: start_ns, fired: true }, start_ns);
                 if fired == Fired::More {
                     return Ok(Fired::More);
                 }
@@ -140,8 +157,20 @@ impl Stateful {
         }
     }
 
-    fn flush(&mut self) {
-        send(&mut self.pushers, &self.caps, &mut self.outbox);
+    /// Applies a batch of the current epoch.
+    fn apply(&mut self, arrival: Arrival) -> Result<()> {
+        let start_ns = self.task.shared.probe.now_ns();
+        self.task.stats().waited(arrival.sent_ns, start_ns);
+        self.logic.apply(self.epoch, arrival.rows, arrival.born, &mut self.outbox)?;
+        self.flush(arrival.born, start_ns);
+        Ok(())
+    }
+
+    /// Sends what was made since `start_ns`.
+    fn flush(&mut self, born: Born, start_ns: u64) {
+        let sent_ns = self.task.shared.probe.now_ns();
+        self.task.stats().busy_ns.fetch_add(sent_ns - start_ns, Ordering::Relaxed);
+        send(&mut self.pushers, &self.caps, &mut self.outbox, born, sent_ns);
     }
 
     fn downgrade(&mut self, watermark: EventTime) {
@@ -162,15 +191,14 @@ impl Stateful {
     /// Applies what had come early for the epoch that is now current.
     fn unstash(&mut self) -> Result<()> {
         for _ in 0..self.stash.len() {
-            let Some((moment, rows)) = self.stash.pop_front() else { break };
-            if moment.epoch == self.epoch {
-                self.task.shared.stashed.0.fetch_sub(rows.len() as i64, Ordering::Relaxed);
-                self.logic.apply(self.epoch, rows, &mut self.outbox)?;
+            let Some(arrival) = self.stash.pop_front() else { break };
+            if arrival.moment.epoch == self.epoch {
+                self.task.shared.stashed.0.fetch_sub(arrival.rows.len() as i64, Ordering::Relaxed);
+                self.apply(arrival)?;
             } else {
-                self.stash.push_back((moment, rows));
+                self.stash.push_back(arrival);
             }
         }
-        self.flush();
         Ok(())
     }
 }

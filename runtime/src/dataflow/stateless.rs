@@ -1,6 +1,7 @@
 //! A chain of stateless operators as one timely operator.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
@@ -22,24 +23,30 @@ pub(super) fn build<'scope>(
     let mut input = builder.new_input(input, Pipeline);
     builder.set_notify_for(0, FrontierInterest::Never);
     let (mut pushers, streams): (Vec<_>, Vec<_>) = (0..outputs).map(|_| builder.new_output()).unzip();
-    let shared = Arc::clone(&task.shared);
+    let task = task.clone();
     builder.build(move |caps| {
         drop(caps);
+        let shared = Arc::clone(&task.shared);
         let mut outbox = Outbox::new();
         move |_| {
             if shared.has_failed() {
                 return;
             }
+            let stats = task.stats();
             let mut sessions: Vec<_> = pushers.iter_mut().map(|pusher| pusher.activate()).collect();
             input.for_each(|cap, packet| {
-                let Some(rows) = packet.0.take() else { return };
+                let Some(rows) = packet.rows.take() else { return };
                 if shared.has_failed() {
                     return;
                 }
+                let start_ns = shared.probe.now_ns();
+                stats.waited(packet.sent_ns, start_ns);
                 match logic.apply(rows, &mut outbox) {
                     Ok(()) => {
+                        let sent_ns = shared.probe.now_ns();
+                        stats.busy_ns.fetch_add(sent_ns - start_ns, Ordering::Relaxed);
                         for (output, rows) in outbox.drain(..) {
-                            sessions[output].give(&cap, &mut Packet(Some(rows)));
+                            sessions[output].give(&cap, &mut Packet { rows: Some(rows), born: packet.born, sent_ns });
                         }
                     }
                     Err(error) => shared.fail(error),

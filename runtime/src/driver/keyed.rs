@@ -8,6 +8,7 @@ use millstream_state::snapshot::{Key, State};
 
 use super::combine::{Combine, CombineLogic, CombinedRows};
 use super::{EpochLogic, Outbox, Task, guard};
+use crate::bench::probe::Born;
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
 use crate::operator::{Combining, Context, Fired, KeyedOperator};
@@ -167,7 +168,7 @@ fn in_batches<T: Data>(rows: Rows<T>, mut each: impl FnMut(Rows<T>)) {
 }
 
 impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
-    fn apply(&mut self, _epoch: Epoch, rows: Box<dyn AnyRows>, out: &mut Outbox) -> Result<()> {
+    fn apply(&mut self, _epoch: Epoch, rows: Box<dyn AnyRows>, _born: Born, out: &mut Outbox) -> Result<()> {
         self.cx.row = 0;
         if let Some(on_combined) = self.on_combined
             && !is::<KeyedRows<O::Key, O::In>>(&*rows)

@@ -22,6 +22,7 @@ use std::sync::{Arc, RwLock};
 use millstream_state::manifest::Manifest;
 use millstream_state::rocks::StateDb;
 
+use crate::bench::probe::Born;
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
 use crate::operator::Fired;
@@ -42,6 +43,8 @@ pub(crate) struct Task {
     pub in_flight: usize,
     /// The epoch in which this run begins.
     pub first_epoch: Epoch,
+    /// For a source: the number of its first split, and how many it has.
+    pub own_splits: (u32, u32),
     /// Names of all splits of all sources; a split's number is its place here.
     pub splits: Arc<Vec<String>>,
     /// Whether records must carry their positions.
@@ -67,7 +70,7 @@ pub(crate) type Outbox = Vec<(usize, Box<dyn AnyRows>)>;
 /// An operator that takes part in checkpoints: keyed operators and sinks.
 pub(crate) trait EpochLogic {
     /// Takes in a batch of `epoch`, the current one.
-    fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, out: &mut Outbox) -> Result<()>;
+    fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, born: Born, out: &mut Outbox) -> Result<()>;
     /// Event time has come to `watermark`.
     fn fire(&mut self, watermark: EventTime, out: &mut Outbox) -> Result<Fired>;
     /// Everything of `epoch` has been applied; what is its part in the checkpoint?

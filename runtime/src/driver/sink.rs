@@ -1,16 +1,19 @@
 //! Sinks: what arrives in an epoch is written in it, and prepared when it closes.
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 
 use super::stateless::place;
 use super::{EpochLogic, Outbox, Task, guard};
+use crate::bench::probe::{Born, Pacing};
+use crate::bench::{Latencies, LatencyKind};
 use crate::error::Result;
 use crate::moment::Epoch;
 use crate::operator::Fired;
 use crate::record::Data;
-use crate::rows::{AnyRows, Rows, downcast};
-use crate::shared::Part;
+use crate::rows::{AnyRows, Lineage, Rows, downcast};
+use crate::shared::{Part, lock};
 use crate::sink::{Committer, Sink, SinkTask, SinkWriter};
 use crate::time::EventTime;
 
@@ -33,6 +36,7 @@ impl<T, S> SinkNode<T, S> {
 
 struct SinkLogic<T, W> {
     writer: W,
+    clock: SinkClock,
     task: Task,
     item: PhantomData<fn(T)>,
 }
@@ -49,14 +53,80 @@ impl<T: Data, S: Sink<T>> SinkFactory for SinkNode<T, S> {
     fn build(&self, task: Task) -> Result<Box<dyn EpochLogic>> {
         let of = SinkTask { worker: task.worker, execution: task.execution.clone() };
         let writer = guard(&task.name, || self.sink.writer(&of))?;
-        Ok(Box::new(SinkLogic { writer, task, item: PhantomData }))
+        let clock = SinkClock::default();
+        Ok(Box::new(SinkLogic { writer, clock, task, item: PhantomData }))
+    }
+}
+
+/// The event times of results that were fired, each with how many there are of it, one after another.
+fn panes<T>(rows: &Rows<T>) -> Vec<(EventTime, u64)> {
+    let mut panes: Vec<(EventTime, u64)> = Vec::new();
+    for record in &rows.records {
+        match panes.last_mut() {
+            Some((at, count)) if *at == record.at => *count += 1,
+            _ => panes.push((record.at, 1)),
+        }
+    }
+    panes
+}
+
+/// Counts how long it took until a record was taken.
+#[derive(Default)]
+struct SinkClock {
+    /// Under a load: what was measured and not yet handed over.
+    latencies: BTreeMap<LatencyKind, Latencies>,
+    /// When the window with this last instant could have closed, and was complete: results of one window come together.
+    recent: Option<(EventTime, (u64, u64))>,
+}
+
+impl SinkClock {
+    fn taken(&mut self, task: &Task, born: Born, count: u64, panes: &[(EventTime, u64)], lineage: Option<&Lineage>) {
+        let probe = &task.shared.probe;
+        let now = probe.now_ns();
+        let measured = probe.pacing().filter(|pacing| now >= pacing.warm_up_ns());
+        if !born.fired {
+            lock(&task.stats().latency).record(now.saturating_sub(born.ns), count);
+            if let Some(pacing) = measured {
+                let latencies = self.latencies.entry(LatencyKind::Record).or_default();
+                let after = now - pacing.warm_up_ns();
+                match (pacing, lineage) {
+                    (Pacing::Schedule { schedule, .. }, Some(lineage)) => {
+                        for row in 0..count as usize {
+                            let due = schedule.due_ns(task.shared.probe.number_of(lineage, row));
+                            latencies.record(after, now.saturating_sub(due), 1);
+                        }
+                    }
+                    _ => latencies.record(after, now.saturating_sub(born.ns), count),
+                }
+            }
+        }
+        for (last, count) in panes {
+            let (closed, complete) = match self.recent {
+                Some((at, known)) if at == *last => known,
+                _ => self.recent.insert((*last, probe.closed_at(*last))).1,
+            };
+            lock(&task.stats().latency).record(now.saturating_sub(closed), *count);
+            if let Some(pacing) = measured {
+                let after = now - pacing.warm_up_ns();
+                for (kind, since) in [(LatencyKind::WindowResult, closed), (LatencyKind::RecordToResult, complete)] {
+                    self.latencies.entry(kind).or_default().record(after, now.saturating_sub(since), *count);
+                }
+            }
+        }
+    }
+}
+
+impl<T, W> Drop for SinkLogic<T, W> {
+    fn drop(&mut self) {
+        self.task.shared.probe.add(&mut self.clock.latencies);
     }
 }
 
 impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
-    fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, _out: &mut Outbox) -> Result<()> {
+    fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, born: Born, _out: &mut Outbox) -> Result<()> {
         let mut rows = downcast::<Rows<T>>(rows);
         self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
+        let panes = if born.fired { panes(&rows) } else { Vec::new() };
         let writer = &mut self.writer;
         let (count, first) = (rows.records.len(), rows.records.first().map(|record| record.at));
         let written = guard(&self.task.name, || writer.write(epoch, &mut rows.records));
@@ -64,7 +134,9 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
             (Some(row), _) => error.at_place(place(rows.lineage.as_ref(), row, &self.task.splits)),
             (None, Some(first)) => error.at_place(format!("a batch of {count} records, the first at {first}")),
             (None, None) => error,
-        })
+        })?;
+        self.clock.taken(&self.task, born, count as u64, &panes, rows.lineage.as_ref());
+        Ok(())
     }
 
     fn fire(&mut self, _watermark: EventTime, _out: &mut Outbox) -> Result<Fired> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use millstream_state::manifest::SplitEntry;
 
 use super::{Outbox, Task, guard};
+use crate::bench::probe::{Mark, Numbers, Pacing, Probe};
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::rows::{Behind, Lineage, Rows};
@@ -45,8 +46,10 @@ fn to_json<T: serde::Serialize>(value: &T) -> Result<serde_json::Value> {
 /// What a poll brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Polled {
-    /// Something; poll again.
-    Some,
+    /// Something, which was due at this instant, unless it is when it was read; poll again.
+    Some(Option<u64>),
+    /// Nothing yet; it knows more when it is asked again.
+    Again,
     /// Nothing before this much time has passed.
     Later(Duration),
     /// Nothing until the waker is woken.
@@ -76,6 +79,12 @@ struct Split<R, G> {
     generator: G,
     watermark: EventTime,
     records: u64,
+    /// Which events of a schedule are its own.
+    numbers: Numbers,
+    /// The greatest event time, as far as it was looked at.
+    high: EventTime,
+    /// Under a recorded load: what was read too early.
+    held: Option<Held>,
     ended: bool,
     /// When it was read last, in turns of this instance: among splits with the same watermark, each gets its turn.
     turn: u64,
@@ -83,6 +92,23 @@ struct Split<R, G> {
     due: Option<Instant>,
     /// It had nothing when it was last asked.
     empty: bool,
+}
+
+impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R, G> {
+    /// What a checkpoint says of it.
+    fn entry(&self) -> Result<SplitEntry> {
+        Ok(SplitEntry {
+            split: self.name.clone(),
+            position: match &self.reader {
+                Some(reader) => Some(to_json(&reader.position())?),
+                None => self.position.clone(),
+            },
+            records: self.records,
+            watermark_us: self.watermark.micros(),
+            generator: to_json(&self.generator)?,
+            ended: self.ended,
+        })
+    }
 }
 
 struct Instance<S: Source, F, G> {
@@ -142,6 +168,10 @@ where
                     }
                 })
             };
+            let (first, splits) = task.own_splits;
+            let before = entry.map_or(0, |entry| entry.records);
+            let numbers = Numbers { before, index: u64::from(number - first), splits: u64::from(splits) };
+            task.shared.probe.begin(number, numbers);
             let open = || self.source.open(&name, position, wake);
             let reader = if ended { None } else { Some(guard(&task.name, open)?) };
             opened.push(Split {
@@ -151,7 +181,10 @@ where
                 position: saved,
                 generator,
                 watermark: entry.map_or(EventTime::MIN, |entry| EventTime::from_micros(entry.watermark_us)),
-                records: entry.map_or(0, |entry| entry.records),
+                records: before,
+                numbers,
+                high: EventTime::MIN,
+                held: None,
                 ended,
                 turn: 0,
                 due: None,
@@ -171,22 +204,15 @@ where
 {
     fn watermark(&self) -> EventTime {
         let active = self.splits.iter().filter(|split| !split.ended);
-        active.map(|split| split.watermark).min().unwrap_or(EventTime::MAX)
+        let watermark =
+            |split: &Split<S::Reader, G>| split.held.as_ref().map_or(split.watermark, |held| held.watermark);
+        active.map(watermark).min().unwrap_or(EventTime::MAX)
     }
 
     fn cut(&self) -> Result<Vec<SplitEntry>> {
-        let entry = |split: &Split<S::Reader, G>| {
-            Ok(SplitEntry {
-                split: split.name.clone(),
-                position: match &split.reader {
-                    Some(reader) => Some(to_json(&reader.position())?),
-                    None => split.position.clone(),
-                },
-                records: split.records,
-                watermark_us: split.watermark.micros(),
-                generator: to_json(&split.generator)?,
-                ended: split.ended,
-            })
+        let entry = |split: &Split<S::Reader, G>| match &split.held {
+            Some(held) => Ok(held.before.clone()),
+            None => split.entry(),
         };
         guard(&self.task.name, || self.splits.iter().map(entry).collect())
     }
@@ -205,7 +231,31 @@ where
         let Some(split) = ready.min_by_key(|split| (split.watermark, split.turn)) else {
             return Ok(self.resting());
         };
-        let (name, size) = (&self.task.name, self.task.batch_size);
+        let name = &self.task.name;
+        let probe = &self.task.shared.probe;
+        let (size, due_ns) = match probe.pacing() {
+            None => (self.task.batch_size, None),
+            Some(Pacing::Schedule { schedule, .. }) => {
+                let due = split.numbers.within(schedule.due_by(probe.now_ns())) + split.numbers.before;
+                let left = due.saturating_sub(split.records);
+                let due_ns = schedule.due_ns(split.numbers.of(split.records));
+                if left == 0 {
+                    split.due = Some(instant_of(probe, due_ns));
+                    return Ok(Polled::Again);
+                }
+                (self.task.batch_size.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(due_ns))
+            }
+            Some(Pacing::Recorded { .. }) => {
+                if let Some(mut held) = split.held.take() {
+                    out.append(&mut held.out);
+                    return Ok(Polled::Some(Some(held.due_ns)));
+                }
+                // When a record is due is known when it has been read, and then it is too late to leave it in the source.
+                let before = split.entry()?;
+                split.held = Some(Held { out: Vec::new(), due_ns: 0, before, watermark: split.watermark });
+                (1, Some(0))
+            }
+        };
         self.turns += 1;
         split.turn = self.turns;
         let Some(reader) = &mut split.reader else { return Err(Error::internal("an ended split was read")) };
@@ -218,8 +268,13 @@ where
             bad: Vec::new(),
         };
         let mut returned = false;
+        let mut steps: Vec<Step> = Vec::new();
+        let high = split.high;
         let read = guard(name, || {
-            let read = reader.read(size, &mut stamper);
+            let read = match due_ns {
+                None => reader.read(size, &mut stamper),
+                Some(_) => reader.read(size, &mut Stepping { stamper: &mut stamper, high, steps: &mut steps }),
+            };
             returned = true;
             read
         });
@@ -258,7 +313,24 @@ where
                 }
             }
         }
-        split.watermark = watermark;
+        let before = std::mem::replace(&mut split.watermark, watermark);
+        if let Some(pacing) = probe.pacing() {
+            split.high = steps.last().map_or(split.high, |step| step.high);
+            let due = |step: &Step| match pacing {
+                Pacing::Schedule { schedule, .. } => schedule.due_ns(split.numbers.of(split.records + step.row)),
+                Pacing::Recorded { .. } => pacing.recorded_ns(step.high),
+            };
+            let marks = steps.iter().map(|step| Mark { watermark: step.watermark, high: step.high, due_ns: due(step) });
+            probe.track(split.number, marks, &self.task.shared.stats);
+        } else if watermark > before {
+            let mark = Mark { watermark, high: watermark, due_ns: probe.now_ns() };
+            probe.track(split.number, [mark], &self.task.shared.stats);
+        }
+        if split.ended {
+            let mark =
+                Mark { watermark: EventTime::MAX, high: EventTime::MAX, due_ns: due_ns.unwrap_or(probe.now_ns()) };
+            probe.track(split.number, [mark], &self.task.shared.stats);
+        }
         if !rows.records.is_empty() {
             let count = rows.records.len() as u64;
             rows.lineage = Some(Lineage { split: split.number, first: split.records, index: Vec::new() });
@@ -268,7 +340,62 @@ where
                 out.push((0, Box::new(rows)));
             }
         }
-        Ok(Polled::Some)
+        if let (Some(held), Some(pacing)) = (&mut split.held, probe.pacing()) {
+            held.due_ns = pacing.recorded_ns(split.high);
+            if !split.ended && held.due_ns > probe.now_ns() {
+                held.out.append(out);
+                split.due = Some(instant_of(probe, held.due_ns));
+                return Ok(Polled::Again);
+            }
+            let due_ns = split.held.take().map(|held| held.due_ns);
+            return Ok(Polled::Some(due_ns));
+        }
+        Ok(Polled::Some(due_ns))
+    }
+}
+
+/// An instant of the run as one of the clock.
+fn instant_of(probe: &Probe, ns: u64) -> Instant {
+    let origin = probe.origin().unwrap_or_else(Instant::now);
+    origin.checked_add(Duration::from_nanos(ns)).unwrap_or_else(|| Instant::now() + LONGEST_WAIT)
+}
+
+/// A record that was read before it is due.
+struct Held {
+    out: Outbox,
+    due_ns: u64,
+    /// Where the split stands as long as the record is not sent.
+    before: SplitEntry,
+    watermark: EventTime,
+}
+
+/// A record with which the split's watermark or its greatest event time rose.
+struct Step {
+    row: u64,
+    watermark: EventTime,
+    high: EventTime,
+}
+
+/// Under a load, when it matters which record it was: notes every step.
+struct Stepping<'a, 'b, T, F, G> {
+    stamper: &'a mut Stamper<'b, T, F, G>,
+    high: EventTime,
+    steps: &'a mut Vec<Step>,
+}
+
+impl<T, F: Fn(&T) -> EventTime, G: WatermarkGenerator> Output<T> for Stepping<'_, '_, T, F, G> {
+    fn record(&mut self, value: T) {
+        let (row, before) = (self.stamper.rows.records.len(), self.stamper.watermark);
+        self.stamper.record(value);
+        let (at, watermark) = (self.stamper.rows.records[row].at, self.stamper.watermark);
+        if at > self.high || watermark > before {
+            self.high = self.high.max(at);
+            self.steps.push(Step { row: row as u64, watermark, high: self.high });
+        }
+    }
+
+    fn bad(&mut self, bad: BadRecord) {
+        self.stamper.bad(bad);
     }
 }
 

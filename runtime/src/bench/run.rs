@@ -1,0 +1,261 @@
+//! Runs a job under a load and gathers what is measured.
+//!
+//! **Time**: the wall clock from the first read on; measuring begins when the warm-up is over. When the time is over, the run
+//! goes on until all events that were due by then are read, so that a stall at the end is counted as well; but no longer
+//! than [`DRAIN`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::args::{BenchArgs, present};
+use super::load::Load;
+use super::machine::Machine;
+use super::measurement::{CheckpointTaken, Measurement, OperatorTime, Second};
+use super::memory;
+use super::noise::Noise;
+use super::probe::OpenLoop;
+use super::sustainable::{Search, Trial};
+use crate::error::{Error, Result};
+use crate::execute;
+use crate::handle::Status;
+use crate::job::Job;
+use crate::shared::{Shared, StopMode, lock};
+
+/// How long the events that were due are waited for when the time is over.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How often the job is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How long the noise of the machine is measured.
+const NOISE: Duration = Duration::from_secs(1);
+
+impl Job {
+    /// Does what `job bench` does: measures the job under an open-loop load, shows the result, and writes the files that are
+    /// asked for.
+    ///
+    /// The job is started anew for every run, without checkpoints of its own: where it has a directory for them, they are
+    /// made in another one beside it, which is removed afterwards. Sinks are real: what they write is written.
+    ///
+    /// # Errors
+    /// Whatever makes the job fail, or when a file cannot be written.
+    pub fn bench(&mut self, args: &BenchArgs) -> Result<()> {
+        self.validate()?;
+        let noise = Noise::measure(self.settings.workers, NOISE)?;
+        let mut loads = vec![args.load.clone()];
+        if args.find_rate {
+            let found = Search::default().run(|rate| -> Result<Trial> {
+                eprintln!("trying {rate} events/s");
+                let (_, trial) = self.run_under(&Load::Constant(rate), args.warm_up, args.time)?;
+                Ok(trial)
+            })?;
+            eprintln!("{found}");
+            loads = found.measure_at().into_iter().map(|(_, rate)| Load::Constant(rate)).collect();
+        }
+        for load in loads {
+            let mut runs = Vec::new();
+            for run in 1..=args.runs {
+                if args.runs > 1 {
+                    eprintln!("{load}, run {run} of {}", args.runs);
+                }
+                runs.push(self.run_under(&load, args.warm_up, args.time)?.0);
+            }
+            let Some(mut measurement) = Measurement::merged(runs) else { continue };
+            measurement.noise = Some(noise.clone());
+            present(&measurement, args)?;
+        }
+        Ok(())
+    }
+
+    /// One run of the job under `load`: `warm_up` and then `time`.
+    ///
+    /// # Errors
+    /// Whatever makes the job fail.
+    pub fn measure(&mut self, load: &Load, warm_up: Duration, time: Duration) -> Result<Measurement> {
+        self.validate()?;
+        Ok(self.run_under(load, warm_up, time)?.0)
+    }
+
+    fn run_under(&mut self, load: &Load, warm_up: Duration, time: Duration) -> Result<(Measurement, Trial)> {
+        let own_dir = self.settings.checkpoint_dir.clone();
+        let scratch = own_dir.as_ref().map(|dir| Scratch::beside(dir)).transpose()?;
+        self.settings.checkpoint_dir = scratch.as_ref().map(|scratch| scratch.0.clone());
+        self.load = Some(OpenLoop { load: load.clone(), warm_up });
+        let run = self.observe(load, warm_up, time);
+        self.load = None;
+        self.settings.checkpoint_dir = own_dir;
+        run
+    }
+
+    fn observe(&self, load: &Load, warm_up: Duration, time: Duration) -> Result<(Measurement, Trial)> {
+        let handle = execute::start(self)?;
+        let Some(shared) = handle.shared() else {
+            return Err(Error::internal("a job that is measured was finished before"));
+        };
+        let mut watch = Watch::new(load, warm_up, &handle.status());
+        let mut begun: Option<Instant> = None;
+        while !handle.wait_for(LOOK) {
+            let Some(origin) = shared.probe.origin() else { continue };
+            let elapsed = origin.elapsed();
+            if begun.is_none() && elapsed >= warm_up {
+                begun = Some(Instant::now());
+            }
+            watch.look(elapsed.as_nanos() as u64, &handle.status());
+            let over = warm_up + time;
+            if elapsed >= over && (watch.has_read_what_was_due_by(over) || elapsed >= over + DRAIN) {
+                break;
+            }
+        }
+        handle.stop(StopMode::Now);
+        let status = handle.status();
+        handle.wait()?;
+        let mut made = watch.finish(time);
+        made.0.job.clone_from(&self.name);
+        made.0.settings = self.settings_in_words();
+        made.0.machine = Machine::this();
+        fill(&mut made.0, &shared, &status, warm_up);
+        Ok(made)
+    }
+
+    fn settings_in_words(&self) -> Vec<(String, String)> {
+        let settings = &self.settings;
+        let checkpoints = match settings.checkpoint_dir {
+            Some(_) => format!("every {:?}", settings.checkpoint_interval),
+            None => "none".to_string(),
+        };
+        let words = [
+            ("workers", settings.workers.to_string()),
+            ("batch size", settings.batch_size.to_string()),
+            ("checkpoints", checkpoints),
+        ];
+        words.map(|(name, value)| (name.to_string(), value)).to_vec()
+    }
+}
+
+/// What the workers have measured.
+fn fill(made: &mut Measurement, shared: &Arc<Shared>, status: &Status, warm_up: Duration) {
+    let measured = shared.probe.measured();
+    made.latencies = measured.latencies;
+    let after = |taken: &CheckpointTaken| Some(CheckpointTaken { start: taken.start.checked_sub(warm_up)?, ..*taken });
+    made.checkpoints = measured.checkpoints.iter().filter_map(after).collect();
+    made.warm_up = warm_up;
+    for (node, operator) in status.operators.iter().enumerate() {
+        let mut time =
+            OperatorTime { name: operator.name.clone(), records: operator.records_in, ..OperatorTime::default() };
+        for stats in &shared.stats[node] {
+            time.busy += Duration::from_nanos(stats.0.busy_ns.load(std::sync::atomic::Ordering::Relaxed));
+            time.queue.merge(&lock(&stats.0.queue));
+        }
+        made.operators.push(time);
+    }
+}
+
+/// Looks at a job under load from time to time.
+struct Watch {
+    load: Load,
+    schedule: Option<super::schedule::Schedule>,
+    warm_up_ns: u64,
+    sources: u64,
+    started_unix_ms: u64,
+    /// (nanoseconds from the start, read, taken by sinks, memory)
+    looks: Vec<(u64, u64, u64, Option<u64>)>,
+}
+
+impl Watch {
+    fn new(load: &Load, warm_up: Duration, status: &Status) -> Self {
+        Watch {
+            load: load.clone(),
+            schedule: load.schedule(),
+            warm_up_ns: warm_up.as_nanos() as u64,
+            sources: status.operators.iter().filter(|operator| operator.is_source).count() as u64,
+            started_unix_ms: unix_ms() + warm_up.as_millis() as u64,
+            looks: Vec::new(),
+        }
+    }
+
+    fn look(&mut self, now_ns: u64, status: &Status) {
+        self.looks.push((now_ns, status.records_in, status.records_out, memory::resident_bytes()));
+    }
+
+    fn due_by(&self, ns: u64) -> Option<u64> {
+        self.schedule.as_ref().map(|schedule| schedule.due_by(ns) * self.sources)
+    }
+
+    fn has_read_what_was_due_by(&self, time: Duration) -> bool {
+        let read = self.looks.last().map_or(0, |look| look.1);
+        self.due_by(time.as_nanos() as u64).is_none_or(|due| read >= due)
+    }
+
+    /// The latest look at or before `ns`.
+    fn at(&self, ns: u64) -> (u64, u64, u64, Option<u64>) {
+        let after = self.looks.partition_point(|look| look.0 <= ns);
+        after.checked_sub(1).map_or((0, 0, 0, None), |last| self.looks[last])
+    }
+
+    fn finish(self, time: Duration) -> (Measurement, Trial) {
+        let from = self.warm_up_ns;
+        // A source that ended early ends the measurement.
+        let last = self.looks.last().map_or(from, |look| look.0);
+        let to = (from + time.as_nanos() as u64).min(last.max(from + 1));
+        let (start, end) = (self.at(from), self.at(to));
+        let seconds_of = |from: u64, to: u64| (to.saturating_sub(from)).max(1) as f64 / 1e9;
+        let due = |look: &(u64, u64, u64, Option<u64>)| self.due_by(look.0).unwrap_or(look.1);
+        let mut made = Measurement {
+            load: self.load.to_string(),
+            offered_per_s: (due(&end) - due(&start)) as f64 / seconds_of(start.0, end.0),
+            achieved_per_s: (end.1 - start.1) as f64 / seconds_of(start.0, end.0),
+            started_unix_ms: self.started_unix_ms,
+            duration: Duration::from_nanos(to - from),
+            ..Measurement::default()
+        };
+        let mut before = start;
+        let whole = made.duration.as_secs_f64().ceil() as u64;
+        for second in 1..=whole {
+            let look = self.at((from + second * 1_000_000_000).min(to));
+            made.seconds.push(Second {
+                due: due(&look) - due(&before),
+                read: look.1 - before.1,
+                results: look.2 - before.2,
+                backlog: due(&look).saturating_sub(look.1),
+                memory_bytes: look.3,
+            });
+            before = look;
+        }
+        let backlog = self.looks.iter().filter(|look| (from..=to).contains(&look.0));
+        let backlog = backlog.map(|look| (look.0 - from, due(look).saturating_sub(look.1))).collect();
+        let trial = Trial { backlog, achieved_per_s: made.achieved_per_s };
+        (made, trial)
+    }
+}
+
+/// A directory for the checkpoints of a measurement, removed when it is over.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn beside(dir: &std::path::Path) -> Result<Self> {
+        let mut name = dir.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".bench-{}", std::process::id()));
+        let scratch = dir.with_file_name(name);
+        if scratch.exists() {
+            return Err(Error::config(format!("{} is in the way", scratch.display())).hint("remove it"));
+        }
+        Ok(Scratch(scratch))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // for people who read reports; nothing depends on it
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
