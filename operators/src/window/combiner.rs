@@ -7,6 +7,8 @@
 //! **Source**: a combiner, as in MapReduce (Dean and Ghemawat, OSDI 2004); turned on and off by what it brings, as
 //! Flink's local aggregation is not.
 
+use std::collections::VecDeque;
+
 use millstream_runtime::error::Result;
 use millstream_runtime::operator::{Combiner, Fired};
 use millstream_runtime::record::Data;
@@ -44,8 +46,8 @@ pub(super) struct SliceCombiner<K, T, A: Aggregate<T>> {
     aggregate: A,
     places: Places,
     held: SliceState<K, A::Acc>,
-    /// Records taken since a slice was judged last.
-    records: u64,
+    /// How many records each slice has of what is held.
+    records: VecDeque<(i64, u64)>,
     /// The slice that is being handed over.
     releasing: Option<i64>,
     full: bool,
@@ -63,7 +65,7 @@ impl<K, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
             aggregate,
             places: Places::new(windows),
             held: SliceState::default(),
-            records: 0,
+            records: VecDeque::new(),
             releasing: None,
             full: false,
             resume_at: i64::MIN,
@@ -74,10 +76,20 @@ impl<K, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
 }
 
 impl<K: Key, T: Data, A: Aggregate<T>> SliceCombiner<K, T, A> {
+    /// Counts records of `slice` that were taken.
+    fn count(&mut self, slice: i64, records: u64) {
+        match self.records.iter_mut().rev().find(|(number, _)| *number == slice) {
+            Some((_, count)) => *count += records,
+            None => self.records.push_back((slice, records)),
+        }
+    }
+
     /// Decides by what `slice` came to whether the next ones are worth it.
     fn judge(&mut self, slice: i64) {
         let accumulators = self.held.keys_in(slice) as u64;
-        if std::mem::take(&mut self.records) < accumulators * WORTHWHILE {
+        let place = self.records.iter().position(|(number, _)| *number == slice);
+        let (_, records) = place.and_then(|place| self.records.remove(place)).unwrap_or_default();
+        if records < accumulators * WORTHWHILE {
             self.resume_at = slice.saturating_add(1 + self.pause);
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         } else {
@@ -96,7 +108,8 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
         let open = self.windows.first_open(fired);
         let mut behind = BehindWalk::new(&rows.behind);
         let mut left: Vec<u32> = Vec::new();
-        let before = rows.records.len();
+        // A run of records of one slice.
+        let (mut slice, mut run) = (i64::MIN, 0);
         for (number, record) in rows.records.iter().enumerate() {
             *row = number;
             let place = self.places.of(record.at);
@@ -104,14 +117,26 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
                 left.push(number as u32);
                 continue;
             }
+            if place.slice != slice {
+                if run > 0 {
+                    self.count(slice, run);
+                }
+                (slice, run) = (place.slice, 0);
+            }
+            run += 1;
             let aggregate = &self.aggregate;
             let acc = self.held.update(place.slice, record.hash, &record.key, || aggregate.create());
             aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, number));
         }
-        self.records += (before - left.len()) as u64;
+        if run > 0 {
+            self.count(slice, run);
+        }
         rows.keep(&left);
         let accumulators = self.held.entries() as usize;
-        self.full = accumulators > MOST || accumulators > MANY && self.records < accumulators as u64 * WORTHWHILE;
+        if accumulators > MANY {
+            let records: u64 = self.records.iter().map(|(_, count)| count).sum();
+            self.full = accumulators > MOST || records < accumulators as u64 * WORTHWHILE;
+        }
         Ok(())
     }
 
