@@ -95,6 +95,15 @@ struct Split<R, G> {
 }
 
 impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R, G> {
+    /// Nothing will come of it again, since `due_ns` or else since now.
+    fn end(&mut self, task: &Task, due_ns: Option<u64>) {
+        self.ended = true;
+        task.shared.splits_ended.fetch_add(1, Ordering::Relaxed);
+        let due_ns = due_ns.unwrap_or_else(|| task.shared.probe.now_ns());
+        let mark = Mark { watermark: EventTime::MAX, high: EventTime::MAX, due_ns };
+        task.shared.probe.track(self.number, [mark], &task.shared.stats);
+    }
+
     /// What a checkpoint says of it.
     fn entry(&self) -> Result<SplitEntry> {
         Ok(SplitEntry {
@@ -248,11 +257,14 @@ where
             Some(Pacing::Recorded { .. }) => {
                 if let Some(mut held) = split.held.take() {
                     out.append(&mut held.out);
+                    if held.ends {
+                        split.end(&self.task, Some(held.due_ns));
+                    }
                     return Ok(Polled::Some(Some(held.due_ns)));
                 }
                 // When a record is due is known when it has been read, and then it is too late to leave it in the source.
                 let before = split.entry()?;
-                split.held = Some(Held { out: Vec::new(), due_ns: 0, before, watermark: split.watermark });
+                split.held = Some(Held { out: Vec::new(), due_ns: 0, before, watermark: split.watermark, ends: false });
                 (1, Some(0))
             }
         };
@@ -295,8 +307,6 @@ where
             Read::Ended => {
                 split.position = Some(guard(name, || to_json(&reader.position()))?);
                 split.reader = None;
-                split.ended = true;
-                self.task.shared.splits_ended.fetch_add(1, Ordering::Relaxed);
             }
         }
         let stats = self.task.stats();
@@ -326,10 +336,11 @@ where
             let mark = Mark { watermark, high: watermark, due_ns: probe.now_ns() };
             probe.track(split.number, [mark], &self.task.shared.stats);
         }
-        if split.ended {
-            let mark =
-                Mark { watermark: EventTime::MAX, high: EventTime::MAX, due_ns: due_ns.unwrap_or(probe.now_ns()) };
-            probe.track(split.number, [mark], &self.task.shared.stats);
+        if read == Read::Ended {
+            match &mut split.held {
+                Some(held) => held.ends = true,
+                None => split.end(&self.task, due_ns),
+            }
         }
         if !rows.records.is_empty() {
             let count = rows.records.len() as u64;
@@ -341,14 +352,13 @@ where
             }
         }
         if let (Some(held), Some(pacing)) = (&mut split.held, probe.pacing()) {
-            held.due_ns = pacing.recorded_ns(split.high);
-            if !split.ended && held.due_ns > probe.now_ns() {
-                held.out.append(out);
+            // Kept for a moment even if it is due already: what is held is sent in one place only.
+            held.due_ns = if out.is_empty() { 0 } else { pacing.recorded_ns(split.high) };
+            held.out.append(out);
+            if held.due_ns > probe.now_ns() {
                 split.due = Some(instant_of(probe, held.due_ns));
-                return Ok(Polled::Again);
             }
-            let due_ns = split.held.take().map(|held| held.due_ns);
-            return Ok(Polled::Some(due_ns));
+            return Ok(Polled::Again);
         }
         Ok(Polled::Some(due_ns))
     }
@@ -367,6 +377,8 @@ struct Held {
     /// Where the split stands as long as the record is not sent.
     before: SplitEntry,
     watermark: EventTime,
+    /// It is the last one.
+    ends: bool,
 }
 
 /// A record with which the split's watermark or its greatest event time rose.
