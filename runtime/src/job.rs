@@ -49,7 +49,7 @@ impl Default for Settings {
             checkpoint_interval: Duration::from_secs(10),
             retain: 3,
             start_from: StartFrom::Newest,
-            batch_size: 1024,
+            batch_size: 2048,
             in_flight: 64 << 10,
             progress: false,
         }
@@ -62,6 +62,8 @@ pub struct Job {
     pub(crate) settings: Settings,
     /// What its sources are read under, when it is measured.
     pub(crate) load: Option<OpenLoop>,
+    /// It was measured before.
+    pub(crate) measured: bool,
     pub(crate) graph: SharedGraph,
 }
 
@@ -81,6 +83,7 @@ impl Job {
             name: name.into(),
             settings: Settings::default(),
             load: None,
+            measured: false,
             graph: Arc::new(Mutex::new(Graph::default())),
         }
     }
@@ -214,8 +217,11 @@ impl Job {
     ///
     /// # Errors
     /// When the job is not as it must be, or cannot start: a checkpoint does not fit, a directory is in use.
-    pub fn start(self) -> Result<JobHandle> {
+    pub fn start(mut self) -> Result<JobHandle> {
         self.validate()?;
+        // Streams that are still around must not keep what runs alive, nor add to it.
+        let graph = std::mem::take(&mut *lock(&self.graph));
+        self.graph = Arc::new(Mutex::new(graph));
         crate::execute::start(&self)
     }
 }

@@ -35,7 +35,7 @@ pub trait Source: Send + 'static {
         true
     }
 
-    /// The names of all splits, in a fixed order. Called once, before anything runs. Names are shown to people, stand
+    /// The names of all splits, in a fixed order. Called once for every start, before anything runs. Names are shown to people, stand
     /// in checkpoints, and must be unique.
     ///
     /// # Errors

@@ -28,6 +28,9 @@ const MANY: usize = 1 << 17;
 /// No more accumulators than this are held in any case.
 const MOST: usize = 1 << 20;
 
+/// No more slices than this are held: there are more only where event time is far apart, and then they wait long.
+const SLICES: usize = 64;
+
 /// With fewer records to an accumulator than this, to take them together does not pay.
 const WORTHWHILE: u64 = 3;
 
@@ -51,8 +54,8 @@ pub(super) struct SliceCombiner<K, T, A: Aggregate<T>> {
     /// The slice that is being handed over.
     releasing: Option<i64>,
     full: bool,
-    /// Slices before this are not taken together.
-    resume_at: i64,
+    /// Slices between these two are not taken together.
+    paused: (i64, i64),
     /// How many slices the next pause will last.
     pause: i64,
     types: std::marker::PhantomData<fn(T)>,
@@ -68,7 +71,7 @@ impl<K, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
             records: VecDeque::new(),
             releasing: None,
             full: false,
-            resume_at: i64::MIN,
+            paused: (0, 0),
             pause: 1,
             types: std::marker::PhantomData,
         }
@@ -90,7 +93,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SliceCombiner<K, T, A> {
         let place = self.records.iter().position(|(number, _)| *number == slice);
         let (_, records) = place.and_then(|place| self.records.remove(place)).unwrap_or_default();
         if records < accumulators * WORTHWHILE {
-            self.resume_at = slice.saturating_add(1 + self.pause);
+            self.paused = (slice, slice.saturating_add(1 + self.pause));
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         } else {
             self.pause = 1;
@@ -113,7 +116,10 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
         for (number, record) in rows.records.iter().enumerate() {
             *row = number;
             let place = self.places.of(record.at);
-            if behind.at(number).is_some() || place.slice < self.resume_at || place.windows.0 < open {
+            if behind.at(number).is_some()
+                || (self.paused.0 < place.slice && place.slice < self.paused.1)
+                || place.windows.0 < open
+            {
                 left.push(number as u32);
                 continue;
             }
@@ -132,6 +138,10 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
             self.count(slice, run);
         }
         rows.keep(&left);
+        if self.records.len() > SLICES {
+            self.full = true;
+            return Ok(());
+        }
         let accumulators = self.held.entries() as usize;
         if accumulators > MANY {
             let records: u64 = self.records.iter().map(|(_, count)| count).sum();

@@ -11,7 +11,8 @@
 //! and slide have no common divisor but 1 us are instants within an offset of the two ends, some 290,000 years away, taken
 //! together, and windows that would begin before the first instant left out.
 //!
-//! **State**: one accumulator per key and slice, whatever the overlap; gone when its last window has fired.
+//! **State**: one accumulator per key and slice, whatever the overlap; gone when its last window has fired. Besides, and in no
+//! checkpoint: one per key for running sums, and what combiners hold.
 //!
 //! Windows that overlap are added up anew for every firing, from the accumulators of all their slices, unless the aggregate can be
 //! inverted ([`Aggregate::INVERTIBLE`]): then only what enters and what leaves is touched, whatever the overlap.

@@ -93,6 +93,10 @@ impl<K: Key, Acc: Clone + Send + serde::Serialize + serde::de::DeserializeOwned 
             aggregate.subtract(&mut sum.acc, acc);
         }
         self.from = from;
+        // After a crowd of keys, not for ever to walk through the room that it needed.
+        if self.sums.capacity() > 1024 && self.sums.len() < self.sums.capacity() / 8 {
+            self.sums.shrink_to(self.sums.len() * 2, |sum| hash_key(&sum.key));
+        }
     }
 
     /// Every key of the current window, with what its records amount to.

@@ -25,6 +25,8 @@ pub(crate) struct OpenLoop {
     pub load: Load,
     /// Nothing that ends before this is measured.
     pub warm_up: Duration,
+    /// How long is measured; nothing is due later.
+    pub time: Duration,
 }
 
 /// See the module.
@@ -43,7 +45,7 @@ pub(crate) struct Probe {
 /// How sources are paced.
 pub(crate) enum Pacing {
     /// By arithmetic.
-    Schedule { schedule: Schedule, warm_up_ns: u64 },
+    Schedule { schedule: Schedule, warm_up_ns: u64, end_ns: u64 },
     /// By the event times of the records.
     Recorded { speed: f64, warm_up_ns: u64, first: OnceLock<EventTime> },
 }
@@ -76,7 +78,10 @@ impl Probe {
         let pacing = load.map(|open| {
             let warm_up_ns = open.warm_up.as_nanos() as u64;
             match (open.load.schedule(), &open.load) {
-                (Some(schedule), _) => Pacing::Schedule { schedule, warm_up_ns },
+                (Some(schedule), _) => {
+                    let end_ns = warm_up_ns.saturating_add(open.time.as_nanos() as u64);
+                    Pacing::Schedule { schedule, warm_up_ns, end_ns }
+                }
                 (None, Load::Recorded { speed }) => {
                     Pacing::Recorded { speed: *speed, warm_up_ns, first: OnceLock::new() }
                 }
@@ -130,14 +135,14 @@ impl Probe {
         }
     }
 
-    /// When a window that ends right after `last` could first have closed, and when its last record was due, as far as the
-    /// sources have come: the latest over all splits.
+    /// When a window that ends right after `last` could first have closed, and when its last record was due: the latest over all
+    /// splits of the job that have come so far. (A result is there, so those that it hangs on have.)
     pub(crate) fn closed_at(&self, last: EventTime) -> (u64, u64) {
         let (mut closed, mut complete) = (0, 0);
         for track in &self.tracks {
             let track = lock(track);
             closed = closed.max(track.first_due(|mark| mark.watermark > last));
-            complete = complete.max(track.first_due(|mark| mark.high >= last));
+            complete = complete.max(track.first_due(|mark| mark.high >= last || mark.watermark > last));
         }
         (closed, complete)
     }
@@ -190,6 +195,8 @@ impl Pacing {
     pub(crate) fn recorded_ns(&self, high: EventTime) -> u64 {
         match self {
             Pacing::Schedule { .. } => 0,
+            // Nothing but bad records so far.
+            Pacing::Recorded { .. } if high == EventTime::MIN => 0,
             Pacing::Recorded { speed, first, .. } => {
                 let since = high.micros().saturating_sub(first.get_or_init(|| high).micros());
                 (since.max(0) as f64 * 1e3 / speed) as u64
@@ -263,10 +270,10 @@ impl Track {
         self.prune_at = (self.marks.len() * 2).max(1024);
     }
 
-    /// When the first mark for which `reached` holds was due; the last one's, when it holds for none; 0 without any.
+    /// When the first mark for which `reached` holds was due; 0 when it holds for none.
     fn first_due(&self, reached: impl Fn(&Mark) -> bool) -> u64 {
         let first = self.marks.partition_point(|mark| !reached(mark));
-        self.marks.get(first).or(self.marks.back()).map_or(0, |mark| mark.due_ns)
+        self.marks.get(first).map_or(0, |mark| mark.due_ns)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Runs a job under a load and gathers what is measured.
 //!
-//! **Time**: the wall clock from the first read on; measuring begins when the warm-up is over. When the time is over, the run
-//! goes on until all events that were due by then are read, so that a stall at the end is counted as well; but no longer
-//! than [`DRAIN`].
+//! **Time**: the wall clock from the first read on; measuring begins when the warm-up is over. When the time is over nothing more
+//! is due, and the run goes on until what was due has gone all the way, so that a stall at the end is counted as well; but
+//! no longer than [`DRAIN`]. Under a recorded load, which does not say what is still to come, it ends at once; and there
+//! sources read record by record, so what it can carry is not what the job can.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::args::{BenchArgs, present};
 use super::load::Load;
@@ -16,9 +17,11 @@ use super::memory;
 use super::noise::Noise;
 use super::probe::OpenLoop;
 use super::sustainable::{Search, Trial};
+use millstream_state::checkpoint::StartFrom;
+
 use crate::error::{Error, Result};
 use crate::execute;
-use crate::handle::Status;
+use crate::handle::{OperatorStatus, Status};
 use crate::job::Job;
 use crate::shared::{Shared, StopMode, lock};
 
@@ -36,7 +39,8 @@ impl Job {
     /// asked for.
     ///
     /// The job is started anew for every run, without checkpoints of its own: where it has a directory for them, they are
-    /// made in another one beside it, which is removed afterwards. Sinks are real: what they write is written.
+    /// made in another one beside it, which is removed afterwards. Sinks are real: what they write is written. So give them
+    /// a place where there is nothing yet; one with output in it is refused.
     ///
     /// # Errors
     /// Whatever makes the job fail, or when a file cannot be written.
@@ -81,9 +85,14 @@ impl Job {
         let own_dir = self.settings.checkpoint_dir.clone();
         let scratch = own_dir.as_ref().map(|dir| Scratch::beside(dir)).transpose()?;
         self.settings.checkpoint_dir = scratch.as_ref().map(|scratch| scratch.0.clone());
-        self.load = Some(OpenLoop { load: load.clone(), warm_up });
+        self.load = Some(OpenLoop { load: load.clone(), warm_up, time });
+        // Output that is there is somebody's, unless it is that of an earlier run of this measurement.
+        let from = if self.measured { StartFrom::Fresh } else { StartFrom::Newest };
+        let start_from = std::mem::replace(&mut self.settings.start_from, from);
         let run = self.observe(load, warm_up, time);
+        self.measured |= run.is_ok();
         self.load = None;
+        self.settings.start_from = start_from;
         self.settings.checkpoint_dir = own_dir;
         run
     }
@@ -94,16 +103,14 @@ impl Job {
             return Err(Error::internal("a job that is measured was finished before"));
         };
         let mut watch = Watch::new(load, warm_up, &handle.status());
-        let mut begun: Option<Instant> = None;
         while !handle.wait_for(LOOK) {
             let Some(origin) = shared.probe.origin() else { continue };
             let elapsed = origin.elapsed();
-            if begun.is_none() && elapsed >= warm_up {
-                begun = Some(Instant::now());
-            }
-            watch.look(elapsed.as_nanos() as u64, &handle.status());
+            let status = handle.status();
+            watch.look(elapsed.as_nanos() as u64, &status);
             let over = warm_up + time;
-            if elapsed >= over && (watch.has_read_what_was_due_by(over) || elapsed >= over + DRAIN) {
+            let done = || watch.has_read_what_was_due_by(over) && has_gone_all_the_way(&status, &shared);
+            if elapsed >= over && (done() || elapsed >= over + DRAIN) {
                 break;
             }
         }
@@ -149,6 +156,14 @@ fn fill(made: &mut Measurement, shared: &Arc<Shared>, status: &Status, warm_up: 
         }
         made.operators.push(time);
     }
+}
+
+/// Whether nothing is on its way any more: every operator has come as far as the sources.
+fn has_gone_all_the_way(status: &Status, shared: &Shared) -> bool {
+    let least = status.watermark();
+    let arrived = |operator: &OperatorStatus| operator.instances.iter().all(|(_, watermark)| *watermark >= least);
+    let stashed = shared.stashed.0.load(std::sync::atomic::Ordering::Relaxed);
+    status.in_flight == 0 && stashed == 0 && status.operators.iter().all(arrived)
 }
 
 /// Looks at a job under load from time to time.

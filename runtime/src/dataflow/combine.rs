@@ -2,6 +2,7 @@
 //! watermark at which the owners need it; while it holds nothing it has none, and nobody waits for it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
@@ -27,7 +28,7 @@ pub(super) fn build<'scope>(
     let mut builder = OperatorBuilder::new(format!("{} (combiner)", task.name), scope);
     let mut input = builder.new_input(input, Pipeline);
     let (pusher, stream) = builder.new_output();
-    let shared = Arc::clone(&task.shared);
+    let (task, shared) = (task.clone(), Arc::clone(&task.shared));
     builder.build(move |caps| {
         drop(caps);
         let mut outputs = [pusher];
@@ -42,9 +43,14 @@ pub(super) fn build<'scope>(
             let mut turn = || -> Result<()> {
                 let mut result = Ok(());
                 let mut sent_ns = 0;
+                let start_ns = shared.probe.now_ns();
+                let mut idle = true;
                 input.for_each(|cap, packet| {
                     let (Some(rows), Ok(())) = (packet.rows.take(), &result) else { return };
                     (born, sent_ns) = (born.with(packet.born), packet.sent_ns);
+                    if std::mem::take(&mut idle) {
+                        task.stats().waited(sent_ns, start_ns);
+                    }
                     let moment = only(cap.stamp());
                     // Records of an epoch that is not yet the current one are few, and travel as they are.
                     let rows = match &held {
@@ -74,7 +80,9 @@ pub(super) fn build<'scope>(
                 };
                 let everything = bound.epoch > cap.time().epoch || logic.is_full();
                 logic.release(if everything { EventTime::MAX } else { bound.watermark }, &mut outbox)?;
-                send(&mut outputs, std::slice::from_ref(cap), &mut outbox, born, shared.probe.now_ns());
+                let sent_ns = shared.probe.now_ns();
+                task.stats().busy_ns.fetch_add(sent_ns - start_ns, Ordering::Relaxed);
+                send(&mut outputs, std::slice::from_ref(cap), &mut outbox, born, sent_ns);
                 if logic.is_empty() {
                     (held, born) = (None, UNBORN);
                 } else {

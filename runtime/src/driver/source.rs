@@ -244,11 +244,13 @@ where
         let probe = &self.task.shared.probe;
         let (size, due_ns) = match probe.pacing() {
             None => (self.task.batch_size, None),
-            Some(Pacing::Schedule { schedule, .. }) => {
-                let due = split.numbers.within(schedule.due_by(probe.now_ns())) + split.numbers.before;
+            Some(Pacing::Schedule { schedule, end_ns, .. }) => {
+                let now = probe.now_ns().min(*end_ns);
+                let due = split.numbers.within(schedule.due_by(now)) + split.numbers.before;
                 let left = due.saturating_sub(split.records);
                 let due_ns = schedule.due_ns(split.numbers.of(split.records));
                 if left == 0 {
+                    let due_ns = if due_ns > *end_ns { u64::MAX } else { due_ns };
                     split.due = Some(instant_of(probe, due_ns));
                     return Ok(Polled::Again);
                 }
@@ -263,7 +265,7 @@ where
                     return Ok(Polled::Some(Some(held.due_ns)));
                 }
                 // When a record is due is known when it has been read, and then it is too late to leave it in the source.
-                let before = split.entry()?;
+                let before = guard(name, || split.entry())?;
                 split.held = Some(Held { out: Vec::new(), due_ns: 0, before, watermark: split.watermark, ends: false });
                 (1, Some(0))
             }
@@ -352,12 +354,16 @@ where
             }
         }
         if let (Some(held), Some(pacing)) = (&mut split.held, probe.pacing()) {
-            // Kept for a moment even if it is due already: what is held is sent in one place only.
+            if out.is_empty() && !held.ends {
+                split.held = None;
+                return Ok(Polled::Again);
+            }
+            // Kept for a moment even if it is due already: what is held is sent in one place only. Whatever the reader said of
+            // its next record, this one comes first.
             held.due_ns = if out.is_empty() { 0 } else { pacing.recorded_ns(split.high) };
             held.out.append(out);
-            if held.due_ns > probe.now_ns() {
-                split.due = Some(instant_of(probe, held.due_ns));
-            }
+            split.empty = false;
+            split.due = (held.due_ns > probe.now_ns()).then(|| instant_of(probe, held.due_ns));
             return Ok(Polled::Again);
         }
         Ok(Polled::Some(due_ns))
