@@ -327,7 +327,9 @@ mod tests {
         };
         let changes = |state: &mut SliceState<u64, u32>| {
             let mut run = Run::default();
-            state.freeze().map(|frozen| frozen.encode(&mut run).unwrap());
+            if let Some(frozen) = state.freeze() {
+                frozen.encode(&mut run).unwrap();
+            }
             run.sort();
             let kinds = run.iter().map(|(_, change)| match change {
                 Change::Put(_) => 'p',
