@@ -926,7 +926,7 @@ impl Drop for Tmpfs {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_fails_the_job_and_room_lets_it_go_on() {
-    const COUNT: u64 = 30_000;
+    const COUNT: u64 = 60_000;
     let (outer, results) = (temp(), Collected::new());
     let dir = outer.path().join("small");
     let Some(disk) = Tmpfs::mount(&dir, "size=2500k") else {

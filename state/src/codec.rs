@@ -1,6 +1,7 @@
 //! How keys and values become bytes in checkpoints.
 //!
-//! One codec, named in every manifest: bincode 1.3.3 with fixed-width little-endian integers. Bytes are decoded from
+//! One codec, named in every manifest: bincode 1.3.3 with fixed-width little-endian integers, entries taken together to blocks
+//! (see `blocks.rs`). Bytes are decoded from
 //! slices with a limit on their size, so a damaged length cannot ask for memory that is not there. RocksDB's and our own
 //! checksums are checked before anything is decoded.
 
@@ -10,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{Result, StateError};
 
-/// The codec's name and version, as it stands in manifests.
-pub const CODEC_ID: &str = "bincode-1.3-fixed-le/1";
+/// The codec's name and version, as it stands in manifests. Version 1 stored every entry on its own.
+pub const CODEC_ID: &str = "bincode-1.3-fixed-le/2";
 
 /// The largest key or value that is read or written, in bytes.
 pub const MAX_BYTES: u64 = 256 << 20;

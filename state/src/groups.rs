@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::key_group::{KEY_GROUPS, KeyGroup};
-use crate::snapshot::{Frozen, Run, State, StoredEntry};
+use crate::snapshot::{Change, Frozen, Run, State, StoredEntry};
 use crate::{Result, StateError};
 
 /// A number per key group that only grows; `i64::MIN` at first.
@@ -78,17 +78,9 @@ impl State for GroupMarks {
 struct FrozenMarks(Vec<(KeyGroup, i64)>);
 
 impl Frozen for FrozenMarks {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
         for (group, mark) in &self.0 {
-            let value = |out: &mut Vec<u8>| {
-                out.extend_from_slice(&mark.to_le_bytes());
-                Ok(())
-            };
-            run.push(*group, |_| Ok(()), Some(value))?;
+            run.push(*group, &[], Change::Put(mark.to_le_bytes().to_vec()));
         }
         Ok(())
     }

@@ -35,6 +35,13 @@ pub fn hash_key<K: Serialize + ?Sized>(key: &K) -> u64 {
     fold(hasher.state ^ LAST, MIX)
 }
 
+/// A hash of bytes for tables in memory; never stored.
+pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
+    let mut hasher = KeyHasher { state: SEED };
+    hasher.bytes(bytes);
+    fold(hasher.state ^ LAST, MIX)
+}
+
 struct KeyHasher {
     state: u64,
 }

@@ -1,21 +1,21 @@
 //! One value per key.
 
-use crate::hash::hash_key;
-use crate::key_group::group_of;
+use crate::Result;
+use crate::blocks::{self, Changed, Stored};
 use crate::snapshot::{Frozen, Key, Run, State, StoredEntry, Value};
 use crate::table::Table;
-use crate::{Result, codec};
 
 /// Keyed state with one value per key, sharded by key group.
 #[derive(Debug)]
 pub struct KeyedState<K, V> {
     table: Table<K, V>,
+    stored: Stored,
     tracked: bool,
 }
 
 impl<K, V> Default for KeyedState<K, V> {
     fn default() -> Self {
-        KeyedState { table: Table::default(), tracked: false }
+        KeyedState { table: Table::default(), stored: Stored::default(), tracked: false }
     }
 }
 
@@ -44,15 +44,14 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
 
     fn freeze(&mut self) -> Option<Box<dyn Frozen>> {
         debug_assert!(self.tracked);
-        let mut changed = Vec::new();
-        self.table.freeze(|key, value| changed.push((key.clone(), value.clone())));
-        (!changed.is_empty()).then(|| Box::new(FrozenKeyed { changed }) as Box<dyn Frozen>)
+        let (whole, entries) = self.table.freeze()?;
+        let changed = Changed { slice: ONLY, whole, entries };
+        Some(Box::new(FrozenKeyed { changed, stored: self.stored.clone() }))
     }
 
     fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
-        let (hash, key) = entry.decode_key(entry.key)?;
-        self.table.restore(hash, key, codec::decode(entry.value)?);
-        Ok(())
+        self.stored.note(ONLY, entry.group);
+        blocks::read(entry, |hash, key, value| self.table.restore(hash, key, value))
     }
 
     fn entries(&self) -> u64 {
@@ -60,36 +59,25 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
     }
 }
 
+/// The number of the only slice.
+const ONLY: i64 = 0;
+
 struct FrozenKeyed<K, V> {
-    changed: Vec<(K, V)>,
+    changed: Changed<K, V>,
+    stored: Stored,
 }
 
 impl<K: Key, V: Value> Frozen for FrozenKeyed<K, V> {
-    fn len(&self) -> usize {
-        self.changed.len()
-    }
-
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
-        if let Some((key, value)) = self.changed.first() {
-            codec::check_readable(key)?;
-            codec::check_readable(value)?;
-        }
-        for (key, value) in &self.changed {
-            let group = group_of(hash_key(key));
-            run.push(
-                group,
-                |out| codec::encode_into(key, out),
-                Some(|out: &mut Vec<u8>| codec::encode_into(value, out)),
-            )?;
-        }
-        Ok(())
+        self.stored.write(run, &[], self.changed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key_group::groups_of;
+    use crate::hash::hash_key;
+    use crate::key_group::{group_of, groups_of};
     use crate::rocks::tests::Disk;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -155,6 +143,28 @@ mod tests {
                 let owner = crate::key_group::worker_of(group_of(hash), workers);
                 assert_eq!(parts[owner].get(hash, key), Some(value));
             }
+        }
+    }
+
+    /// Often enough for RocksDB to compact, which merges blocks.
+    #[test]
+    fn many_small_changes_are_merged() {
+        let mut disk = Disk::new();
+        let mut state = KeyedState::<u64, u64>::default();
+        state.track();
+        let mut model = BTreeMap::new();
+        for round in 0..50u64 {
+            for n in 0..40 {
+                let key = hash_key(&(round % 7, n)) % (20 + 20 * round);
+                *state.update(hash_key(&key), &key, || 0) = round;
+                model.insert(key, round);
+            }
+            disk.save(&mut state);
+        }
+        let restored = disk.load_copy(KeyedState::<u64, u64>::default());
+        assert_eq!(restored.entries(), model.len() as u64);
+        for (key, value) in &model {
+            assert_eq!(restored.get(hash_key(key), key), Some(value));
         }
     }
 

@@ -6,11 +6,10 @@
 
 use std::collections::VecDeque;
 
-use crate::hash::hash_key;
-use crate::key_group::group_of;
+use crate::blocks::{self, Changed, Stored};
 use crate::snapshot::{Frozen, Key, Run, State, StoredEntry, Value};
 use crate::table::Table;
-use crate::{Result, StateError, codec};
+use crate::{Result, StateError};
 
 /// Keyed state in slices, sharded by key group.
 #[derive(Debug)]
@@ -19,16 +18,24 @@ pub struct SliceState<K, V> {
     slices: VecDeque<(i64, Table<K, V>)>,
     /// The place of the slice that was used last: records come mostly in order.
     hot: usize,
-    /// Entries that a checkpoint holds and that are gone since.
-    removed: Vec<(i64, K)>,
+    /// Slices of which a checkpoint holds something and that are gone since.
+    gone: Vec<i64>,
     /// An emptied table, kept for the next slice so that it need not grow again.
     spare: Option<Table<K, V>>,
+    stored: Stored,
     tracked: bool,
 }
 
 impl<K, V> Default for SliceState<K, V> {
     fn default() -> Self {
-        SliceState { slices: VecDeque::new(), hot: 0, removed: Vec::new(), spare: None, tracked: false }
+        SliceState {
+            slices: VecDeque::new(),
+            hot: 0,
+            gone: Vec::new(),
+            spare: None,
+            stored: Stored::default(),
+            tracked: false,
+        }
     }
 }
 
@@ -92,16 +99,14 @@ impl<K: Key, V: Value> SliceState<K, V> {
     pub fn take_some(&mut self, slice: i64, most: usize, each: impl FnMut(K, V)) -> bool {
         let Ok(place) = self.place(slice) else { return true };
         let table = &mut self.slices[place].1;
-        let (tracked, removed) = (self.tracked, &mut self.removed);
-        let remember = |key: &K| {
-            if tracked {
-                removed.push((slice, key.clone()));
-            }
-        };
-        table.take(most, remember, each);
+        table.take(most, each);
         if !table.is_empty() {
             return false;
         }
+        if table.is_stored() {
+            self.gone.push(slice);
+        }
+        table.renew();
         self.spare = self.slices.remove(place).map(|(_, table)| table);
         true
     }
@@ -126,27 +131,26 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
     fn freeze(&mut self) -> Option<Box<dyn Frozen>> {
         debug_assert!(self.tracked);
         let mut changed = Vec::new();
-        for (number, table) in &mut self.slices {
-            table.freeze(|key, value| changed.push((*number, key.clone(), value.clone())));
+        for (slice, table) in &mut self.slices {
+            changed.extend(table.freeze().map(|(whole, entries)| Changed { slice: *slice, whole, entries }));
         }
-        let mut removed = std::mem::take(&mut self.removed);
-        // A slice may have been taken and have come back since: what is there again is written, not removed.
-        let is_back = |table: &Table<K, V>, key: &K| table.get(hash_key(key), key).is_some();
-        removed.retain(|(slice, key)| self.place(*slice).map_or(true, |place| !is_back(&self.slices[place].1, key)));
-        let frozen = FrozenSlices { changed, removed };
-        (!frozen.is_empty()).then(|| Box::new(frozen) as Box<dyn Frozen>)
+        let mut gone = std::mem::take(&mut self.gone);
+        // A slice may have gone and have come back since: it is written as a whole then, over what was there.
+        gone.retain(|slice| self.place(*slice).is_err());
+        let nothing = changed.is_empty() && gone.is_empty();
+        (!nothing).then(|| Box::new(FrozenSlices { changed, gone, stored: self.stored.clone() }) as Box<dyn Frozen>)
     }
 
     fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
-        let Some((number, key)) = entry.key.split_first_chunk::<8>() else {
+        let Ok(number) = <[u8; 8]>::try_from(entry.key) else {
             let reason = format!("the stored key has {} bytes", entry.key.len());
             return Err(StateError::Codec { what: "a slice".into(), reason });
         };
-        let slice = (u64::from_be_bytes(*number) ^ (1 << 63)) as i64;
-        let (hash, key) = entry.decode_key(key)?;
+        let slice = (u64::from_be_bytes(number) ^ (1 << 63)) as i64;
+        self.stored.note(slice, entry.group);
         self.hot = self.find_or_add(slice);
-        self.slices[self.hot].1.restore(hash, key, codec::decode(entry.value)?);
-        Ok(())
+        let table = &mut self.slices[self.hot].1;
+        blocks::read(entry, |hash, key, value| table.restore(hash, key, value))
     }
 
     fn entries(&self) -> u64 {
@@ -155,34 +159,23 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
 }
 
 struct FrozenSlices<K, V> {
-    changed: Vec<(i64, K, V)>,
-    removed: Vec<(i64, K)>,
+    changed: Vec<Changed<K, V>>,
+    gone: Vec<i64>,
+    stored: Stored,
 }
 
-/// Slice number (8 bytes, big-endian, with the sign turned so that bytes sort as numbers do), then the key.
-fn encode_key<K: Key>(slice: i64, key: &K, out: &mut Vec<u8>) -> Result<()> {
-    out.extend_from_slice(&((slice as u64) ^ (1 << 63)).to_be_bytes());
-    codec::encode_into(key, out)
+/// The slice's number, big-endian, with the sign turned so that bytes sort as numbers do.
+fn key_of(slice: i64) -> [u8; 8] {
+    ((slice as u64) ^ (1 << 63)).to_be_bytes()
 }
 
 impl<K: Key, V: Value> Frozen for FrozenSlices<K, V> {
-    fn len(&self) -> usize {
-        self.changed.len() + self.removed.len()
-    }
-
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
-        if let Some((_, key, value)) = self.changed.first() {
-            codec::check_readable(key)?;
-            codec::check_readable(value)?;
+        for changed in self.changed {
+            self.stored.write(run, &key_of(changed.slice), changed)?;
         }
-        for (slice, key, value) in &self.changed {
-            let group = group_of(hash_key(key));
-            let value = |out: &mut Vec<u8>| codec::encode_into(value, out);
-            run.push(group, |out| encode_key(*slice, key, out), Some(value))?;
-        }
-        for (slice, key) in &self.removed {
-            let group = group_of(hash_key(key));
-            run.push(group, |out| encode_key(*slice, key, out), None::<fn(&mut Vec<u8>) -> Result<()>>)?;
+        for slice in self.gone {
+            self.stored.remove(run, &key_of(slice), slice);
         }
         Ok(())
     }
@@ -191,8 +184,10 @@ impl<K: Key, V: Value> Frozen for FrozenSlices<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::hash_key;
     use crate::key_group::groups_of;
     use crate::rocks::tests::Disk;
+    use crate::snapshot::Change;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -202,6 +197,7 @@ mod tests {
     enum Step {
         Update(usize, String, u32),
         Take(usize),
+        TakeSome(usize, usize),
         DropBefore(usize),
         Freeze,
         Crash,
@@ -213,6 +209,7 @@ mod tests {
         let step = prop_oneof![
             12 => (slice.clone(), key, any::<u32>()).prop_map(|(slice, key, add)| Step::Update(slice, key, add)),
             3 => slice.clone().prop_map(Step::Take),
+            2 => (slice.clone(), 0..3usize).prop_map(|(slice, most)| Step::TakeSome(slice, most)),
             1 => slice.prop_map(Step::DropBefore),
             3 => Just(Step::Freeze),
             1 => Just(Step::Crash),
@@ -265,6 +262,17 @@ mod tests {
                         state.take(slice, |key, value| assert!(taken.insert(key, value).is_none()));
                         assert_eq!(taken, model.remove(&slice).unwrap_or_default());
                     }
+                    Step::TakeSome(slice, most) => {
+                        let slice = NUMBERS[slice];
+                        let there = model.remove(&slice).unwrap_or_default();
+                        let mut left = there.clone();
+                        let all = state.take_some(slice, most, |key, value| assert_eq!(left.remove(&key), Some(value)));
+                        assert_eq!(left.len(), there.len().saturating_sub(most));
+                        assert_eq!(all, left.is_empty());
+                        if !all {
+                            model.insert(slice, left);
+                        }
+                    }
                     Step::DropBefore(to) => {
                         state.drop_before(NUMBERS[to]);
                         model.retain(|slice, _| *slice >= NUMBERS[to]);
@@ -309,11 +317,56 @@ mod tests {
         assert!(state.numbers_from(1).eq([1, 300, i64::MAX - 1, i64::MAX]));
     }
 
+    /// Slices that were never stored cost a checkpoint nothing, those that were cost it as many removals as they have blocks.
+    #[test]
+    fn what_came_and_went_between_two_checkpoints_is_not_written() {
+        let change = |state: &mut SliceState<u64, u32>, slice, keys: u64| {
+            for key in 0..keys {
+                *state.update(slice, hash_key(&key), &key, || 0) += 1;
+            }
+        };
+        let changes = |state: &mut SliceState<u64, u32>| {
+            let mut run = Run::default();
+            if let Some(frozen) = state.freeze() {
+                frozen.encode(&mut run).unwrap();
+            }
+            run.sort();
+            let kinds = run.iter().map(|(_, change)| match change {
+                Change::Put(_) => 'p',
+                Change::Merge(_) => 'm',
+                Change::Remove => 'r',
+            });
+            let mut kinds: Vec<char> = kinds.collect();
+            kinds.sort_unstable();
+            kinds.into_iter().collect::<String>()
+        };
+        let mut state = SliceState::default();
+        state.track();
+        change(&mut state, 1, 5_000);
+        state.take(1, |_, _| ());
+        assert_eq!(changes(&mut state), "");
+        change(&mut state, 2, 1);
+        assert_eq!(changes(&mut state), "p");
+        change(&mut state, 2, 1);
+        assert_eq!(changes(&mut state), "p", "all there is");
+        change(&mut state, 2, 5_000);
+        assert_eq!(changes(&mut state), "p".repeat(128));
+        change(&mut state, 2, 1);
+        assert_eq!(changes(&mut state), "m");
+        state.take(2, |_, _| ());
+        change(&mut state, 2, 1);
+        assert_eq!(changes(&mut state).replace('r', ""), "p", "it is back, with one key");
+        change(&mut state, 3, 10);
+        state.take(2, |_, _| ());
+        assert_eq!(changes(&mut state), "pppppppppr", "two keys are in one group");
+        assert_eq!(changes(&mut state), "");
+    }
+
     #[test]
     fn without_tracking_nothing_is_remembered_of_what_is_gone() {
         let mut state = SliceState::<u64, u32>::default();
         state.update(1, hash_key(&1u64), &1, || 1);
         state.take(1, |_, _| ());
-        assert!(state.removed.is_empty());
+        assert!(state.gone.is_empty());
     }
 }

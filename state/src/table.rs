@@ -1,7 +1,7 @@
 //! A hash table that remembers which of its entries the last checkpoint does not know.
 //!
-//! **State**: values stand inline, beside their key and two marks. An entry is *dirty* when it changed since the last
-//! freeze, and *stored* when an earlier checkpoint holds it, so that its removal must be written down too.
+//! **State**: values stand inline, beside their key and a mark. An entry is *dirty* when it changed since the last freeze. The
+//! table as a whole is *stored* when a checkpoint holds something of it, and *torn* when entries were taken out of it since.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Found;
@@ -9,14 +9,11 @@ use hashbrown::hash_table::Entry as Found;
 use crate::hash::hash_key;
 use crate::snapshot::Key;
 
-const DIRTY: u8 = 1;
-const STORED: u8 = 2;
-
 #[derive(Debug, Clone)]
 struct Entry<K, V> {
     value: V,
     key: K,
-    marks: u8,
+    dirty: bool,
 }
 
 /// See the module.
@@ -24,21 +21,28 @@ struct Entry<K, V> {
 pub(crate) struct Table<K, V> {
     entries: HashTable<Entry<K, V>>,
     any_dirty: bool,
+    stored: bool,
+    torn: bool,
 }
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Table { entries: HashTable::new(), any_dirty: false }
+        Table { entries: HashTable::new(), any_dirty: false, stored: false, torn: false }
     }
 }
 
-impl<K: Key, V> Table<K, V> {
+impl<K: Key, V: Clone> Table<K, V> {
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Whether a checkpoint holds something of it.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.stored
     }
 
     /// The value of `key` for a change; a new one is made by `create`.
@@ -48,24 +52,26 @@ impl<K: Key, V> Table<K, V> {
         match self.entries.entry(hash, |entry| entry.key == *key, |entry| hash_key(&entry.key)) {
             Found::Occupied(found) => {
                 let entry = found.into_mut();
-                entry.marks |= DIRTY;
+                entry.dirty = true;
                 &mut entry.value
             }
             Found::Vacant(vacant) => {
-                let entry = Entry { value: create(), key: key.clone(), marks: DIRTY };
+                let entry = Entry { value: create(), key: key.clone(), dirty: true };
                 &mut vacant.insert(entry).into_mut().value
             }
         }
     }
 
     /// The value of `key`.
+    #[cfg(test)]
     pub(crate) fn get(&self, hash: u64, key: &K) -> Option<&V> {
         self.entries.find(hash, |entry| entry.key == *key).map(|entry| &entry.value)
     }
 
     /// Puts in an entry that a checkpoint holds.
     pub(crate) fn restore(&mut self, hash: u64, key: K, value: V) {
-        self.entries.insert_unique(hash, Entry { value, key, marks: STORED }, |entry| hash_key(&entry.key));
+        self.stored = true;
+        self.entries.insert_unique(hash, Entry { value, key, dirty: false }, |entry| hash_key(&entry.key));
     }
 
     /// Every key with its value, in no particular order.
@@ -73,33 +79,41 @@ impl<K: Key, V> Table<K, V> {
         self.entries.iter().map(|entry| (&entry.key, &entry.value))
     }
 
-    /// Takes up to `most` entries out and hands each to `each`; keys that a checkpoint holds are also handed to `removed`.
-    pub(crate) fn take(&mut self, most: usize, mut removed: impl FnMut(&K), mut each: impl FnMut(K, V)) {
-        let mut hand_over = |entry: Entry<K, V>| {
-            if entry.marks & STORED != 0 {
-                removed(&entry.key);
-            }
-            each(entry.key, entry.value);
-        };
+    /// Takes up to `most` entries out and hands each to `each`.
+    pub(crate) fn take(&mut self, most: usize, mut each: impl FnMut(K, V)) {
+        self.torn = self.stored;
+        let hand_over = |entry: Entry<K, V>| each(entry.key, entry.value);
         if most >= self.entries.len() {
             self.any_dirty = false;
             self.entries.drain().for_each(hand_over);
         } else {
-            self.entries.extract_if(|_| true).take(most).for_each(&mut hand_over);
+            self.entries.extract_if(|_| true).take(most).for_each(hand_over);
         }
     }
 
-    /// Hands every dirty entry to `each`, and counts it as stored from now on.
-    pub(crate) fn freeze(&mut self, mut each: impl FnMut(&K, &V)) {
-        if !std::mem::take(&mut self.any_dirty) {
-            return;
+    /// Makes an empty table like a new one, with the memory it has.
+    pub(crate) fn renew(&mut self) {
+        debug_assert!(self.is_empty());
+        (self.any_dirty, self.stored, self.torn) = (false, false, false);
+    }
+
+    /// A copy of every dirty entry (of all of them if the table is torn), which all count as stored from now on; with whether
+    /// these are all entries there are. Nothing, if nothing changed.
+    pub(crate) fn freeze(&mut self) -> Option<(bool, Vec<(K, V)>)> {
+        if !self.any_dirty && !self.torn {
+            return None;
         }
+        let all = self.torn;
+        (self.any_dirty, self.stored, self.torn) = (false, true, false);
+        // Memory that is not written to is not there: only what is copied counts.
+        let mut changed = Vec::with_capacity(self.entries.len());
         for entry in self.entries.iter_mut() {
-            if entry.marks & DIRTY != 0 {
-                entry.marks = STORED;
-                each(&entry.key, &entry.value);
+            if entry.dirty || all {
+                entry.dirty = false;
+                changed.push((entry.key.clone(), entry.value.clone()));
             }
         }
+        Some((changed.len() == self.entries.len(), changed))
     }
 }
 
@@ -113,6 +127,7 @@ mod tests {
     enum Step {
         Update(u16),
         Freeze,
+        Take(usize),
         Drain,
     }
 
@@ -120,21 +135,21 @@ mod tests {
         let step = prop_oneof![
             10 => (0..300u16).prop_map(Step::Update),
             2 => Just(Step::Freeze),
+            1 => (0..30usize).prop_map(Step::Take),
             1 => Just(Step::Drain),
         ];
         prop::collection::vec(step, 0..300)
     }
 
     proptest! {
-        /// The marks against two sets: what changed since the last freeze, and what a checkpoint holds.
+        /// What a freeze copies, put over what was stored before unless it is whole, is always what there is.
         #[test]
-        fn marks_are_what_two_sets_would_say(restored in prop::collection::btree_set(0..300u16, 0..50), steps in steps()) {
+        fn what_is_frozen_makes_up_the_table(restored in prop::collection::btree_set(0..300u16, 0..50), steps in steps()) {
             let mut table = Table::default();
-            let (mut model, mut dirty) = (BTreeMap::new(), BTreeSet::new());
-            let mut stored = restored.clone();
+            let mut model: BTreeMap<u16, u64> = restored.iter().map(|key| (*key, 1)).collect();
+            let (mut stored, mut dirty, mut torn) = (model.clone(), BTreeSet::new(), false);
             for key in restored {
-                table.restore(hash_key(&key), key, 1u64);
-                model.insert(key, 1u64);
+                table.restore(hash_key(&key), key, 1);
             }
             for step in steps {
                 match step {
@@ -144,27 +159,38 @@ mod tests {
                         dirty.insert(key);
                     }
                     Step::Freeze => {
-                        let mut frozen = BTreeMap::new();
-                        table.freeze(|key, value| assert!(frozen.insert(*key, *value).is_none()));
-                        let expected: BTreeMap<u16, u64> = dirty.iter().map(|key| (*key, model[key])).collect();
-                        prop_assert_eq!(frozen, expected);
-                        stored.append(&mut dirty);
+                        if let Some((whole, changed)) = table.freeze() {
+                            let count = changed.len();
+                            let changed: BTreeMap<u16, u64> = changed.into_iter().collect();
+                            prop_assert_eq!(changed.len(), count, "a key is there twice");
+                            prop_assert!(torn || changed.keys().all(|key| dirty.contains(key)));
+                            prop_assert_eq!(whole, count == model.len());
+                            if whole {
+                                stored.clear();
+                            }
+                            stored.extend(changed);
+                        }
+                        prop_assert_eq!(&stored, &model);
+                        prop_assert!(table.freeze().is_none());
+                        prop_assert!(table.is_stored() || model.is_empty());
+                        dirty.clear();
+                        torn = false;
+                    }
+                    Step::Take(most) => {
+                        let before = table.len();
+                        table.take(most, |key, value| assert_eq!(model.remove(&key), Some(value)));
+                        prop_assert_eq!(table.len(), before.saturating_sub(most));
+                        dirty.retain(|key| model.contains_key(key));
+                        torn |= table.is_stored();
                     }
                     Step::Drain => {
-                        // First a part, then the rest.
-                        let (mut removed, mut taken) = (BTreeSet::new(), BTreeMap::new());
-                        for most in [model.len() / 3, usize::MAX] {
-                            let before = table.len();
-                            table.take(
-                                most,
-                                |key| assert!(removed.insert(*key)),
-                                |key, value| assert!(taken.insert(key, value).is_none()),
-                            );
-                            prop_assert_eq!(table.len(), before.saturating_sub(most));
-                        }
-                        prop_assert_eq!(taken, std::mem::take(&mut model));
-                        prop_assert_eq!(removed, std::mem::take(&mut stored));
+                        table.take(usize::MAX, |key, value| assert_eq!(model.remove(&key), Some(value)));
+                        prop_assert!(table.is_stored() || stored.is_empty());
+                        table.renew();
+                        prop_assert!(table.freeze().is_none() && model.is_empty());
+                        stored.clear();
                         dirty.clear();
+                        torn = false;
                     }
                 }
                 prop_assert_eq!(table.len(), model.len());
