@@ -14,6 +14,7 @@ mod w3_sliding;
 mod w4_checkpoints;
 mod w5_latency;
 mod w6_restore;
+mod w7_idle;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ use kit::report::Report;
 type Workload = (&'static str, fn(Plan, &mut Report));
 
 /// In the order in which they run.
-const WORKLOADS: [Workload; 8] = [
+const WORKLOADS: [Workload; 9] = [
     ("w0", w0_noop::run),
     ("w1", w1_chain::run),
     ("w2", w2_tumbling::run),
@@ -34,6 +35,7 @@ const WORKLOADS: [Workload; 8] = [
     ("w4", w4_checkpoints::run),
     ("w5", w5_latency::run),
     ("w6", w6_restore::run),
+    ("idle", w7_idle::run),
     ("flights", flights::run),
 ];
 
