@@ -19,6 +19,8 @@ pub struct Plan {
     pub full: bool,
     /// Only races with so many keys.
     pub keys: Option<u64>,
+    /// Only loads of so many events per second.
+    pub rate: Option<u64>,
 }
 
 impl Plan {

@@ -12,7 +12,9 @@ mod w1_chain;
 mod w2_tumbling;
 mod w3_sliding;
 mod w4_checkpoints;
+mod w5_latency;
 mod w6_restore;
+mod w7_idle;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,13 +27,15 @@ use kit::report::Report;
 type Workload = (&'static str, fn(Plan, &mut Report));
 
 /// In the order in which they run.
-const WORKLOADS: [Workload; 7] = [
+const WORKLOADS: [Workload; 9] = [
     ("w0", w0_noop::run),
     ("w1", w1_chain::run),
     ("w2", w2_tumbling::run),
     ("w3", w3_sliding::run),
     ("w4", w4_checkpoints::run),
+    ("w5", w5_latency::run),
     ("w6", w6_restore::run),
+    ("idle", w7_idle::run),
     ("flights", flights::run),
 ];
 
@@ -48,6 +52,9 @@ struct Args {
     /// Only streams with so many keys.
     #[arg(long)]
     keys: Option<u64>,
+    /// Only loads of so many events per second.
+    #[arg(long)]
+    rate: Option<u64>,
     /// Append each figure to this file, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -80,6 +87,7 @@ fn main() -> ExitCode {
         quick: args.quick,
         full: !args.names.is_empty(),
         keys: args.keys,
+        rate: args.rate,
     };
     let mut report = match Report::new(args.json.as_deref()) {
         Ok(report) => report,
@@ -105,7 +113,7 @@ fn smoke_test() -> ExitCode {
     if !filtered {
         let mut report = Report::new(None).expect("no file to open");
         for (name, run) in WORKLOADS {
-            run(Plan { runs: 1, quick: true, full: true, keys: None }, &mut report);
+            run(Plan { runs: 1, quick: true, full: true, keys: None, rate: None }, &mut report);
             println!("benchmark {name} ... ok");
             passed += 1;
         }

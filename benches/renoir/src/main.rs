@@ -49,7 +49,7 @@ struct Args {
 fn main() {
     let args = Args::parse();
     let runs = if args.quick { 1 } else { args.runs as usize };
-    let plan = Plan { runs, quick: args.quick, full: true, keys: args.keys };
+    let plan = Plan { runs, quick: args.quick, full: true, keys: args.keys, rate: None };
     let mut report = Report::new(args.json.as_deref()).expect("the file for figures opens");
     for (name, run) in [("w1", w1 as fn(Plan, &mut Report)), ("w2", w2), ("w3", w3)] {
         if args.names.is_empty() || args.names.iter().any(|wanted| wanted == name) {
