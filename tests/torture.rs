@@ -515,7 +515,8 @@ fn when_killed_while_going_back_then_old_output_is_kept_and_the_next_start_is_ri
         let started = torture.with(&format!("{back} --rate 300000")).start();
         common::pause(Duration::from_micros(micros));
         let killed = started.kill();
-        assert_eq!(killed.status.signal(), Some(9), "{killed}");
+        // With few records after the checkpoint, the job may have ended before.
+        assert!(killed.status.signal() == Some(9) || killed.status.success(), "{killed}");
         let after = contents(&torture);
         for (content, times) in &before {
             let left = after.get(content).copied().unwrap_or_default();
