@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Instant;
 
-use millstream_state::checkpoint::StartFrom;
+use millstream_state::checkpoint::{StartFrom, collectable};
 use millstream_state::manifest::Manifest;
 use millstream_state::rocks::StateDb;
 use millstream_state::store::{CheckpointStore, DirLock};
@@ -103,6 +103,12 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     };
     recover_sinks(&mut committers, &names, restored.as_deref(), committed, withdraw)?;
 
+    if let Some(store) = &store {
+        // A run that is killed between a checkpoint and the deletion of an older one, again and again, must not pile them up.
+        for old in collectable(&store.epochs()?, settings.retain) {
+            store.delete(old)?;
+        }
+    }
     let db = store.as_ref().map(|store| open_db(store, restored.as_deref(), &execution)).transpose()?;
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
