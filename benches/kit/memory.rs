@@ -2,11 +2,13 @@
 
 use std::process::Command;
 
+use millstream::bench::memory::{peak_bytes, resident_bytes};
+
 /// Of the bytes resident before and at most while `run` ran, the difference. `None` where the system does not tell.
 pub fn growth<T>(run: impl FnOnce() -> T) -> Option<u64> {
-    let before = resident("VmRSS:")?;
+    let before = resident_bytes()?;
     run();
-    Some(resident("VmHWM:")?.saturating_sub(before))
+    Some(peak_bytes()?.saturating_sub(before))
 }
 
 /// Runs this very program with `arguments` and reads the number that it prints.
@@ -19,18 +21,4 @@ pub fn of_child(arguments: &[String]) -> Option<u64> {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     let printed = String::from_utf8_lossy(&output.stdout).trim().to_string();
     (!printed.is_empty()).then(|| printed.parse().expect("it prints a number"))
-}
-
-/// A line of Linux's account of this process, in bytes.
-fn resident(line: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status
-        .lines()
-        .find_map(|l| l.strip_prefix(line))?
-        .trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?;
-    Some(kib * 1024)
 }

@@ -11,7 +11,6 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use millstream_state::checkpoint::collectable;
 use millstream_state::manifest::{Manifest, OperatorEntry, SinkEntry, SourceEntry, SplitEntry};
 use millstream_state::rocks::StateDb;
 use millstream_state::snapshot::{Frozen, Run};
@@ -339,12 +338,7 @@ impl Coordinator {
         let took = since.elapsed();
         summary.longest_checkpoint = summary.longest_checkpoint.max(took);
         if let Some(store) = self.store.as_ref().filter(|_| stored) {
-            for old in collectable(&store.epochs()?, self.settings.retain) {
-                // The job is well, and its checkpoint is safe: what cannot be deleted is only in the way.
-                if let Err(error) = store.delete(old) {
-                    tracing::warn!(job = %self.job, epoch = old, "an old checkpoint cannot be deleted: {error}");
-                }
-            }
+            store.prune(self.settings.retain)?;
             metrics::checkpoint(&self.job, took);
             tracing::debug!(job = %self.job, epoch, ms = took.as_millis() as u64, "checkpoint complete");
         }
@@ -445,8 +439,9 @@ fn expect_open(open: &mut Option<Open>, epoch: Epoch) -> Result<&mut Open> {
     }
 }
 
-#[allow(clippy::disallowed_methods)] // for people who read manifests; nothing depends on it
-fn wall_clock_ms() -> u64 {
+/// Milliseconds since 1970, for people who read manifests and reports.
+#[allow(clippy::disallowed_methods)] // nothing depends on it
+pub(crate) fn wall_clock_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
 }

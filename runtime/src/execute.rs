@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Instant;
 
-use millstream_state::checkpoint::{StartFrom, collectable};
+use millstream_state::checkpoint::StartFrom;
 use millstream_state::manifest::Manifest;
 use millstream_state::rocks::StateDb;
 use millstream_state::store::{CheckpointStore, DirLock};
@@ -67,7 +67,7 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
             recover_sinks(&mut committers, &names, Some(&manifest), committed, withdraw)?;
             // The run that finished may have been killed before it had cleared up.
             if let Some(store) = &store {
-                store.sweep()?;
+                clear_up(store, settings.retain)?;
             }
             return Ok(JobHandle::finished(already_finished(&job.name, &manifest)));
         }
@@ -103,13 +103,8 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     };
     recover_sinks(&mut committers, &names, restored.as_deref(), committed, withdraw)?;
 
-    if let Some(store) = &store {
-        // A run that is killed between a checkpoint and the deletion of an older one, again and again, must not pile them up.
-        for old in collectable(&store.epochs()?, settings.retain) {
-            store.delete(old)?;
-        }
-    }
-    let db = store.as_ref().map(|store| open_db(store, restored.as_deref(), &execution)).transpose()?;
+    let open = |store| open_db(store, settings.retain, restored.as_deref(), &execution);
+    let db = store.as_ref().map(open).transpose()?;
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
     let sinks = (0..graph.nodes.len()).filter(|node| matches!(graph.nodes[*node].body, Body::Sink(_)));
@@ -201,9 +196,20 @@ fn recover_sinks(
     Ok(())
 }
 
-fn open_db(store: &CheckpointStore, restored: Option<&Manifest>, execution: &str) -> Result<Arc<RwLock<StateDb>>> {
-    // Only now that the lock is held and the start is decided may leftovers go.
+/// Deletes what earlier runs have left. Only when the lock is held and the start is decided may it go.
+fn clear_up(store: &CheckpointStore, retain: usize) -> Result<()> {
     store.sweep()?;
+    // Runs that were each killed between a checkpoint and the deletion of an older one must not pile them up.
+    Ok(store.prune(retain)?)
+}
+
+fn open_db(
+    store: &CheckpointStore,
+    retain: usize,
+    restored: Option<&Manifest>,
+    execution: &str,
+) -> Result<Arc<RwLock<StateDb>>> {
+    clear_up(store, retain)?;
     let live = store.live_dir(execution);
     let db = match restored {
         Some(manifest) => StateDb::open_copy(&store.db_dir(manifest.epoch), &manifest.files, &live)?,

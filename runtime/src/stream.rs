@@ -141,9 +141,7 @@ impl<K: Key, T: Data> KeyedStream<K, T> {
         let (detail, positions) = (operator.describe(), operator.needs_positions());
         self.add(kind, detail, positions, Box::new(KeyedNode(operator)))
     }
-}
 
-impl<K: Key, T: Data> KeyedStream<K, T> {
     /// As [`operator`](Self::operator), for one in front of which records can be taken together before they travel.
     #[must_use]
     pub fn combining_operator<O>(self, kind: &'static str, operator: O) -> (Stream<O::Out>, Stream<T>)

@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{Found, Health};
+use crate::checkpoint::{Found, Health, collectable};
 use crate::manifest::{FileEntry, Manifest};
 use crate::{Result, StateError, rocks};
 
@@ -273,6 +273,20 @@ impl CheckpointStore {
     pub fn is_committed(&self, epoch: u64) -> Result<bool> {
         let note = self.epoch_dir(epoch).join(COMMITTED);
         note.try_exists().map_err(StateError::io("look up", note))
+    }
+
+    /// Deletes all checkpoints but the newest `retain` (at least 1). One that cannot be deleted is only in the way, and is left
+    /// with a warning.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn prune(&self, retain: usize) -> Result<()> {
+        for old in collectable(&self.epochs()?, retain) {
+            if let Err(error) = self.delete(old) {
+                tracing::warn!(epoch = old, "an old checkpoint cannot be deleted: {error}");
+            }
+        }
+        Ok(())
     }
 
     /// Deletes a checkpoint: its manifest first, so that a half-deleted one does not count.

@@ -13,7 +13,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Found;
 use millstream_state::hash::hash_key;
 use millstream_state::slices::SliceState;
-use millstream_state::snapshot::Key;
+use millstream_state::snapshot::{Key, Value};
 
 use crate::aggregate::Aggregate;
 
@@ -38,7 +38,7 @@ impl<K, Acc> Default for Running<K, Acc> {
     }
 }
 
-impl<K: Key, Acc: Clone + Send + serde::Serialize + serde::de::DeserializeOwned + 'static> Running<K, Acc> {
+impl<K: Key, Acc: Value> Running<K, Acc> {
     /// Moves on to the window of the slices from `from` up to but not including `to`. Windows may only move forward, and
     /// slices that are in the sums must not change.
     pub(super) fn move_to<T>(

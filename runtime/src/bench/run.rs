@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_state::checkpoint::StartFrom;
+
 use super::args::{BenchArgs, present};
 use super::load::Load;
 use super::machine::Machine;
@@ -17,8 +19,7 @@ use super::memory;
 use super::noise::Noise;
 use super::probe::OpenLoop;
 use super::sustainable::{Search, Trial};
-use millstream_state::checkpoint::StartFrom;
-
+use crate::checkpoint::wall_clock_ms;
 use crate::error::{Error, Result};
 use crate::execute;
 use crate::handle::{OperatorStatus, Status};
@@ -173,8 +174,18 @@ struct Watch {
     warm_up_ns: u64,
     sources: u64,
     started_unix_ms: u64,
-    /// (nanoseconds from the start, read, taken by sinks, memory)
-    looks: Vec<(u64, u64, u64, Option<u64>)>,
+    looks: Vec<Look>,
+}
+
+/// How far the job had come at one moment.
+#[derive(Clone, Copy, Default)]
+struct Look {
+    /// From the start.
+    at_ns: u64,
+    read: u64,
+    /// Taken by sinks.
+    results: u64,
+    memory_bytes: Option<u64>,
 }
 
 impl Watch {
@@ -184,13 +195,18 @@ impl Watch {
             schedule: load.schedule(),
             warm_up_ns: warm_up.as_nanos() as u64,
             sources: status.operators.iter().filter(|operator| operator.is_source).count() as u64,
-            started_unix_ms: unix_ms() + warm_up.as_millis() as u64,
+            started_unix_ms: wall_clock_ms() + warm_up.as_millis() as u64,
             looks: Vec::new(),
         }
     }
 
     fn look(&mut self, now_ns: u64, status: &Status) {
-        self.looks.push((now_ns, status.records_in, status.records_out, memory::resident_bytes()));
+        self.looks.push(Look {
+            at_ns: now_ns,
+            read: status.records_in,
+            results: status.records_out,
+            memory_bytes: memory::resident_bytes(),
+        });
     }
 
     fn due_by(&self, ns: u64) -> Option<u64> {
@@ -198,28 +214,28 @@ impl Watch {
     }
 
     fn has_read_what_was_due_by(&self, time: Duration) -> bool {
-        let read = self.looks.last().map_or(0, |look| look.1);
+        let read = self.looks.last().map_or(0, |look| look.read);
         self.due_by(time.as_nanos() as u64).is_none_or(|due| read >= due)
     }
 
     /// The latest look at or before `ns`.
-    fn at(&self, ns: u64) -> (u64, u64, u64, Option<u64>) {
-        let after = self.looks.partition_point(|look| look.0 <= ns);
-        after.checked_sub(1).map_or((0, 0, 0, None), |last| self.looks[last])
+    fn at(&self, ns: u64) -> Look {
+        let after = self.looks.partition_point(|look| look.at_ns <= ns);
+        after.checked_sub(1).map_or(Look::default(), |last| self.looks[last])
     }
 
     fn finish(self, time: Duration) -> (Measurement, Trial) {
         let from = self.warm_up_ns;
         // A source that ended early ends the measurement.
-        let last = self.looks.last().map_or(from, |look| look.0);
+        let last = self.looks.last().map_or(from, |look| look.at_ns);
         let to = (from + time.as_nanos() as u64).min(last.max(from + 1));
         let (start, end) = (self.at(from), self.at(to));
-        let seconds_of = |from: u64, to: u64| (to.saturating_sub(from)).max(1) as f64 / 1e9;
-        let due = |look: &(u64, u64, u64, Option<u64>)| self.due_by(look.0).unwrap_or(look.1);
+        let seconds = end.at_ns.saturating_sub(start.at_ns).max(1) as f64 / 1e9;
+        let due = |look: &Look| self.due_by(look.at_ns).unwrap_or(look.read);
         let mut made = Measurement {
             load: self.load.to_string(),
-            offered_per_s: (due(&end) - due(&start)) as f64 / seconds_of(start.0, end.0),
-            achieved_per_s: (end.1 - start.1) as f64 / seconds_of(start.0, end.0),
+            offered_per_s: (due(&end) - due(&start)) as f64 / seconds,
+            achieved_per_s: (end.read - start.read) as f64 / seconds,
             started_unix_ms: self.started_unix_ms,
             duration: Duration::from_nanos(to - from),
             ..Measurement::default()
@@ -230,15 +246,15 @@ impl Watch {
             let look = self.at((from + second * 1_000_000_000).min(to));
             made.seconds.push(Second {
                 due: due(&look) - due(&before),
-                read: look.1 - before.1,
-                results: look.2 - before.2,
-                backlog: due(&look).saturating_sub(look.1),
-                memory_bytes: look.3,
+                read: look.read - before.read,
+                results: look.results - before.results,
+                backlog: due(&look).saturating_sub(look.read),
+                memory_bytes: look.memory_bytes,
             });
             before = look;
         }
-        let backlog = self.looks.iter().filter(|look| (from..=to).contains(&look.0));
-        let backlog = backlog.map(|look| (look.0 - from, due(look).saturating_sub(look.1))).collect();
+        let backlog = self.looks.iter().filter(|look| (from..=to).contains(&look.at_ns));
+        let backlog = backlog.map(|look| (look.at_ns - from, due(look).saturating_sub(look.read))).collect();
         let trial = Trial { backlog, achieved_per_s: made.achieved_per_s };
         (made, trial)
     }
@@ -267,10 +283,4 @@ impl Drop for Scratch {
             tracing::warn!("cannot remove {}: {error}", self.0.display());
         }
     }
-}
-
-#[allow(clippy::disallowed_methods)] // for people who read reports; nothing depends on it
-fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }

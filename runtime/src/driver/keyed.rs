@@ -50,16 +50,12 @@ type OnCombined<O> = fn(
 
 impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
     fn describe(&self) -> (String, String) {
-        (self.0.describe(), self.0.state(0..0).shape())
+        described(&self.0)
     }
 
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
         let operator = self.0.clone();
-        Box::new(move || {
-            let state = guard(&task.name, || restore(&operator, &task))?;
-            let cx = Context::new(task.connected[1]);
-            Ok(Box::new(KeyedLogic { operator, state, cx, on_combined: None, task }))
-        })
+        Box::new(move || Ok(Box::new(KeyedLogic::restored(operator, None, task)?)))
     }
 
     fn combiner(&self, _task: &Task) -> Option<Box<dyn CombineLogic>> {
@@ -69,26 +65,30 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
 
 impl<O: Combining + Clone> KeyedFactory for CombiningNode<O> {
     fn describe(&self) -> (String, String) {
-        (self.0.describe(), self.0.state(0..0).shape())
+        described(&self.0)
     }
 
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
         let operator = self.0.clone();
+        let on_combined: OnCombined<O> = |operator, cx, state, rows| {
+            let mut rows = downcast::<CombinedRows<O::Combiner>>(rows);
+            operator.on_combined(cx, state, &mut rows.0)
+        };
         Box::new(move || {
-            let state = guard(&task.name, || restore(&operator, &task))?;
-            task.shared.restored[task.node].add(operator.fired(&state));
-            let cx = Context::new(task.connected[1]);
-            let on_combined: OnCombined<O> = |operator, cx, state, rows| {
-                let mut rows = downcast::<CombinedRows<O::Combiner>>(rows);
-                operator.on_combined(cx, state, &mut rows.0)
-            };
-            Ok(Box::new(KeyedLogic { operator, state, cx, on_combined: Some(on_combined), task }))
+            let logic = KeyedLogic::restored(operator, Some(on_combined), task)?;
+            let restored = &logic.task.shared.restored[logic.task.node];
+            restored.add(logic.operator.fired(&logic.state));
+            Ok(Box::new(logic))
         })
     }
 
     fn combiner(&self, task: &Task) -> Option<Box<dyn CombineLogic>> {
         Some(Box::new(Combine::new(self.0.combiner(), task.clone())))
     }
+}
+
+fn described<O: KeyedOperator>(operator: &O) -> (String, String) {
+    (operator.describe(), operator.state(0..0).shape())
 }
 
 /// The state of one worker: empty, or what the checkpoint has for the worker's key groups.
@@ -114,6 +114,13 @@ fn restore_error(error: StateError) -> Error {
 }
 
 impl<O: KeyedOperator> KeyedLogic<O> {
+    /// An instance with the state of its worker.
+    fn restored(operator: O, on_combined: Option<OnCombined<O>>, task: Task) -> Result<Self> {
+        let state = guard(&task.name, || restore(&operator, &task))?;
+        let cx = Context::new(task.connected[1]);
+        Ok(KeyedLogic { operator, state, cx, on_combined, task })
+    }
+
     /// Moves what the operator emitted into the outbox, in batches that others can take in bites.
     fn drain(&mut self, out: &mut Outbox) {
         let stats = self.task.stats();
