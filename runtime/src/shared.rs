@@ -99,8 +99,6 @@ pub(crate) struct Stats {
     pub busy_ns: AtomicU64,
     /// How long batches waited for it, from the operator before.
     pub queue: Mutex<Distribution>,
-    /// For sinks: from when a batch's oldest record was due, or its window could have closed, until it was taken.
-    pub latency: Mutex<Distribution>,
 }
 
 impl Stats {

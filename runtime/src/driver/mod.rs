@@ -7,6 +7,7 @@ mod combine;
 mod keyed;
 mod sink;
 mod source;
+mod stamper;
 mod stateless;
 
 pub(crate) use combine::CombineLogic;

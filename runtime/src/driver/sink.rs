@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 
 use super::stateless::place;
 use super::{EpochLogic, Outbox, Task, guard};
-use crate::bench::probe::{Born, Pacing};
+use crate::bench::probe::{Born, Pacing, Probe};
 use crate::bench::{Latencies, LatencyKind};
 use crate::error::Result;
 use crate::moment::Epoch;
 use crate::operator::Fired;
 use crate::record::Data;
 use crate::rows::{AnyRows, Lineage, Rows, downcast};
-use crate::shared::{Part, lock};
+use crate::shared::Part;
 use crate::sink::{Committer, Sink, SinkTask, SinkWriter};
 use crate::time::EventTime;
 
@@ -70,48 +70,46 @@ fn panes<T>(rows: &Rows<T>) -> Vec<(EventTime, u64)> {
     panes
 }
 
-/// Counts how long it took until a record was taken.
+/// Under a load: counts how long it took until a record was taken.
 #[derive(Default)]
 struct SinkClock {
-    /// Under a load: what was measured and not yet handed over.
+    /// What was measured and not yet handed over.
     latencies: BTreeMap<LatencyKind, Latencies>,
     /// When the window with this last instant could have closed, and was complete: results of one window come together.
     recent: Option<(EventTime, (u64, u64))>,
 }
 
 impl SinkClock {
-    fn taken(&mut self, task: &Task, born: Born, count: u64, panes: &[(EventTime, u64)], lineage: Option<&Lineage>) {
-        let probe = &task.shared.probe;
+    fn taken(
+        &mut self,
+        probe: &Probe,
+        pacing: &Pacing,
+        born: Born,
+        count: u64,
+        panes: &[(EventTime, u64)],
+        lineage: Option<&Lineage>,
+    ) {
         let now = probe.now_ns();
-        let measured = probe.pacing().filter(|pacing| now >= pacing.warm_up_ns());
-        if !born.fired {
-            lock(&task.stats().latency).record(now.saturating_sub(born.ns), count);
-            if let Some(pacing) = measured {
-                let latencies = self.latencies.entry(LatencyKind::Record).or_default();
-                let after = now - pacing.warm_up_ns();
-                match (pacing, lineage) {
-                    (Pacing::Schedule { schedule, .. }, Some(lineage)) => {
-                        for row in 0..count as usize {
-                            let due = schedule.due_ns(task.shared.probe.number_of(lineage, row));
-                            latencies.record(after, now.saturating_sub(due), 1);
-                        }
-                    }
-                    _ => latencies.record(after, now.saturating_sub(born.ns), count),
-                }
-            }
-        }
+        let Some(after) = now.checked_sub(pacing.warm_up_ns()) else { return };
+        let mut record = |kind, since: u64, count| {
+            self.latencies.entry(kind).or_default().record(after, now.saturating_sub(since), count);
+        };
         for (last, count) in panes {
             let (closed, complete) = match self.recent {
                 Some((at, known)) if at == *last => known,
                 _ => self.recent.insert((*last, probe.closed_at(*last))).1,
             };
-            lock(&task.stats().latency).record(now.saturating_sub(closed), *count);
-            if let Some(pacing) = measured {
-                let after = now - pacing.warm_up_ns();
-                for (kind, since) in [(LatencyKind::WindowResult, closed), (LatencyKind::RecordToResult, complete)] {
-                    self.latencies.entry(kind).or_default().record(after, now.saturating_sub(since), *count);
+            record(LatencyKind::WindowResult, closed, *count);
+            record(LatencyKind::RecordToResult, complete, *count);
+        }
+        match (pacing, lineage) {
+            _ if born.fired => {}
+            (Pacing::Schedule { schedule, .. }, Some(lineage)) => {
+                for row in 0..count as usize {
+                    record(LatencyKind::Record, schedule.due_ns(probe.number_of(lineage, row)), 1);
                 }
             }
+            _ => record(LatencyKind::Record, born.ns, count),
         }
     }
 }
@@ -126,7 +124,8 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
     fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, born: Born, _out: &mut Outbox) -> Result<()> {
         let mut rows = downcast::<Rows<T>>(rows);
         self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
-        let panes = if born.fired { panes(&rows) } else { Vec::new() };
+        let pacing = self.task.shared.probe.pacing();
+        let panes = if born.fired && pacing.is_some() { panes(&rows) } else { Vec::new() };
         let writer = &mut self.writer;
         let (count, first) = (rows.records.len(), rows.records.first().map(|record| record.at));
         let written = guard(&self.task.name, || writer.write(epoch, &mut rows.records));
@@ -135,7 +134,9 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
             (None, Some(first)) => error.at_place(format!("a batch of {count} records, the first at {first}")),
             (None, None) => error,
         })?;
-        self.clock.taken(&self.task, born, count as u64, &panes, rows.lineage.as_ref());
+        if let Some(pacing) = pacing {
+            self.clock.taken(&self.task.shared.probe, pacing, born, count as u64, &panes, rows.lineage.as_ref());
+        }
         Ok(())
     }
 

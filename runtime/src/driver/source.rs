@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use millstream_state::manifest::SplitEntry;
 
+use super::stamper::{Stamper, Step, Stepping};
 use super::{Outbox, Task, guard};
 use crate::bench::probe::{Mark, Numbers, Pacing, Probe};
 use crate::error::{Error, Result};
-use crate::record::Record;
-use crate::rows::{Behind, Lineage, Rows};
-use crate::source::{BadRecord, Output, Read, Source, SplitReader, Waker};
+use crate::rows::{Lineage, Rows};
+use crate::source::{Read, Source, SplitReader, Waker};
 use crate::time::EventTime;
 use crate::watermark::{WatermarkGenerator, Watermarks};
 
@@ -95,13 +95,14 @@ struct Split<R, G> {
 }
 
 impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R, G> {
-    /// Nothing will come of it again, since `due_ns` or else since now.
+    /// Nothing will come of it again; under a load, since `due_ns`.
     fn end(&mut self, task: &Task, due_ns: Option<u64>) {
         self.ended = true;
         task.shared.splits_ended.fetch_add(1, Ordering::Relaxed);
-        let due_ns = due_ns.unwrap_or_else(|| task.shared.probe.now_ns());
-        let mark = Mark { watermark: EventTime::MAX, high: EventTime::MAX, due_ns };
-        task.shared.probe.track(self.number, [mark], &task.shared.stats);
+        if let Some(due_ns) = due_ns {
+            let mark = Mark { watermark: EventTime::MAX, high: EventTime::MAX, due_ns };
+            task.shared.probe.track(self.number, [mark], &task.shared.stats);
+        }
     }
 
     /// What a checkpoint says of it.
@@ -325,7 +326,7 @@ where
                 }
             }
         }
-        let before = std::mem::replace(&mut split.watermark, watermark);
+        split.watermark = watermark;
         if let Some(pacing) = probe.pacing() {
             split.high = steps.last().map_or(split.high, |step| step.high);
             let due = |step: &Step| match pacing {
@@ -334,9 +335,6 @@ where
             };
             let marks = steps.iter().map(|step| Mark { watermark: step.watermark, high: step.high, due_ns: due(step) });
             probe.track(split.number, marks, &self.task.shared.stats);
-        } else if watermark > before {
-            let mark = Mark { watermark, high: watermark, due_ns: probe.now_ns() };
-            probe.track(split.number, [mark], &self.task.shared.stats);
         }
         if read == Read::Ended {
             match &mut split.held {
@@ -385,62 +383,6 @@ struct Held {
     watermark: EventTime,
     /// It is the last one.
     ends: bool,
-}
-
-/// A record with which the split's watermark or its greatest event time rose.
-struct Step {
-    row: u64,
-    watermark: EventTime,
-    high: EventTime,
-}
-
-/// Under a load, when it matters which record it was: notes every step.
-struct Stepping<'a, 'b, T, F, G> {
-    stamper: &'a mut Stamper<'b, T, F, G>,
-    high: EventTime,
-    steps: &'a mut Vec<Step>,
-}
-
-impl<T, F: Fn(&T) -> EventTime, G: WatermarkGenerator> Output<T> for Stepping<'_, '_, T, F, G> {
-    fn record(&mut self, value: T) {
-        let (row, before) = (self.stamper.rows.records.len(), self.stamper.watermark);
-        self.stamper.record(value);
-        let (at, watermark) = (self.stamper.rows.records[row].at, self.stamper.watermark);
-        if at > self.high || watermark > before {
-            self.high = self.high.max(at);
-            self.steps.push(Step { row: row as u64, watermark, high: self.high });
-        }
-    }
-
-    fn bad(&mut self, bad: BadRecord) {
-        self.stamper.bad(bad);
-    }
-}
-
-/// Gives every record its event time as it is read, and sees whether it is behind.
-struct Stamper<'a, T, F, G> {
-    timestamp: &'a F,
-    generator: &'a mut G,
-    watermark: EventTime,
-    rows: Rows<T>,
-    bad: Vec<BadRecord>,
-}
-
-impl<T, F: Fn(&T) -> EventTime, G: WatermarkGenerator> Output<T> for Stamper<'_, T, F, G> {
-    #[inline(always)]
-    fn record(&mut self, value: T) {
-        let at = (self.timestamp)(&value);
-        if at < self.watermark {
-            self.rows.behind.push(Behind { row: self.rows.records.len() as u32, watermark: self.watermark });
-        }
-        self.generator.observe(at);
-        self.watermark = self.watermark.max(self.generator.watermark());
-        self.rows.records.push(Record { at, value });
-    }
-
-    fn bad(&mut self, bad: BadRecord) {
-        self.bad.push(bad);
-    }
 }
 
 impl<S: Source, F, G> Instance<S, F, G> {
