@@ -135,3 +135,46 @@ fn the_command_line_measures_any_job() {
         assert!(report.join(file).is_file(), "{file}");
     }
 }
+
+#[test]
+fn a_stall_at_the_end_is_counted_to_its_last_event() {
+    let mut job = Job::new("end").workers(2);
+    job.source(Generator::forever(|i| i).splits(2), Watermarks::none(|_| EventTime::EPOCH))
+        .key_by(|i| i % 2)
+        .fold(0u64, |count, _| *count += 1)
+        .sink(for_each(|record: Record<(u64, u64)>| {
+            if record.value == (0, 200) {
+                busy(millis(400));
+            }
+        }));
+    let load: Load = "1k".parse().expect("a load");
+    let measured = job.measure(&load, Duration::ZERO, millis(500)).expect("the job runs");
+    let found = measured.latencies[&LatencyKind::Record].percentiles();
+    // Event 0 is due at once and event 500 at the end; nothing is due later.
+    assert_eq!(found.count, 501, "{found:?}");
+    assert!(found.max_ns >= 399 * MS, "{found:?}");
+}
+
+#[test]
+fn a_stall_of_a_sink_is_charged_to_the_windows_that_it_holds_up() {
+    let mut job = Job::new("held").workers(1);
+    let at = |i: &u64| EventTime::from_millis(*i as i64);
+    job.source(Generator::forever(|i| i), Watermarks::monotonous(at))
+        .key_by(|_| 0u8)
+        .window(Tumbling::of(EventSpan::millis(20)))
+        .aggregate(Count)
+        .sink(for_each(|record: Record<Pane<u8, u64>>| {
+            if record.value.1.end == EventTime::from_millis(200) {
+                busy(millis(300));
+            }
+        }));
+    let load: Load = "1k".parse().expect("a load");
+    let measured = job.measure(&load, Duration::ZERO, millis(800)).expect("the job runs");
+    let latencies = &measured.latencies[&LatencyKind::WindowResult];
+    let found = latencies.percentiles();
+    // 40 windows; the one that stalled, and the 15 or so that closed meanwhile, each later by 20 ms less.
+    assert_eq!(found.count, 40, "{found:?}");
+    assert!(found.max_ns >= 299 * MS, "{found:?}");
+    assert!(latencies.total().at(1.0 - 10.0 / 40.0) >= 90 * MS, "{found:?}");
+    assert!(latencies.total().at(0.25) < 90 * MS, "{found:?}");
+}
