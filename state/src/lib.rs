@@ -14,6 +14,7 @@ pub mod hash;
 pub mod key_group;
 pub mod keyed;
 pub mod manifest;
+mod prefetch;
 pub mod rocks;
 pub mod slices;
 pub mod snapshot;

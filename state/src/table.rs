@@ -7,6 +7,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Found;
 
 use crate::hash::hash_key;
+use crate::prefetch::prefetch;
 use crate::snapshot::Key;
 
 #[derive(Debug, Clone)]
@@ -31,7 +32,15 @@ impl<K, V> Default for Table<K, V> {
     }
 }
 
+/// A table of more bytes than this is likely not to be in a cache near the processor.
+const LARGE: usize = 1 << 20;
+
 impl<K: Key, V: Clone> Table<K, V> {
+    /// An empty table with room for so many keys.
+    pub(crate) fn with_capacity(keys: usize) -> Self {
+        Table { entries: HashTable::with_capacity(keys), ..Table::default() }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -43,6 +52,20 @@ impl<K: Key, V: Clone> Table<K, V> {
     /// Whether a checkpoint holds something of it.
     pub(crate) fn is_stored(&self) -> bool {
         self.stored
+    }
+
+    /// Has the processor fetch the entries of keys with these hashes, if the table is so large that it pays: many at a time,
+    /// instead of one after the other when they are needed.
+    #[inline]
+    pub(crate) fn prefetch(&self, hashes: impl Iterator<Item = u64>) {
+        if self.entries.capacity() * size_of::<Entry<K, V>>() > LARGE {
+            hashes.for_each(|hash| {
+                // The first place whose mark is like that of the hash: rarely is it another key's.
+                if let Some(entry) = self.entries.iter_hash(hash).next() {
+                    prefetch(entry);
+                }
+            });
+        }
     }
 
     /// The value of `key` for a change; a new one is made by `create`.

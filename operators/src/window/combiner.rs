@@ -15,7 +15,7 @@ use millstream_runtime::record::Data;
 use millstream_runtime::rows::{BehindWalk, KeyedRows};
 use millstream_runtime::time::EventTime;
 use millstream_state::hash::hash_key;
-use millstream_state::slices::SliceState;
+use millstream_state::slices::{PREFETCHED, SliceState};
 use millstream_state::snapshot::{Key, State};
 
 use super::assign::WindowAssigner;
@@ -54,10 +54,12 @@ pub(super) struct SliceCombiner<K, T, A: Aggregate<T>> {
     /// The slice that is being handed over.
     releasing: Option<i64>,
     full: bool,
-    /// Slices between these two are not taken together.
+    /// Slices from the first up to but not including the second are not taken together.
     paused: (i64, i64),
     /// How many slices the next pause will last.
     pause: i64,
+    /// Taking records together did not pay for the slice before.
+    doubtful: bool,
     types: std::marker::PhantomData<fn(T)>,
 }
 
@@ -73,6 +75,7 @@ impl<K, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
             full: false,
             paused: (0, 0),
             pause: 1,
+            doubtful: false,
             types: std::marker::PhantomData,
         }
     }
@@ -92,12 +95,17 @@ impl<K: Key, T: Data, A: Aggregate<T>> SliceCombiner<K, T, A> {
         let accumulators = self.held.keys_in(slice) as u64;
         let place = self.records.iter().position(|(number, _)| *number == slice);
         let (_, records) = place.and_then(|place| self.records.remove(place)).unwrap_or_default();
-        if records < accumulators * WORTHWHILE {
-            self.paused = (slice, slice.saturating_add(1 + self.pause));
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        } else {
+        let pays = records >= accumulators * WORTHWHILE;
+        if pays {
             self.pause = 1;
+        } else if self.full || self.doubtful {
+            // With the rest of a slice that has many keys for certain; otherwise with the next one.
+            let first = slice + i64::from(!self.full);
+            self.paused = (first, first.saturating_add(self.pause));
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
+        // One slice that has few records may be where a stream begins, or was interrupted.
+        self.doubtful = !pays;
     }
 }
 
@@ -113,26 +121,29 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
         let mut left: Vec<u32> = Vec::new();
         // A run of records of one slice.
         let (mut slice, mut run) = (i64::MIN, 0);
-        for (number, record) in rows.records.iter().enumerate() {
-            *row = number;
-            let place = self.places.of(record.at);
-            if behind.at(number).is_some()
-                || (self.paused.0 < place.slice && place.slice < self.paused.1)
-                || place.windows.0 < open
-            {
-                left.push(number as u32);
-                continue;
-            }
-            if place.slice != slice {
-                if run > 0 {
-                    self.count(slice, run);
+        for (chunk, records) in rows.records.chunks(PREFETCHED).enumerate() {
+            self.held.prefetch(records.iter().map(|record| record.hash));
+            for (number, record) in (chunk * PREFETCHED..).zip(records) {
+                *row = number;
+                let place = self.places.of(record.at);
+                if behind.at(number).is_some()
+                    || (self.paused.0 <= place.slice && place.slice < self.paused.1)
+                    || place.windows.0 < open
+                {
+                    left.push(number as u32);
+                    continue;
                 }
-                (slice, run) = (place.slice, 0);
+                if place.slice != slice {
+                    if run > 0 {
+                        self.count(slice, run);
+                    }
+                    (slice, run) = (place.slice, 0);
+                }
+                run += 1;
+                let aggregate = &self.aggregate;
+                let acc = self.held.update(place.slice, record.hash, &record.key, || aggregate.create());
+                aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, number));
             }
-            run += 1;
-            let aggregate = &self.aggregate;
-            let acc = self.held.update(place.slice, record.hash, &record.key, || aggregate.create());
-            aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, number));
         }
         if run > 0 {
             self.count(slice, run);

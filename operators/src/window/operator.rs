@@ -11,7 +11,7 @@ use millstream_runtime::time::EventTime;
 use millstream_state::groups::GroupMarks;
 use millstream_state::hash::hash_key;
 use millstream_state::key_group::group_of;
-use millstream_state::slices::SliceState;
+use millstream_state::slices::{PREFETCHED, SliceState};
 use millstream_state::snapshot::Key;
 
 use super::Window;
@@ -87,20 +87,23 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
     ) -> Result<()> {
         let mut behind = BehindWalk::new(&rows.behind);
         let fired = marks.bounds().1;
-        for (row, record) in rows.records.iter().enumerate() {
-            cx.row = row;
-            let place = self.places.of(record.at);
-            let behind = behind.at(row);
-            let origin = origin::<K, T, A>(record, &rows.positions, row);
-            if behind.is_some() || place.windows.0 < fired {
-                let open = self.first_open(behind, place, fired, marks, record.hash);
-                if self.add_partly(cx, partial, place, open, behind, record, &origin) {
-                    continue;
+        for (chunk, records) in rows.records.chunks(PREFETCHED).enumerate() {
+            slices.prefetch(records.iter().map(|record| record.hash));
+            for (row, record) in (chunk * PREFETCHED..).zip(records) {
+                cx.row = row;
+                let place = self.places.of(record.at);
+                let behind = behind.at(row);
+                let origin = origin::<K, T, A>(record, &rows.positions, row);
+                if behind.is_some() || place.windows.0 < fired {
+                    let open = self.first_open(behind, place, fired, marks, record.hash);
+                    if self.add_partly(cx, partial, place, open, behind, record, &origin) {
+                        continue;
+                    }
                 }
+                let aggregate = &self.aggregate;
+                let acc = slices.update(place.slice, record.hash, &record.key, || aggregate.create());
+                aggregate.add(acc, &record.value, &origin);
             }
-            let aggregate = &self.aggregate;
-            let acc = slices.update(place.slice, record.hash, &record.key, || aggregate.create());
-            aggregate.add(acc, &record.value, &origin);
         }
         Ok(())
     }
@@ -146,10 +149,13 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
         (slices, _, _): &mut Self::State,
         rows: &mut KeyedRows<K, Slice<A::Acc>>,
     ) -> Result<()> {
-        for record in &rows.records {
-            let Slice { slice, acc } = &record.value;
-            let own = slices.update(*slice, record.hash, &record.key, || self.aggregate.create());
-            self.aggregate.merge(own, acc);
+        for records in rows.records.chunks(PREFETCHED) {
+            slices.prefetch(records.iter().map(|record| record.hash));
+            for record in records {
+                let Slice { slice, acc } = &record.value;
+                let own = slices.update(*slice, record.hash, &record.key, || self.aggregate.create());
+                self.aggregate.merge(own, acc);
+            }
         }
         Ok(())
     }
