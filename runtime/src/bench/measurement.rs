@@ -105,7 +105,7 @@ pub struct OperatorTime {
     pub records: u64,
     /// How long its code ran.
     pub busy: Duration,
-    /// How long batches waited for it.
+    /// How long batches waited for it, on this worker or on their way from another; in steps of 1.6 %.
     pub queue: Distribution,
 }
 

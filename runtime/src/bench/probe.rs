@@ -1,7 +1,7 @@
 //! What a run says about time while it runs: when events were due, how far they have come, how long results took.
 //!
-//! Every run has a probe, for its clock: that is read twice for every batch and operator, a fraction of a nanosecond for each
-//! record of a full batch. The rest is there for runs under a load.
+//! Every run has a probe, for its clock: that is read once or twice for every batch and operator, a fraction of a nanosecond
+//! for each record of a full batch. The rest is there for runs under a load.
 //!
 //! **Units**: nanoseconds from the moment at which the first source was asked for the first time.
 

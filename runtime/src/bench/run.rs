@@ -22,9 +22,9 @@ use super::sustainable::{Search, Trial};
 use crate::checkpoint::wall_clock_ms;
 use crate::error::{Error, Result};
 use crate::execute;
-use crate::handle::{OperatorStatus, Status};
+use crate::handle::{OperatorKind, OperatorStatus, Status};
 use crate::job::Job;
-use crate::shared::{Shared, StopMode, lock};
+use crate::shared::{Shared, StopMode};
 
 /// How long the events that were due are waited for when the time is over.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -153,7 +153,8 @@ fn fill(made: &mut Measurement, shared: &Arc<Shared>, status: &Status, warm_up: 
             OperatorTime { name: operator.name.clone(), records: operator.records_in, ..OperatorTime::default() };
         for stats in &shared.stats[node] {
             time.busy += Duration::from_nanos(stats.0.busy_ns.load(std::sync::atomic::Ordering::Relaxed));
-            time.queue.merge(&lock(&stats.0.queue));
+            stats.0.queue.add_to(&mut time.queue);
+            stats.0.exchange.add_to(&mut time.queue);
         }
         made.operators.push(time);
     }
@@ -194,7 +195,7 @@ impl Watch {
             load: load.clone(),
             schedule: load.schedule(),
             warm_up_ns: warm_up.as_nanos() as u64,
-            sources: status.operators.iter().filter(|operator| operator.is_source).count() as u64,
+            sources: status.operators.iter().filter(|operator| operator.kind == OperatorKind::Source).count() as u64,
             started_unix_ms: wall_clock_ms() + warm_up.as_millis() as u64,
             looks: Vec::new(),
         }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::sync::atomic::Ordering;
 
 use super::stateless::place;
 use super::{EpochLogic, Outbox, Task, guard};
@@ -10,10 +9,9 @@ use crate::bench::probe::{Born, Pacing, Probe};
 use crate::bench::{Latencies, LatencyKind};
 use crate::error::Result;
 use crate::moment::Epoch;
-use crate::operator::Fired;
 use crate::record::Data;
 use crate::rows::{AnyRows, Lineage, Rows, downcast};
-use crate::shared::Part;
+use crate::shared::{Part, add};
 use crate::sink::{Committer, Sink, SinkTask, SinkWriter};
 use crate::time::EventTime;
 
@@ -123,7 +121,7 @@ impl<T, W> Drop for SinkLogic<T, W> {
 impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
     fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, born: Born, _out: &mut Outbox) -> Result<()> {
         let mut rows = downcast::<Rows<T>>(rows);
-        self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
+        add(&self.task.stats().records_in, rows.records.len() as u64);
         let pacing = self.task.shared.probe.pacing();
         let panes = if born.fired && pacing.is_some() { panes(&rows) } else { Vec::new() };
         let writer = &mut self.writer;
@@ -138,10 +136,6 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
             self.clock.taken(&self.task.shared.probe, pacing, born, count as u64, &panes, rows.lineage.as_ref());
         }
         Ok(())
-    }
-
-    fn fire(&mut self, _watermark: EventTime, _out: &mut Outbox) -> Result<Fired> {
-        Ok(Fired::All)
     }
 
     fn close(&mut self, epoch: Epoch) -> Result<Part> {
