@@ -51,7 +51,7 @@ impl<T: Data, S: Sink<T>> SinkFactory for SinkNode<T, S> {
     fn build(&self, task: Task) -> Result<Box<dyn EpochLogic>> {
         let of = SinkTask { worker: task.worker, execution: task.execution.clone() };
         let writer = guard(&task.name, || self.sink.writer(&of))?;
-        let clock = SinkClock::default();
+        let clock = SinkClock { sink: task.node, latencies: BTreeMap::new(), recent: None };
         Ok(Box::new(SinkLogic { writer, clock, task, item: PhantomData }))
     }
 }
@@ -69,8 +69,9 @@ fn panes<T>(rows: &Rows<T>) -> Vec<(EventTime, u64)> {
 }
 
 /// Under a load: counts how long it took until a record was taken.
-#[derive(Default)]
 struct SinkClock {
+    /// The node that it is.
+    sink: usize,
     /// What was measured and not yet handed over.
     latencies: BTreeMap<LatencyKind, Latencies>,
     /// When the window with this last instant could have closed, and was complete: results of one window come together.
@@ -95,7 +96,7 @@ impl SinkClock {
         for (last, count) in panes {
             let (closed, complete) = match self.recent {
                 Some((at, known)) if at == *last => known,
-                _ => self.recent.insert((*last, probe.closed_at(*last))).1,
+                _ => self.recent.insert((*last, probe.closed_at(self.sink, *last))).1,
             };
             record(LatencyKind::WindowResult, closed, *count);
             record(LatencyKind::RecordToResult, complete, *count);
