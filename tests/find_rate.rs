@@ -62,6 +62,7 @@ fn the_rate_that_is_found_is_one_that_the_job_can_sustain() {
         assert!(latency["all"]["p50_ns"].as_u64().expect("a latency") >= COST.as_nanos() as u64, "{latency}");
         let slow = figures["operators"].as_array().expect("operators").iter().find(|of| of["name"] == "slow");
         let busy_s = slow.expect("is there")["busy_s"].as_f64().expect("a time");
-        assert!(busy_s >= count as f64 * COST.as_secs_f64(), "{busy_s} s for {count} records");
+        // Where the warm-up ends is not known to the record.
+        assert!(busy_s >= 0.8 * count as f64 * COST.as_secs_f64(), "{busy_s} s for {count} records");
     }
 }
