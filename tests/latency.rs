@@ -178,3 +178,32 @@ fn a_stall_of_a_sink_is_charged_to_the_windows_that_it_holds_up() {
     assert!(latencies.total().at(1.0 - 10.0 / 40.0) >= 90 * MS, "{found:?}");
     assert!(latencies.total().at(0.25) < 90 * MS, "{found:?}");
 }
+
+#[test]
+fn what_another_pipeline_reads_changes_nothing_for_a_window() {
+    // As above, beside a source that has nothing to do with it, whose event times are 100 ms behind. It comes to the end of each
+    // window while the stall still holds the window's result up, and must not be taken for what the window waited for.
+    let mut job = Job::new("two").workers(1);
+    let at = |i: &u64| EventTime::from_millis(*i as i64);
+    job.source(Generator::forever(|i| i), Watermarks::monotonous(at))
+        .key_by(|_| 0u8)
+        .window(Tumbling::of(EventSpan::millis(20)))
+        .aggregate(Count)
+        .sink(for_each(|record: Record<Pane<u8, u64>>| {
+            if record.value.1.end == EventTime::from_millis(200) {
+                busy(millis(300));
+            }
+        }));
+    let behind = |i: &u64| EventTime::from_millis(*i as i64 - 100);
+    job.source(Generator::forever(|i| i), Watermarks::monotonous(behind))
+        .sink(for_each(|_: Record<u64>| ()));
+    let load: Load = "1k".parse().expect("a load");
+    let measured = job.measure(&load, Duration::ZERO, millis(800)).expect("the job runs");
+    let latencies = &measured.latencies[&LatencyKind::WindowResult];
+    let found = latencies.percentiles();
+    assert_eq!(found.count, 40, "{found:?}");
+    // The window that stalled took 300 ms, and the 15 that closed meanwhile 280, 260, ..., 0 ms: eleven took 100 ms and more.
+    // Against the other source, these would be 180 ms and less, and hardly five of them.
+    assert!(latencies.total().at(1.0 - 10.0 / 40.0) >= 90 * MS, "{found:?}");
+    assert!(measured.latencies[&LatencyKind::Record].count() > 0);
+}

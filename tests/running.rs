@@ -1406,6 +1406,16 @@ fn metrics_reach_the_facade() {
     ] {
         assert_eq!(value(name), Some(expected), "{name}: {:?}", lock(&seen).keys().collect::<Vec<_>>());
     }
+    let known =
+        |name: &str| value(name).unwrap_or_else(|| panic!("{name}: {:?}", lock(&seen).keys().collect::<Vec<_>>()));
+    assert!(known("millstream_busy_microseconds_total job=measured operator=readings") > 0);
+    for name in [
+        "millstream_queue_seconds job=measured operator=out quantile=0.5",
+        "millstream_exchange_seconds job=measured operator=windows quantile=0.99",
+        "millstream_latency_seconds job=measured of=result operator=out quantile=1",
+    ] {
+        assert!(f64::from_bits(known(name)) > 0.0, "{name}");
+    }
     let watermark = f64::from_bits(value("millstream_watermark_seconds job=measured").expect("a watermark"));
     assert!((1.0..=31.0).contains(&watermark), "{watermark}");
 }

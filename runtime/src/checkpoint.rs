@@ -149,6 +149,7 @@ impl Coordinator {
         summary.bad = status.bad;
         summary.windows_fired = status.windows_fired;
         metrics::publish(&self.job, &status);
+        summary.operators = status.operators;
         // The live database is of no use to anyone: the next start copies its checkpoint's.
         if all_left && let (Some(store), Some(db)) = (&self.store, self.db.take()) {
             drop(db);

@@ -9,7 +9,7 @@ use millstream_state::manifest::Manifest;
 use millstream_state::rocks::StateDb;
 use millstream_state::store::{CheckpointStore, DirLock};
 
-use crate::bench::probe::Probe;
+use crate::bench::probe::{Probe, SinkSplits};
 use crate::checkpoint::{Coordinator, OperatorInfo};
 use crate::dataflow::{Physical, run_workers};
 use crate::driver::{StatelessLogic, Task, guard};
@@ -107,8 +107,9 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     let db = store.as_ref().map(open).transpose()?;
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
-    let sinks = (0..graph.nodes.len()).filter(|node| matches!(graph.nodes[*node].body, Body::Sink(_)));
-    let probe = Probe::new(job.load.as_ref(), splits.values().map(Vec::len).sum(), sinks.collect());
+    let splits = numbered(&graph, splits);
+    let sinks = splits_of_sinks(&graph, &splits);
+    let probe = Probe::new(job.load.as_ref(), splits.values().map(Vec::len).sum(), sinks);
     let shared = Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, probe, sender));
     let operators = operator_infos(&graph, &names, restored.as_deref());
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
@@ -161,6 +162,23 @@ fn splits(graph: &Graph, names: &[String]) -> Result<HashMap<usize, Vec<String>>
         all.insert(node, splits);
     }
     Ok(all)
+}
+
+/// The splits of every source, numbered over the whole job.
+fn numbered(graph: &Graph, mut splits: HashMap<usize, Vec<String>>) -> HashMap<usize, Vec<(u32, String)>> {
+    let mut numbers = 0..;
+    let own = |node| Some((node, numbers.by_ref().zip(splits.remove(&node)?).collect()));
+    (0..graph.nodes.len()).filter_map(own).collect()
+}
+
+/// Every sink with the splits upstream of it: only on these its results hang.
+fn splits_of_sinks(graph: &Graph, splits: &HashMap<usize, Vec<(u32, String)>>) -> Vec<SinkSplits> {
+    let sinks = (0..graph.nodes.len()).filter(|node| matches!(graph.nodes[*node].body, Body::Sink(_)));
+    let upstream = |node| {
+        let of = graph.sources_of(node).into_iter().flat_map(|source| &splits[&source]);
+        SinkSplits { node, splits: of.map(|(number, _)| *number).collect() }
+    };
+    sinks.map(upstream).collect()
 }
 
 fn shape(job: &str, graph: &Graph, names: &[String], splits: &HashMap<usize, Vec<String>>) -> Shape {
@@ -285,21 +303,16 @@ impl Plan {
     fn new(
         graph: &Graph,
         names: &[String],
-        splits: HashMap<usize, Vec<String>>,
+        splits: HashMap<usize, Vec<(u32, String)>>,
         settings: &Settings,
         execution: &str,
         shared: &Arc<Shared>,
         db: Option<Arc<RwLock<StateDb>>>,
         restored: Option<Arc<Manifest>>,
     ) -> Self {
-        let mut all = Vec::new();
-        let mut numbered: HashMap<usize, Vec<(u32, String)>> = HashMap::new();
-        for node in 0..graph.nodes.len() {
-            for split in splits.get(&node).into_iter().flatten() {
-                numbered.entry(node).or_default().push((all.len() as u32, split.clone()));
-                all.push(split.clone());
-            }
-        }
+        let mut all: Vec<&(u32, String)> = splits.values().flatten().collect();
+        all.sort_unstable();
+        let all = all.into_iter().map(|(_, name)| name.clone()).collect();
         let task = Task {
             node: 0,
             name: String::new(),
@@ -317,7 +330,7 @@ impl Plan {
             db,
             restored,
         };
-        Plan { task, names: names.to_vec(), splits: numbered, chains: graph.chains(), connected: graph.consumers() }
+        Plan { task, names: names.to_vec(), splits, chains: graph.chains(), connected: graph.consumers() }
     }
 
     fn task(&self, node: usize, worker: usize) -> Task {

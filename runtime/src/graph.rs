@@ -83,6 +83,20 @@ impl Graph {
         consumers
     }
 
+    /// The sources from which `node` gets records, directly or through others.
+    pub(crate) fn sources_of(&self, node: usize) -> Vec<usize> {
+        let mut upstream = vec![false; node + 1];
+        upstream[node] = true;
+        // Nodes stand behind those that they read from.
+        for reader in (0..=node).rev() {
+            if upstream[reader] {
+                self.nodes[reader].inputs.iter().for_each(|input| upstream[input.node] = true);
+            }
+        }
+        let is_source = |node: &usize| matches!(self.nodes[*node].body, Body::Source(_));
+        (0..=node).filter(|node| upstream[*node] && is_source(node)).collect()
+    }
+
     /// Checks what can be checked before anything runs.
     pub(crate) fn validate(&self) -> Result<()> {
         if let Some(twice) = self.nodes.iter().find(|node| node.given.len() > 1) {

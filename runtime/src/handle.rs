@@ -6,11 +6,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use crate::bench::Percentiles;
+use crate::bench::times::Times;
 use crate::checkpoint::Kind;
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
-use crate::shared::{Report, Shared, StopMode, lock};
+use crate::shared::{Padded, Report, Shared, Stats, StopMode, lock};
 use crate::summary::Summary;
 use crate::time::EventTime;
 
@@ -85,7 +88,7 @@ impl JobHandle {
     }
 
     /// Waits until the job has ended, but no longer than `time`; whether it has.
-    pub(crate) fn wait_for(&self, time: std::time::Duration) -> bool {
+    pub(crate) fn wait_for(&self, time: Duration) -> bool {
         let state = lock(&self.done.state);
         let (state, _) = self
             .done
@@ -198,12 +201,29 @@ pub struct Status {
     pub operators: Vec<OperatorStatus>,
 }
 
-/// What one operator has done so far.
+/// What an operator is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OperatorKind {
+    /// It reads from outside.
+    Source,
+    /// It knows one record at a time, or it is a union.
+    Stateless,
+    /// It has state by key: an exchange is in front of it.
+    Keyed,
+    /// It hands records to the outside.
+    Sink,
+}
+
+/// What one operator has done so far, and how long it took. Times are always counted: a reading of the clock per batch and
+/// operator, and two in front of an exchange.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct OperatorStatus {
     /// Its name.
     pub name: String,
+    /// What it is.
+    pub kind: OperatorKind,
     /// Records taken in.
     pub records_in: u64,
     /// Records given out.
@@ -216,8 +236,35 @@ pub struct OperatorStatus {
     pub windows_fired: u64,
     /// For sources, operators with state and sinks, per worker: the epoch it is in and its watermark.
     pub instances: Vec<(Epoch, EventTime)>,
-    /// Whether it reads from outside.
-    pub is_source: bool,
+    /// How long its code ran, over all workers: reading and giving event times for a source, taking records together on the
+    /// worker that read them for a window, and, for all that have a part in checkpoints, making that part.
+    pub busy: Duration,
+    /// How long the records for it were dealt out to the workers that own their keys, over all workers. 0 for all but keyed
+    /// operators, and on one worker.
+    pub dealing: Duration,
+    /// How long batches waited on their worker, from the operator before until this one took them up: one value a batch.
+    /// None for operators that run as one with the one before. For a window on several workers: in front of what takes records
+    /// together, one value for all that it finds.
+    pub queue: Percentiles,
+    /// For a keyed operator on several workers: how long batches took from the operator before through the exchange, until
+    /// the worker that owns their keys took them up. One value a batch.
+    pub exchange: Percentiles,
+    /// For a sink: how long records took from the source until the sink had taken them, one value a record. Counted, for all
+    /// records of a batch, from when its source began to read its oldest record (under a load: from when that was due).
+    /// Includes results that an operator gives out as it is given a record, such as those of a fold.
+    pub record_latency: Percentiles,
+    /// For a sink: how long results that were fired when event time had come to the end of their windows took, from when the operator
+    /// that fired them began to do so until the sink had taken them; one value a result. What a window waits for before
+    /// that, its last records and the watermark, is not in it: `job bench` counts that.
+    pub result_latency: Percentiles,
+}
+
+impl OperatorStatus {
+    /// For a sink: the latencies that it has, each with the name that it has in metrics, `record` or `result`.
+    pub fn latencies(&self) -> impl Iterator<Item = (&'static str, &Percentiles)> {
+        let both = [("record", &self.record_latency), ("result", &self.result_latency)];
+        both.into_iter().filter(|(_, latency)| latency.count > 0)
+    }
 }
 
 impl Status {
@@ -233,7 +280,18 @@ impl Status {
                 bad: shared.total(node, |stats| &stats.bad),
                 windows_fired: shared.total(node, |stats| &stats.fired),
                 instances: if *kind == Kind::Other { Vec::new() } else { instances(shared, node) },
-                is_source: *kind == Kind::Source,
+                kind: match kind {
+                    Kind::Source => OperatorKind::Source,
+                    Kind::Keyed { .. } => OperatorKind::Keyed,
+                    Kind::Sink => OperatorKind::Sink,
+                    Kind::Other => OperatorKind::Stateless,
+                },
+                busy: Duration::from_nanos(shared.total(node, |stats| &stats.busy_ns)),
+                dealing: Duration::from_nanos(shared.total(node, |stats| &stats.dealing_ns)),
+                queue: percentiles(shared, node, |stats| &stats.queue),
+                exchange: percentiles(shared, node, |stats| &stats.exchange),
+                record_latency: percentiles(shared, node, |stats| &stats.record_latency),
+                result_latency: percentiles(shared, node, |stats| &stats.result_latency),
             };
             match kind {
                 // What a source gives out is what it has read.
@@ -254,7 +312,7 @@ impl Status {
 
     /// How far event time has come: the least watermark over all sources.
     pub fn watermark(&self) -> EventTime {
-        let sources = self.operators.iter().filter(|operator| operator.is_source);
+        let sources = self.operators.iter().filter(|operator| operator.kind == OperatorKind::Source);
         sources.flat_map(|source| &source.instances).map(|(_, at)| *at).min().unwrap_or(EventTime::MIN)
     }
 
@@ -268,7 +326,7 @@ impl Status {
                 }
             }
         }
-        let sources = self.operators.iter().filter(|operator| operator.is_source);
+        let sources = self.operators.iter().filter(|operator| operator.kind == OperatorKind::Source);
         let marks: Vec<EventTime> = sources.flat_map(|source| &source.instances).map(|(_, at)| *at).collect();
         if let (Some(least), Some(greatest)) = (marks.iter().min(), marks.iter().max()) {
             let _ = write!(text, "sources' watermarks are between {least} and {greatest}");
@@ -277,8 +335,13 @@ impl Status {
     }
 }
 
+/// The usual figures over all instances of a node.
+fn percentiles(shared: &Shared, node: usize, times: impl Fn(&Stats) -> &Times) -> Percentiles {
+    Times::percentiles(shared.stats[node].iter().map(|stats| times(&stats.0)))
+}
+
 fn instances(shared: &Shared, node: usize) -> Vec<(Epoch, EventTime)> {
-    let read = |stats: &crate::shared::Padded<crate::shared::Stats>| {
+    let read = |stats: &Padded<Stats>| {
         let watermark = EventTime::from_micros(stats.0.watermark_us.load(Ordering::Relaxed));
         (stats.0.epoch.load(Ordering::Relaxed), watermark)
     };

@@ -8,8 +8,8 @@ use crossbeam_channel::Sender;
 use millstream_state::manifest::SplitEntry;
 use millstream_state::snapshot::Frozen;
 
-use crate::bench::Distribution;
-use crate::bench::probe::Probe;
+use crate::bench::probe::{Born, Probe};
+use crate::bench::times::Times;
 use crate::error::Error;
 use crate::moment::Epoch;
 use crate::time::EventTime;
@@ -83,7 +83,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Padded<T>(pub T);
 
-/// What one instance of a node has done. Written by its worker once a batch, read by anybody.
+/// What one instance of a node has done. Written by its worker, and nobody else, once a batch; read by anybody.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     /// The epoch it is in.
@@ -97,15 +97,30 @@ pub(crate) struct Stats {
     pub fired: AtomicU64,
     /// How long its code ran.
     pub busy_ns: AtomicU64,
-    /// How long batches waited for it, from the operator before.
-    pub queue: Mutex<Distribution>,
+    /// How long records were dealt out to the workers that own their keys, on this worker.
+    pub dealing_ns: AtomicU64,
+    /// How long batches of this worker waited for it, from the operator before.
+    pub queue: Times,
+    /// How long batches were on their way from any worker, from the operator before until they were taken up.
+    pub exchange: Times,
+    /// For a sink: how long records took until it had them.
+    pub record_latency: Times,
+    /// For a sink: how long results took, from when their firing began.
+    pub result_latency: Times,
 }
 
 impl Stats {
-    /// A batch that was sent at `sent_ns` is taken up at `now_ns`.
-    pub(crate) fn waited(&self, sent_ns: u64, now_ns: u64) {
-        lock(&self.queue).record(now_ns.saturating_sub(sent_ns), 1);
+    /// A sink has taken `count` records by `now_ns`.
+    pub(crate) fn taken(&self, born: Born, now_ns: u64, count: u64) {
+        let latency = if born.fired { &self.result_latency } else { &self.record_latency };
+        latency.record(now_ns.saturating_sub(born.ns), count);
     }
+}
+
+/// Adds to a counter that only this thread changes. Other than an atomic addition this costs next to nothing.
+#[inline]
+pub(crate) fn add(to: &AtomicU64, more: u64) {
+    to.store(to.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
 /// How far the instances of an operator had fired when they were restored.

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::bench::words::span;
+use crate::handle::OperatorStatus;
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -46,6 +49,8 @@ pub struct Summary {
     pub longest_checkpoint: Duration,
     /// From the start to the end.
     pub elapsed: Duration,
+    /// What each operator did, and where time went: operators in the order in which they were described.
+    pub operators: Vec<OperatorStatus>,
 }
 
 impl Summary {
@@ -65,6 +70,7 @@ impl Summary {
             longest_pause: Duration::ZERO,
             longest_checkpoint: Duration::ZERO,
             elapsed: Duration::ZERO,
+            operators: Vec::new(),
         }
     }
 
@@ -119,7 +125,47 @@ impl fmt::Display for Summary {
             "  time      {:.2} s, {} records/s",
             self.elapsed.as_secs_f64(),
             thousands(self.records_per_second() as u64)
-        )
+        )?;
+        self.write_busy(f)?;
+        self.write_latencies(f)
+    }
+}
+
+/// How many operators are named that were busy for longest.
+const BUSIEST: usize = 5;
+
+impl Summary {
+    /// Who was busy for how long, over all workers, the longest first.
+    fn write_busy(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = self.operators.iter().map(|operator| (operator.name.as_str(), operator.busy));
+        let mut busy: Vec<_> = own.filter(|(_, time)| !time.is_zero()).collect();
+        let dealing: Duration = self.operators.iter().map(|operator| operator.dealing).sum();
+        if !dealing.is_zero() {
+            busy.push(("(exchange)", dealing));
+        }
+        if busy.is_empty() {
+            return Ok(());
+        }
+        busy.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+        let named = busy.iter().take(BUSIEST).map(|(name, time)| format!("{name} {}", span(time.as_nanos() as u64)));
+        write!(f, "\n  busy      {}", named.collect::<Vec<_>>().join(", "))?;
+        match busy.len().saturating_sub(BUSIEST) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
+    }
+
+    /// How long it took until sinks had records and results.
+    fn write_latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut title = "latency";
+        for operator in &self.operators {
+            for (of, latency) in operator.latencies() {
+                let (p50, p99, max) = (span(latency.p50_ns), span(latency.p99_ns), span(latency.max_ns));
+                write!(f, "\n  {title:<8}  {}, of each {of}: p50 {p50}, p99 {p99}, max {max}", operator.name)?;
+                title = "";
+            }
+        }
+        Ok(())
     }
 }
 

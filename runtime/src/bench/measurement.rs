@@ -101,11 +101,12 @@ pub struct CheckpointTaken {
 pub struct OperatorTime {
     /// Its name.
     pub name: String,
-    /// Records taken in.
+    /// Records taken in, from the end of the warm-up on.
     pub records: u64,
-    /// How long its code ran.
+    /// How long its code ran, from the end of the warm-up on.
     pub busy: Duration,
-    /// How long batches waited for it.
+    /// How long batches waited for it, on this worker or on their way from another; in steps of 1.6 %, and with the
+    /// warm-up.
     pub queue: Distribution,
 }
 

@@ -41,7 +41,8 @@ pub mod schedule;
 pub mod sustainable;
 pub mod table;
 mod tally;
-mod words;
+pub(crate) mod times;
+pub(crate) mod words;
 
 pub use args::{BenchArgs, present};
 pub use distribution::{Distribution, Percentiles};

@@ -1,7 +1,7 @@
 //! What a run says about time while it runs: when events were due, how far they have come, how long results took.
 //!
-//! Every run has a probe, for its clock: that is read twice for every batch and operator, a fraction of a nanosecond for each
-//! record of a full batch. The rest is there for runs under a load.
+//! Every run has a probe, for its clock: that is read once or twice for every batch and operator, a fraction of a nanosecond
+//! for each record of a full batch. The rest is there for runs under a load.
 //!
 //! **Units**: nanoseconds from the moment at which the first source was asked for the first time.
 
@@ -37,9 +37,15 @@ pub(crate) struct Probe {
     tracks: Vec<Mutex<Track>>,
     /// Per split of the job: which events it has.
     numbers: Vec<OnceLock<Numbers>>,
-    /// The nodes that are sinks.
-    sinks: Vec<usize>,
+    sinks: Vec<SinkSplits>,
     measured: Mutex<Measured>,
+}
+
+/// A sink, and the splits from which its records come.
+pub(crate) struct SinkSplits {
+    pub node: usize,
+    /// Their numbers in the job.
+    pub splits: Vec<u32>,
 }
 
 /// How sources are paced.
@@ -74,7 +80,7 @@ impl Born {
 }
 
 impl Probe {
-    pub(crate) fn new(load: Option<&OpenLoop>, splits: usize, sinks: Vec<usize>) -> Self {
+    pub(crate) fn new(load: Option<&OpenLoop>, splits: usize, sinks: Vec<SinkSplits>) -> Self {
         let pacing = load.map(|open| {
             let warm_up_ns = open.warm_up.as_nanos() as u64;
             match (open.load.schedule(), &open.load) {
@@ -128,19 +134,20 @@ impl Probe {
         let mut track = lock(&self.tracks[split as usize]);
         marks.into_iter().for_each(|mark| track.push(mark));
         if track.marks.len() >= track.prune_at {
-            let seen =
-                |sink: &usize| stats[*sink].iter().map(|stats| stats.0.watermark_us.load(Ordering::Relaxed)).min();
-            let seen = self.sinks.iter().filter_map(seen).min().unwrap_or(i64::MAX);
+            let watermark = |stats: &Padded<Stats>| stats.0.watermark_us.load(Ordering::Relaxed);
+            let asking = self.sinks.iter().filter(|sink| sink.splits.contains(&split));
+            let seen = asking.flat_map(|sink| stats[sink.node].iter().map(watermark)).min().unwrap_or(i64::MAX);
             track.prune(EventTime::from_micros(seen));
         }
     }
 
     /// When a window that ends right after `last` could first have closed, and when its last record was due: the latest over all
-    /// splits of the job that have come so far. (A result is there, so those that it hangs on have.)
-    pub(crate) fn closed_at(&self, last: EventTime) -> (u64, u64) {
+    /// splits upstream of the node `sink` that have come so far. (A result is there, so those that it hangs on have.)
+    pub(crate) fn closed_at(&self, sink: usize, last: EventTime) -> (u64, u64) {
         let (mut closed, mut complete) = (0, 0);
-        for track in &self.tracks {
-            let track = lock(track);
+        let of = self.sinks.iter().find(|of| of.node == sink);
+        for split in of.into_iter().flat_map(|of| &of.splits) {
+            let track = lock(&self.tracks[*split as usize]);
             closed = closed.max(track.first_due(|mark| mark.watermark > last));
             complete = complete.max(track.first_due(|mark| mark.high >= last || mark.watermark > last));
         }
@@ -288,14 +295,17 @@ mod tests {
 
     #[test]
     fn a_window_could_close_when_the_first_event_that_passed_its_end_was_due_in_every_split() {
-        let probe = Probe::new(None, 2, vec![]);
+        let sink = |node, splits: &[u32]| SinkSplits { node, splits: splits.to_vec() };
+        let probe = Probe::new(None, 2, vec![sink(5, &[0, 1]), sink(6, &[0])]);
         probe.track(0, [mark(100, 1_000_000), mark(200, 2_000_000), mark(300, 3_000_000)], &[]);
         probe.track(1, [mark(150, 1_500_000), mark(400, 4_000_000)], &[]);
-        let at = |us| probe.closed_at(EventTime::from_micros(us));
+        let at = |us| probe.closed_at(5, EventTime::from_micros(us));
         assert_eq!(at(99), (1_500_000, 1_500_000));
         assert_eq!(at(100), (2_000_000, 1_500_000));
         assert_eq!(at(199), (4_000_000, 2_000_000));
         assert_eq!(at(250), (4_000_000, 4_000_000));
+        // Split 1 is not upstream of the other sink.
+        assert_eq!(probe.closed_at(6, EventTime::from_micros(199)), (2_000_000, 2_000_000));
     }
 
     #[test]

@@ -22,9 +22,9 @@ use super::sustainable::{Search, Trial};
 use crate::checkpoint::wall_clock_ms;
 use crate::error::{Error, Result};
 use crate::execute;
-use crate::handle::{OperatorStatus, Status};
+use crate::handle::{OperatorKind, OperatorStatus, Status};
 use crate::job::Job;
-use crate::shared::{Shared, StopMode, lock};
+use crate::shared::{Shared, StopMode};
 
 /// How long the events that were due are waited for when the time is over.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -118,11 +118,12 @@ impl Job {
         handle.stop(StopMode::Now);
         let status = handle.status();
         handle.wait()?;
+        let warm = std::mem::take(&mut watch.warm);
         let mut made = watch.finish(time);
         made.0.job.clone_from(&self.name);
         made.0.settings = self.settings_in_words();
         made.0.machine = Machine::this();
-        fill(&mut made.0, &shared, &status, warm_up);
+        fill(&mut made.0, &shared, &warm, &status, warm_up);
         Ok(made)
     }
 
@@ -141,19 +142,24 @@ impl Job {
     }
 }
 
-/// What the workers have measured.
-fn fill(made: &mut Measurement, shared: &Arc<Shared>, status: &Status, warm_up: Duration) {
+/// What the workers have measured; `warm` is how far they were at the end of the warm-up.
+fn fill(made: &mut Measurement, shared: &Arc<Shared>, warm: &Status, status: &Status, warm_up: Duration) {
     let measured = shared.probe.measured();
     made.latencies = measured.latencies;
     let after = |taken: &CheckpointTaken| Some(CheckpointTaken { start: taken.start.checked_sub(warm_up)?, ..*taken });
     made.checkpoints = measured.checkpoints.iter().filter_map(after).collect();
     made.warm_up = warm_up;
     for (node, operator) in status.operators.iter().enumerate() {
-        let mut time =
-            OperatorTime { name: operator.name.clone(), records: operator.records_in, ..OperatorTime::default() };
+        let before = warm.operators.get(node);
+        let mut time = OperatorTime {
+            name: operator.name.clone(),
+            records: operator.records_in - before.map_or(0, |before| before.records_in),
+            busy: operator.busy - before.map_or(Duration::ZERO, |before| before.busy),
+            ..OperatorTime::default()
+        };
         for stats in &shared.stats[node] {
-            time.busy += Duration::from_nanos(stats.0.busy_ns.load(std::sync::atomic::Ordering::Relaxed));
-            time.queue.merge(&lock(&stats.0.queue));
+            stats.0.queue.add_to(&mut time.queue);
+            stats.0.exchange.add_to(&mut time.queue);
         }
         made.operators.push(time);
     }
@@ -174,6 +180,8 @@ struct Watch {
     warm_up_ns: u64,
     sources: u64,
     started_unix_ms: u64,
+    /// The latest of the warm-up.
+    warm: Status,
     looks: Vec<Look>,
 }
 
@@ -194,13 +202,17 @@ impl Watch {
             load: load.clone(),
             schedule: load.schedule(),
             warm_up_ns: warm_up.as_nanos() as u64,
-            sources: status.operators.iter().filter(|operator| operator.is_source).count() as u64,
+            sources: status.operators.iter().filter(|operator| operator.kind == OperatorKind::Source).count() as u64,
             started_unix_ms: wall_clock_ms() + warm_up.as_millis() as u64,
+            warm: Status::default(),
             looks: Vec::new(),
         }
     }
 
     fn look(&mut self, now_ns: u64, status: &Status) {
+        if now_ns <= self.warm_up_ns {
+            self.warm = status.clone();
+        }
         self.looks.push(Look {
             at_ns: now_ns,
             read: status.records_in,

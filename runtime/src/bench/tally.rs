@@ -8,9 +8,8 @@
 
 use super::distribution::{Distribution, HIGHEST_NS};
 
-/// Values below this have a count each; above, each power of two is divided into half as many.
-const EXACT: u64 = 2_048;
-const HALF: u64 = EXACT / 2;
+/// Into how many steps each power of two is divided.
+const STEPS: u64 = 1_024;
 
 /// How many times each latency occurred.
 #[derive(Clone, Debug)]
@@ -63,7 +62,7 @@ pub(super) struct Packed {
 
 impl Tally {
     pub(super) fn new() -> Tally {
-        let counts = vec![0; index(HIGHEST_NS) + 1].into_boxed_slice();
+        let counts = vec![0; index::<STEPS>(HIGHEST_NS) + 1].into_boxed_slice();
         Tally { first: counts.len(), last: 0, counts, exact: Exactly::default() }
     }
 
@@ -71,7 +70,7 @@ impl Tally {
     pub(super) fn record(&mut self, ns: u64, count: u64) {
         if count > 0 {
             let clamped = self.exact.record(ns, count);
-            self.add(index(clamped), count);
+            self.add(index::<STEPS>(clamped), count);
         }
     }
 
@@ -123,11 +122,11 @@ impl Tally {
     }
 
     pub(super) fn add_to(&self, total: &mut Distribution) {
-        total.add(self.recorded().map(|(index, count)| (lowest(index), count)), &self.exact);
+        total.add(self.recorded().map(|(index, count)| (lowest::<STEPS>(index), count)), &self.exact);
     }
 
     pub(super) fn add_all(&mut self, from: &Distribution) {
-        from.recorded().for_each(|(ns, count)| self.add(index(ns), count));
+        from.recorded().for_each(|(ns, count)| self.add(index::<STEPS>(ns), count));
         self.exact.merge(from.exactly());
     }
 }
@@ -146,7 +145,7 @@ impl Packed {
     }
 
     pub(super) fn add_to(&self, total: &mut Distribution) {
-        total.add(self.recorded().map(|(index, count)| (lowest(index), count)), &self.exact);
+        total.add(self.recorded().map(|(index, count)| (lowest::<STEPS>(index), count)), &self.exact);
     }
 
     #[cfg(test)]
@@ -155,24 +154,25 @@ impl Packed {
     }
 }
 
-/// Where the count of `ns` is.
+/// Where the count of `ns` is when each power of two is divided into `STEPS`, a power of two itself. Values below two times
+/// `STEPS` have a count each.
 #[inline]
-fn index(ns: u64) -> usize {
-    if ns < EXACT {
+pub(super) fn index<const STEPS: u64>(ns: u64) -> usize {
+    if ns < 2 * STEPS {
         return ns as usize;
     }
-    let shift = u64::from(ns.ilog2() - HALF.ilog2());
-    (shift * HALF + (ns >> shift)) as usize
+    let shift = u64::from(ns.ilog2() - STEPS.ilog2());
+    (shift * STEPS + (ns >> shift)) as usize
 }
 
 /// The least value that is counted there.
-fn lowest(index: usize) -> u64 {
+pub(super) fn lowest<const STEPS: u64>(index: usize) -> u64 {
     let index = index as u64;
-    if index < EXACT {
+    if index < 2 * STEPS {
         return index;
     }
-    let shift = index / HALF - 1;
-    (index - shift * HALF) << shift
+    let shift = index / STEPS - 1;
+    (index - shift * STEPS) << shift
 }
 
 /// Appends a number, seven bits a byte, the lowest first; all but its last byte have the high bit set.
@@ -217,8 +217,8 @@ mod tests {
         #[test]
         fn its_steps_are_those_of_the_histogram(ns in prop_oneof![1..=5_000_u64, 1..=HIGHEST_NS]) {
             let all = Distribution::new();
-            prop_assert_eq!(lowest(index(ns)), all.histogram().lowest_equivalent(ns));
-            prop_assert_eq!(index(lowest(index(ns))), index(ns));
+            prop_assert_eq!(lowest::<STEPS>(index::<STEPS>(ns)), all.histogram().lowest_equivalent(ns));
+            prop_assert_eq!(index::<STEPS>(lowest::<STEPS>(index::<STEPS>(ns))), index::<STEPS>(ns));
         }
 
         #[test]

@@ -3,7 +3,7 @@
 use crate::summary::thousands;
 
 /// A span of nanoseconds: `87 ns`, `1.20 ms`, `34.5 s`.
-pub(super) fn span(ns: u64) -> String {
+pub(crate) fn span(ns: u64) -> String {
     match ns {
         0..1_000 => format!("{ns} ns"),
         1_000..999_500 => digits(ns as f64 / 1e3, "us"),

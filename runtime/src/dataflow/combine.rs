@@ -14,6 +14,7 @@ use crate::bench::probe::Born;
 use crate::driver::{CombineLogic, Outbox, Task};
 use crate::error::Result;
 use crate::moment::Moment;
+use crate::shared::add;
 use crate::time::EventTime;
 
 /// Later than every batch.
@@ -40,16 +41,19 @@ pub(super) fn build<'scope>(
             if shared.has_failed() {
                 return;
             }
+            let stats = task.stats();
             let mut turn = || -> Result<()> {
                 let mut result = Ok(());
                 let mut sent_ns = 0;
                 let start_ns = shared.probe.now_ns();
+                let dealt = || stats.dealing_ns.load(Ordering::Relaxed);
+                let dealt_before = dealt();
                 let mut idle = true;
                 input.for_each(|cap, packet| {
                     let (Some(rows), Ok(())) = (packet.rows.take(), &result) else { return };
                     (born, sent_ns) = (born.with(packet.born), packet.sent_ns);
                     if std::mem::take(&mut idle) {
-                        task.stats().waited(sent_ns, start_ns);
+                        stats.queue.record(start_ns.saturating_sub(sent_ns), 1);
                     }
                     let moment = only(cap.stamp());
                     // Records of an epoch that is not yet the current one are few, and travel as they are.
@@ -73,15 +77,21 @@ pub(super) fn build<'scope>(
                         held = Some(cap.delayed(&moment, 0));
                     }
                 });
+                // What travels as it is was dealt out meanwhile, and that is counted by itself.
+                let busy =
+                    |now_ns: u64| add(&stats.busy_ns, (now_ns - start_ns).saturating_sub(dealt() - dealt_before));
                 result?;
                 // An empty frontier means teardown, never that anything may be sent.
                 let (Some(cap), Some(bound)) = (&mut held, lower_bound(frontiers[0].frontier().iter())) else {
+                    if !idle {
+                        busy(shared.probe.now_ns());
+                    }
                     return Ok(());
                 };
                 let everything = bound.epoch > cap.time().epoch || logic.is_full();
                 logic.release(if everything { EventTime::MAX } else { bound.watermark }, &mut outbox)?;
                 let sent_ns = shared.probe.now_ns();
-                task.stats().busy_ns.fetch_add(sent_ns - start_ns, Ordering::Relaxed);
+                busy(sent_ns);
                 send(&mut outputs, std::slice::from_ref(cap), &mut outbox, born, sent_ns);
                 if logic.is_empty() {
                     (held, born) = (None, UNBORN);

@@ -12,7 +12,6 @@ mod worker;
 
 pub(crate) use worker::{Physical, WorkerThreads, run_workers};
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use crate::bench::probe::Born;
 use crate::driver::{Outbox, Task};
 use crate::moment::Moment;
 use crate::rows::{AnyRows, kind_of};
-use crate::shared::Shared;
+use crate::shared::add;
 use crate::time::EventTime;
 
 impl PartialOrder for Moment {
@@ -145,25 +144,26 @@ const RETRY: Duration = Duration::from_micros(100);
 /// How many records for one worker are gathered before they are sent.
 const EXCHANGE_BATCH: usize = 4096;
 
-/// Deals keyed records out to the workers that own their keys, and counts them as in flight.
+/// Deals keyed records out to the workers that own their keys; counts them as in flight, and how long that took.
 struct ByKeyGroup {
     pending: Vec<Option<Box<dyn AnyRows>>>,
     /// Of what is pending, the earliest.
     born: Born,
     sent_ns: u64,
-    shared: Arc<Shared>,
+    /// That of the operator for which they are.
+    task: Task,
 }
 
 impl ByKeyGroup {
-    fn new(shared: Arc<Shared>, workers: usize) -> Self {
-        ByKeyGroup { pending: (0..workers).map(|_| None).collect(), born: Born::default(), sent_ns: 0, shared }
+    fn new(task: Task, workers: usize) -> Self {
+        ByKeyGroup { pending: (0..workers).map(|_| None).collect(), born: Born::default(), sent_ns: 0, task }
     }
 
     fn send<T: Clone, P: Push<Message<T, Packet>>>(&mut self, least: usize, stamp: &Stamp<T>, pushers: &mut [P]) {
         for (worker, pusher) in pushers.iter_mut().enumerate() {
             let full = |rows: &mut Box<dyn AnyRows>| rows.len() >= least;
             if let Some(rows) = self.pending[worker].take_if(full) {
-                self.shared.in_flight[worker].0.fetch_add(rows.len() as i64, Ordering::Relaxed);
+                self.task.shared.in_flight[worker].0.fetch_add(rows.len() as i64, Ordering::Relaxed);
                 let mut packet = Packet { rows: Some(rows), born: self.born, sent_ns: self.sent_ns };
                 Message::push_at(&mut packet, stamp.clone(), pusher);
             }
@@ -179,6 +179,7 @@ impl Distributor<Packet> for ByKeyGroup {
         pushers: &mut [P],
     ) {
         if let Some(mut rows) = packet.rows.take() {
+            let start_ns = self.task.shared.probe.now_ns();
             // Records and what combiners have made of some cannot be gathered in one batch.
             let kind = kind_of(&*rows);
             if self.pending.iter().flatten().any(|pending| kind_of(&**pending) != kind) {
@@ -190,6 +191,7 @@ impl Distributor<Packet> for ByKeyGroup {
             self.sent_ns = if empty { packet.sent_ns } else { self.sent_ns.min(packet.sent_ns) };
             rows.scatter(&mut self.pending);
             self.send(EXCHANGE_BATCH, stamp, pushers);
+            add(&self.task.stats().dealing_ns, self.task.shared.probe.now_ns() - start_ns);
         }
     }
 

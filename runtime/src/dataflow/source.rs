@@ -13,7 +13,7 @@ use crate::bench::probe::Born;
 use crate::driver::{Outbox, Polled, SourceLogic, Task};
 use crate::error::Result;
 use crate::moment::{Epoch, Moment};
-use crate::shared::{Report, Shared};
+use crate::shared::{Report, Shared, add};
 
 /// What is due this soon is waited for awake: a thread that sleeps is back only some 50 us after its time.
 const SPIN: Duration = Duration::from_micros(100);
@@ -74,8 +74,9 @@ pub(super) fn build<'scope>(
                     match logic.poll(&mut outbox)? {
                         Polled::Some(due_ns) => {
                             let sent_ns = shared.probe.now_ns();
-                            task.stats().busy_ns.fetch_add(sent_ns - start_ns, Ordering::Relaxed);
-                            let born = Born { ns: due_ns.unwrap_or(sent_ns), fired: false };
+                            add(&task.stats().busy_ns, sent_ns - start_ns);
+                            // Its oldest record was read after the reading began: a latency is rather too long than too short.
+                            let born = Born { ns: due_ns.unwrap_or(start_ns), fired: false };
                             send(&mut outputs, &caps, &mut outbox, born, sent_ns);
                             downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
                         }

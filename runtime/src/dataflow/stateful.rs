@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::moment::{Epoch, Moment};
 use crate::operator::Fired;
 use crate::rows::AnyRows;
-use crate::shared::Report;
+use crate::shared::{Report, add};
 use crate::time::EventTime;
 
 type Inbox = Vec<Arrival>;
@@ -51,8 +51,8 @@ pub(super) fn build<'scope>(
     let mut builder = OperatorBuilder::new(task.name.clone(), scope);
     // The two kinds of input differ in type; both end as batches in the inbox.
     let mut receive: Box<dyn FnMut(&mut Inbox)> = if exchanged {
-        let shared = Arc::clone(&task.shared);
-        let mut input = builder.new_input(input, DistributorPact(move |workers| ByKeyGroup::new(shared, workers)));
+        let of = task.clone();
+        let mut input = builder.new_input(input, DistributorPact(move |workers| ByKeyGroup::new(of, workers)));
         Box::new(move |inbox| {
             input.for_each(|cap, packet| inbox.extend(Arrival::new(cap.stamp(), packet)));
         })
@@ -77,6 +77,8 @@ pub(super) fn build<'scope>(
             epoch: task.first_epoch,
             fired: EventTime::MIN,
             stash: VecDeque::new(),
+            travelled: counted,
+            is_sink: outputs == 0,
             task,
         };
         operator.downgrade(EventTime::MIN);
@@ -114,6 +116,9 @@ struct Stateful {
     fired: EventTime,
     /// Batches of later epochs, in the order in which they came.
     stash: VecDeque<Arrival>,
+    /// Whether batches came through an exchange between workers.
+    travelled: bool,
+    is_sink: bool,
     task: Task,
 }
 
@@ -135,7 +140,10 @@ impl Stateful {
             // What is stashed has left the frontier and would otherwise be overtaken.
             let stashed = self.stash.iter().map(|arrival| arrival.moment.watermark).min();
             let watermark = stashed.map_or(bound.watermark, |stashed| stashed.min(bound.watermark));
-            if watermark > self.fired {
+            // Sinks fire nothing, so the clock need not be read for them.
+            if watermark > self.fired && self.is_sink {
+                self.fired = watermark;
+            } else if watermark > self.fired {
                 if self.task.shared.is_crowded(self.task.in_flight) {
                     return Ok(Fired::More);
                 }
@@ -160,17 +168,24 @@ impl Stateful {
     /// Applies a batch of the current epoch.
     fn apply(&mut self, arrival: Arrival) -> Result<()> {
         let start_ns = self.task.shared.probe.now_ns();
-        self.task.stats().waited(arrival.sent_ns, start_ns);
-        self.logic.apply(self.epoch, arrival.rows, arrival.born, &mut self.outbox)?;
-        self.flush(arrival.born, start_ns);
+        let stats = self.task.stats();
+        let waited = if self.travelled { &stats.exchange } else { &stats.queue };
+        waited.record(start_ns.saturating_sub(arrival.sent_ns), 1);
+        let (born, count) = (arrival.born, arrival.rows.len() as u64);
+        self.logic.apply(self.epoch, arrival.rows, born, &mut self.outbox)?;
+        let done_ns = self.flush(born, start_ns);
+        if self.is_sink {
+            self.task.stats().taken(born, done_ns, count);
+        }
         Ok(())
     }
 
-    /// Sends what was made since `start_ns`.
-    fn flush(&mut self, born: Born, start_ns: u64) {
+    /// Sends what was made since `start_ns`; returns when that was.
+    fn flush(&mut self, born: Born, start_ns: u64) -> u64 {
         let sent_ns = self.task.shared.probe.now_ns();
-        self.task.stats().busy_ns.fetch_add(sent_ns - start_ns, Ordering::Relaxed);
+        add(&self.task.stats().busy_ns, sent_ns - start_ns);
         send(&mut self.pushers, &self.caps, &mut self.outbox, born, sent_ns);
+        sent_ns
     }
 
     fn downgrade(&mut self, watermark: EventTime) {
@@ -182,6 +197,7 @@ impl Stateful {
         let start = Instant::now();
         let part = self.logic.close(self.epoch)?;
         let pause = start.elapsed();
+        add(&self.task.stats().busy_ns, pause.as_nanos() as u64);
         tracing::trace!(operator = %self.task.name, epoch = self.epoch, pause_us = pause.as_micros() as u64, "epoch closed");
         self.task.shared.report(Report::Closed { node: self.task.node, epoch: self.epoch, part, pause });
         self.epoch += 1;

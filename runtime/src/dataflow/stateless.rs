@@ -1,7 +1,6 @@
 //! A chain of stateless operators as one timely operator.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use timely::dataflow::Scope;
 use timely::dataflow::channels::pact::Pipeline;
@@ -32,19 +31,14 @@ pub(super) fn build<'scope>(
             if shared.has_failed() {
                 return;
             }
-            let stats = task.stats();
             let mut sessions: Vec<_> = pushers.iter_mut().map(|pusher| pusher.activate()).collect();
             input.for_each(|cap, packet| {
                 let Some(rows) = packet.rows.take() else { return };
                 if shared.has_failed() {
                     return;
                 }
-                let start_ns = shared.probe.now_ns();
-                stats.waited(packet.sent_ns, start_ns);
-                match logic.apply(rows, &mut outbox) {
-                    Ok(()) => {
-                        let sent_ns = shared.probe.now_ns();
-                        stats.busy_ns.fetch_add(sent_ns - start_ns, Ordering::Relaxed);
+                match logic.apply(rows, packet.sent_ns, &mut outbox) {
+                    Ok(sent_ns) => {
                         for (output, rows) in outbox.drain(..) {
                             sessions[output].give(&cap, &mut Packet { rows: Some(rows), born: packet.born, sent_ns });
                         }

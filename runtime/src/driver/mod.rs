@@ -72,8 +72,10 @@ pub(crate) type Outbox = Vec<(usize, Box<dyn AnyRows>)>;
 pub(crate) trait EpochLogic {
     /// Takes in a batch of `epoch`, the current one.
     fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, born: Born, out: &mut Outbox) -> Result<()>;
-    /// Event time has come to `watermark`.
-    fn fire(&mut self, watermark: EventTime, out: &mut Outbox) -> Result<Fired>;
+    /// Event time has come to `watermark`. Sinks are not told.
+    fn fire(&mut self, _watermark: EventTime, _out: &mut Outbox) -> Result<Fired> {
+        Ok(Fired::All)
+    }
     /// Everything of `epoch` has been applied; what is its part in the checkpoint?
     fn close(&mut self, epoch: Epoch) -> Result<Part>;
 }

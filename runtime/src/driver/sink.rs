@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::sync::atomic::Ordering;
 
 use super::stateless::place;
 use super::{EpochLogic, Outbox, Task, guard};
@@ -10,10 +9,9 @@ use crate::bench::probe::{Born, Pacing, Probe};
 use crate::bench::{Latencies, LatencyKind};
 use crate::error::Result;
 use crate::moment::Epoch;
-use crate::operator::Fired;
 use crate::record::Data;
 use crate::rows::{AnyRows, Lineage, Rows, downcast};
-use crate::shared::Part;
+use crate::shared::{Part, add};
 use crate::sink::{Committer, Sink, SinkTask, SinkWriter};
 use crate::time::EventTime;
 
@@ -53,7 +51,7 @@ impl<T: Data, S: Sink<T>> SinkFactory for SinkNode<T, S> {
     fn build(&self, task: Task) -> Result<Box<dyn EpochLogic>> {
         let of = SinkTask { worker: task.worker, execution: task.execution.clone() };
         let writer = guard(&task.name, || self.sink.writer(&of))?;
-        let clock = SinkClock::default();
+        let clock = SinkClock { sink: task.node, latencies: BTreeMap::new(), recent: None };
         Ok(Box::new(SinkLogic { writer, clock, task, item: PhantomData }))
     }
 }
@@ -71,8 +69,9 @@ fn panes<T>(rows: &Rows<T>) -> Vec<(EventTime, u64)> {
 }
 
 /// Under a load: counts how long it took until a record was taken.
-#[derive(Default)]
 struct SinkClock {
+    /// The node that it is.
+    sink: usize,
     /// What was measured and not yet handed over.
     latencies: BTreeMap<LatencyKind, Latencies>,
     /// When the window with this last instant could have closed, and was complete: results of one window come together.
@@ -97,7 +96,7 @@ impl SinkClock {
         for (last, count) in panes {
             let (closed, complete) = match self.recent {
                 Some((at, known)) if at == *last => known,
-                _ => self.recent.insert((*last, probe.closed_at(*last))).1,
+                _ => self.recent.insert((*last, probe.closed_at(self.sink, *last))).1,
             };
             record(LatencyKind::WindowResult, closed, *count);
             record(LatencyKind::RecordToResult, complete, *count);
@@ -123,7 +122,7 @@ impl<T, W> Drop for SinkLogic<T, W> {
 impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
     fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, born: Born, _out: &mut Outbox) -> Result<()> {
         let mut rows = downcast::<Rows<T>>(rows);
-        self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
+        add(&self.task.stats().records_in, rows.records.len() as u64);
         let pacing = self.task.shared.probe.pacing();
         let panes = if born.fired && pacing.is_some() { panes(&rows) } else { Vec::new() };
         let writer = &mut self.writer;
@@ -138,10 +137,6 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
             self.clock.taken(&self.task.shared.probe, pacing, born, count as u64, &panes, rows.lineage.as_ref());
         }
         Ok(())
-    }
-
-    fn fire(&mut self, _watermark: EventTime, _out: &mut Outbox) -> Result<Fired> {
-        Ok(Fired::All)
     }
 
     fn close(&mut self, epoch: Epoch) -> Result<Part> {

@@ -11,6 +11,7 @@ use super::{Outbox, Task, guard};
 use crate::bench::probe::{Mark, Numbers, Pacing, Probe};
 use crate::error::{Error, Result};
 use crate::rows::{Lineage, Rows};
+use crate::shared::add;
 use crate::source::{Read, Source, SplitReader, Waker};
 use crate::time::EventTime;
 use crate::watermark::{WatermarkGenerator, Watermarks};
@@ -314,7 +315,7 @@ where
         }
         let stats = self.task.stats();
         if !bad.is_empty() {
-            stats.bad.fetch_add(bad.len() as u64, Ordering::Relaxed);
+            add(&stats.bad, bad.len() as u64);
             let mut rows = Rows::default();
             let at = split.watermark;
             bad.into_iter().for_each(|bad| rows.push(at, bad, None));
@@ -346,7 +347,7 @@ where
             let count = rows.records.len() as u64;
             rows.lineage = Some(Lineage { split: split.number, first: split.records, index: Vec::new() });
             split.records += count;
-            stats.records_out.fetch_add(count, Ordering::Relaxed);
+            add(&stats.records_out, count);
             if self.task.connected[0] {
                 out.push((0, Box::new(rows)));
             }

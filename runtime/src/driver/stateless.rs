@@ -1,7 +1,6 @@
 //! Stateless operators, one after the other, as one.
 
 use std::marker::PhantomData;
-use std::sync::atomic::Ordering;
 
 use millstream_state::hash::hash_key;
 use millstream_state::snapshot::Key;
@@ -11,6 +10,7 @@ use crate::error::Result;
 use crate::operator::{Cursor, Divider, Side, Stage};
 use crate::record::Data;
 use crate::rows::{AnyRows, BehindWalk, KeyedRecord, KeyedRows, Lineage, Rows, downcast};
+use crate::shared::add;
 
 pub(crate) trait StatelessFactory: Send {
     fn build(&self, task: &Task) -> Box<dyn Link>;
@@ -32,28 +32,35 @@ impl StatelessLogic {
         StatelessLogic { links }
     }
 
-    pub(crate) fn apply(&mut self, rows: Box<dyn AnyRows>, out: &mut Outbox) -> Result<()> {
+    /// Takes in a batch that was sent at `sent_ns`; returns when the last operator was done with it. One reading of the clock
+    /// ends the time of one operator and begins that of the next.
+    pub(crate) fn apply(&mut self, rows: Box<dyn AnyRows>, sent_ns: u64, out: &mut Outbox) -> Result<u64> {
         let mut cursor = Cursor::default();
+        let mut now_ns = self.links[0].0.shared.probe.now_ns();
+        self.links[0].0.stats().queue.record(now_ns.saturating_sub(sent_ns), 1);
         let mut rows = Some(rows);
         let last = self.links.len() - 1;
         for (number, (task, link)) in self.links.iter_mut().enumerate() {
             let Some(input) = rows.take() else { break };
             let stats = task.stats();
-            stats.records_in.fetch_add(input.len() as u64, Ordering::Relaxed);
+            add(&stats.records_in, input.len() as u64);
             cursor.row = 0;
             let mut made: Outbox = Vec::new();
             let at = &mut cursor;
             guard(&task.name, || link.run(input, at, &mut made))
                 .map_err(|error| error.at_place(place(cursor.lineage.as_ref(), cursor.row, &task.splits)))?;
             let count: usize = made.iter().map(|(_, rows)| rows.len()).sum();
-            stats.records_out.fetch_add(count as u64, Ordering::Relaxed);
+            add(&stats.records_out, count as u64);
+            let done_ns = task.shared.probe.now_ns();
+            add(&stats.busy_ns, done_ns - now_ns);
+            now_ns = done_ns;
             if number == last {
                 out.extend(made);
             } else {
                 rows = made.pop().map(|(_, rows)| rows).filter(|rows| rows.len() > 0);
             }
         }
-        Ok(())
+        Ok(now_ns)
     }
 }
 

@@ -1,0 +1,168 @@
+//! Times that one worker counts while others look on: how long batches waited, how long records took.
+//!
+//! Every run keeps them, so they are made to be cheap: one thread writes, without locks and without atomic additions, and
+//! touches one count of an array that mostly stays in the cache. They are coarser than a [`Distribution`] for that reason.
+//!
+//! **Units**: nanoseconds, from 1 ns to 1 h. A percentile is the upper end of its step, at most 1.6 % too high.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::distribution::{Distribution, HIGHEST_NS, Percentiles};
+use super::tally::{Exactly, index, lowest};
+use crate::shared::add;
+
+/// Into how many steps each power of two is divided.
+const STEPS: u64 = 64;
+
+/// See the module. Takes no memory before it is used, and 19 KB then.
+#[derive(Debug, Default)]
+pub(crate) struct Times(OnceLock<Counts>);
+
+#[derive(Debug)]
+struct Counts {
+    /// How many values each step has.
+    steps: Box<[AtomicU64]>,
+    max_ns: AtomicU64,
+    /// The sum of all values: the bits of a float, because 2^64 ns are soon reached by many records with long latencies.
+    sum_ns: AtomicU64,
+    /// How many values were above [`HIGHEST_NS`].
+    saturated: AtomicU64,
+}
+
+impl Counts {
+    fn new() -> Self {
+        let steps = (0..=index::<STEPS>(HIGHEST_NS)).map(|_| AtomicU64::new(0)).collect();
+        Counts { steps, max_ns: AtomicU64::new(0), sum_ns: AtomicU64::new(0), saturated: AtomicU64::new(0) }
+    }
+
+    /// How many values each step has, ascending, without those that have none, each with the greatest value that is counted there.
+    fn recorded(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let counts = self.steps.iter().map(|count| count.load(Ordering::Acquire)).enumerate();
+        counts.filter(|(_, count)| *count > 0).map(|(step, count)| (greatest(step), count))
+    }
+}
+
+/// The greatest value that is counted at a step.
+fn greatest(step: usize) -> u64 {
+    (lowest::<STEPS>(step + 1) - 1).min(HIGHEST_NS)
+}
+
+impl Times {
+    /// Adds `count` times `ns`. Only one thread may do that.
+    #[inline]
+    pub(crate) fn record(&self, ns: u64, count: u64) {
+        if count == 0 {
+            return;
+        }
+        let counts = self.0.get_or_init(Counts::new);
+        let clamped = ns.clamp(1, HIGHEST_NS);
+        if ns > HIGHEST_NS {
+            add(&counts.saturated, count);
+        }
+        if clamped > counts.max_ns.load(Ordering::Relaxed) {
+            counts.max_ns.store(clamped, Ordering::Relaxed);
+        }
+        let sum = f64::from_bits(counts.sum_ns.load(Ordering::Relaxed)) + clamped as f64 * count as f64;
+        counts.sum_ns.store(sum.to_bits(), Ordering::Relaxed);
+        // Who sees the count sees what belongs to it.
+        let step = &counts.steps[index::<STEPS>(clamped)];
+        step.store(step.load(Ordering::Relaxed) + count, Ordering::Release);
+    }
+
+    /// The usual figures of what several workers have counted so far.
+    pub(crate) fn percentiles<'a>(of: impl Iterator<Item = &'a Times>) -> Percentiles {
+        let of: Vec<&Counts> = of.filter_map(|times| times.0.get()).collect();
+        let mut steps = vec![0; of.first().map_or(0, |counts| counts.steps.len())];
+        for (step, total) in steps.iter_mut().enumerate() {
+            *total = of.iter().map(|counts| counts.steps[step].load(Ordering::Acquire)).sum();
+        }
+        let count: u64 = steps.iter().sum();
+        let max_ns = of.iter().map(|counts| counts.max_ns.load(Ordering::Relaxed)).max().unwrap_or(0);
+        let sum_ns: f64 = of.iter().map(|counts| f64::from_bits(counts.sum_ns.load(Ordering::Relaxed))).sum();
+        let (mut passed, mut next) = (0, 0);
+        // Asked with rising quantiles.
+        let mut at = |quantile: f64| {
+            let rank = ((quantile * count as f64).ceil() as u64).clamp(1, count.max(1));
+            while passed < rank && next < steps.len() {
+                passed += steps[next];
+                next += 1;
+            }
+            next.checked_sub(1).map_or(0, |step| greatest(step).min(max_ns))
+        };
+        Percentiles {
+            count,
+            p50_ns: at(0.5),
+            p90_ns: at(0.9),
+            p99_ns: at(0.99),
+            p999_ns: at(0.999),
+            p9999_ns: at(0.9999),
+            max_ns,
+            mean_ns: if count == 0 { 0.0 } else { sum_ns / count as f64 },
+            saturated: of.iter().map(|counts| counts.saturated.load(Ordering::Relaxed)).sum(),
+        }
+    }
+
+    /// Adds what was counted so far to a distribution.
+    pub(crate) fn add_to(&self, all: &mut Distribution) {
+        let Some(counts) = self.0.get() else { return };
+        let recorded: Vec<(u64, u64)> = counts.recorded().collect();
+        let exact = Exactly {
+            count: recorded.iter().map(|(_, count)| count).sum(),
+            max_ns: counts.max_ns.load(Ordering::Relaxed),
+            sum_ns: f64::from_bits(counts.sum_ns.load(Ordering::Relaxed)) as u128,
+            saturated: counts.saturated.load(Ordering::Relaxed),
+        };
+        all.add(recorded.into_iter(), &exact);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn without_values_all_is_zero() {
+        let none = Times::default();
+        assert_eq!(Times::percentiles([&none].into_iter()), Percentiles::default());
+        assert_eq!(Times::percentiles(std::iter::empty()), Percentiles::default());
+        none.record(5, 0);
+        assert!(none.0.get().is_none(), "it takes no memory");
+    }
+
+    proptest! {
+        #[test]
+        fn percentiles_are_those_of_the_histogram_but_for_the_size_of_a_step(
+            values in prop::collection::vec((0..2 * HIGHEST_NS, 1..1_000_u64), 1..60),
+        ) {
+            let (workers, mut exact) = ([Times::default(), Times::default()], Distribution::new());
+            for (n, (ns, count)) in values.iter().enumerate() {
+                // Spread over all magnitudes.
+                let ns = ns >> (n % 40);
+                workers[n % 2].record(ns, *count);
+                exact.record(ns, *count);
+            }
+            let (found, expected) = (Times::percentiles(workers.iter()), exact.percentiles());
+            prop_assert_eq!(
+                (found.count, found.max_ns, found.saturated),
+                (expected.count, expected.max_ns, expected.saturated)
+            );
+            prop_assert!((found.mean_ns / expected.mean_ns - 1.0).abs() < 1e-6);
+            for (found, expected) in [
+                (found.p50_ns, expected.p50_ns),
+                (found.p90_ns, expected.p90_ns),
+                (found.p99_ns, expected.p99_ns),
+                (found.p9999_ns, expected.p9999_ns),
+            ] {
+                let (found, expected) = (found as f64, expected as f64);
+                prop_assert!(found >= expected * 0.998 && found <= expected * 1.018 + 1.0, "{found} for {expected}");
+            }
+            let mut made = Distribution::new();
+            workers.iter().for_each(|times| times.add_to(&mut made));
+            let made = made.percentiles();
+            prop_assert_eq!((made.count, made.max_ns), (expected.count, expected.max_ns));
+            prop_assert!(made.p50_ns as f64 >= expected.p50_ns as f64 * 0.998);
+        }
+    }
+}
