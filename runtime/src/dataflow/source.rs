@@ -72,10 +72,10 @@ pub(super) fn build<'scope>(
                     }
                     let start_ns = shared.probe.now_ns();
                     match logic.poll(&mut outbox)? {
-                        Polled::Some(due_ns) => {
+                        Polled::Some { due_ns, pressed } => {
                             let sent_ns = shared.probe.now_ns();
                             task.stats().busy_ns.fetch_add(sent_ns - start_ns, Ordering::Relaxed);
-                            let born = Born { ns: due_ns.unwrap_or(sent_ns), fired: false };
+                            let born = Born { ns: due_ns.unwrap_or(sent_ns), fired: false, pressed };
                             send(&mut outputs, &caps, &mut outbox, born, sent_ns);
                             downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
                         }
