@@ -185,6 +185,7 @@ fn setups() -> impl Strategy<Value = Vec<Setup>> {
             6 => Just(Pace::Full),
             1 => (1usize..20).prop_map(Pace::Slow),
             1 => (1usize..20).prop_map(Pace::Dozing),
+            2 => (1usize..20).prop_map(Pace::Uneven),
         ];
         (batch, in_flight, prop::bool::weighted(0.25), pace).prop_map(move |(batch, in_flight, checkpoints, pace)| {
             Setup { workers, batch, in_flight, checkpoints, pace }
@@ -375,6 +376,13 @@ proptest! {
         check(&case, &setups, text, aggregate, |items| (float_sum(items), mean(items), variance(items)))?;
     }
 
+    /// Sums that can be inverted are prepared while the records of a window come, as long as there is time for it.
+    #[test]
+    fn running_sums_are_as_the_oracle_says(case in any_case(4, 200), setups in setups()) {
+        let aggregate = (Count, Sum::of(|item: &Item| item.value));
+        check(&case, &setups, number, aggregate, |items| (items.len() as u64, total(items) as i64))?;
+    }
+
     #[test]
     fn first_and_last_are_as_the_oracle_says(case in any_case(4, 100), setups in setups()) {
         let value = |item: &Item| item.value;
@@ -520,6 +528,31 @@ fn every_setup_gives_the_same() {
         let aggregate = (Count, First::of(|item: &Item| item.value), Last::of(|item: &Item| item.value));
         check(&case, &setups, text, aggregate, |items| (items.len() as u64, first(items), last(items)))
             .expect("as the oracle says");
+    }
+}
+
+/// The results of a window leave in turns, between which records come for the next ones.
+#[test]
+fn windows_of_many_keys_are_complete() {
+    let records = |split: u32| {
+        let item = move |n: u64| Item {
+            split,
+            number: n,
+            at: (n / 300 + n * 37 % 53) as i64,
+            key: n * 7 % 3_000,
+            value: n as i64 - 9_000,
+        };
+        (0..20_000).map(item).collect::<Vec<_>>()
+    };
+    let case =
+        Case { splits: (0..2).map(records).collect(), shape: Shape { size: 30, slide: 12, offset: 5 }, delay: 15 };
+    let late = oracle::window(&judge(&case.splits, case.delay), case.shape).1;
+    assert!(late.len() > 20, "{}", late.len());
+    for (workers, pace) in [(1, Pace::Slow(900)), (2, Pace::Slow(300)), (2, Pace::Uneven(500)), (3, Pace::Full)] {
+        let setups = [Setup { workers, batch: 1024, checkpoints: workers == 2, pace, ..ONE }];
+        let sums = (Count, Sum::of(|item: &Item| item.value));
+        check(&case, &setups, number, sums, |items| (items.len() as u64, total(items) as i64)).expect("sums");
+        check(&case, &setups, number, Max::of(|item: &Item| item.value), max).expect("greatest values");
     }
 }
 
@@ -845,6 +878,7 @@ fn slow_setup() -> impl Strategy<Value = Setup> {
         1 => Just(Pace::Full),
         6 => (1usize..6).prop_map(Pace::Slow),
         1 => (1usize..6).prop_map(Pace::Dozing),
+        3 => (1usize..6).prop_map(Pace::Uneven),
     ];
     let batch = prop::sample::select(vec![1024usize, 7, 2, 1]);
     let in_flight = prop::sample::select(vec![65_536usize, 10, 1]);

@@ -197,11 +197,18 @@ pub struct Context<In, Out> {
     pub(crate) late_count: u64,
     pub(crate) fired: u64,
     pub(crate) keep_late: bool,
+    pub(crate) pressed: bool,
 }
 
 impl<In: Data, Out: Data> Context<In, Out> {
     pub(crate) fn new(keep_late: bool) -> Self {
-        Context { row: 0, out: Rows::default(), late: Rows::default(), late_count: 0, fired: 0, keep_late }
+        let (out, late) = (Rows::default(), Rows::default());
+        Context { row: 0, out, late, late_count: 0, fired: 0, keep_late, pressed: false }
+    }
+
+    /// Makes room for so many results.
+    pub fn reserve(&mut self, results: usize) {
+        self.out.records.reserve(results);
     }
 
     /// Emits a result. A result of a window has the window's last instant as its event time.
@@ -226,6 +233,12 @@ impl<In: Data, Out: Data> Context<In, Out> {
     /// Counts a window as fired.
     pub fn fired(&mut self) {
         self.fired += 1;
+    }
+
+    /// Whether the source of the last batch had more to read at once. Then it matters how much is done in a time; otherwise,
+    /// how soon.
+    pub fn is_pressed(&self) -> bool {
+        self.pressed
     }
 
     /// Whether so much was emitted that others should have their turn.

@@ -112,7 +112,8 @@ impl<T> Default for Batch<T> {
 /// How to go on after a call of [`SplitReader::read`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// Call again as soon as the worker has time.
+    /// Call again as soon as the worker has time: there is more already. As long as readers say so the job goes for
+    /// throughput; as soon as they have nothing more to read, for latency.
     More,
     /// Nothing is due before this much time has passed. The split still holds the watermark back.
     Later(Duration),

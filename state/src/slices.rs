@@ -98,11 +98,13 @@ impl<K: Key, V: Value> SliceState<K, V> {
         self.place(slice).map_or(0, |place| self.slices[place].1.len())
     }
 
-    /// Every key and value in the slices from `from` up to but not including `to`.
-    pub fn range(&self, from: i64, to: i64) -> impl Iterator<Item = (&K, &V)> {
+    /// Every key and value in the slices from `from` up to but not including `to`, slice after slice, with its number.
+    pub fn range(&self, from: i64, to: i64) -> impl Iterator<Item = (i64, &K, &V)> {
         let place = |slice| self.place(slice).unwrap_or_else(|place| place);
         let (from, to) = (place(from), place(to.max(from)));
-        self.slices.range(from..to).flat_map(|(_, table)| table.iter())
+        self.slices
+            .range(from..to)
+            .flat_map(|(number, table)| table.iter().map(|(key, value)| (*number, key, value)))
     }
 
     /// Takes the whole of `slice` out.
@@ -324,7 +326,7 @@ mod tests {
             state.update(slice, hash_key(&key), &key, || n as u32);
         }
         let values =
-            |state: &SliceState<String, u32>, from, to| state.range(from, to).map(|(_, n)| *n).collect::<Vec<_>>();
+            |state: &SliceState<String, u32>, from, to| state.range(from, to).map(|(_, _, n)| *n).collect::<Vec<_>>();
         assert_eq!(values(&state, -300, 300), [2, 3, 4, 5]);
         assert_eq!(values(&state, i64::MIN, i64::MAX), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(values(&state, 0, 0), [0; 0]);

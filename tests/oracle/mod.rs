@@ -133,6 +133,8 @@ pub enum Pace {
     Slow(usize),
     /// At most so many records at a time, and idle after each: woken at once, but idle when the runtime looks.
     Dozing(usize),
+    /// At most so many records at a time, then more at once, then nothing for 100 us, in turn; the end with the last records.
+    Uneven(usize),
 }
 
 /// A record over which something fails, once.
@@ -233,11 +235,11 @@ impl<T: Data + Sync> SplitReader for ScriptReader<T> {
         let records = &self.script.splits[self.split];
         let most = match self.script.pace {
             Pace::Full => max,
-            Pace::Slow(most) | Pace::Dozing(most) => max.min(most),
+            Pace::Slow(most) | Pace::Dozing(most) | Pace::Uneven(most) => max.min(most),
         };
         let mut end = records.len().min(self.next + most);
         self.sleep = !self.sleep;
-        if self.script.pace != Pace::Full && !self.sleep {
+        if matches!(self.script.pace, Pace::Slow(_) | Pace::Dozing(_)) && !self.sleep {
             end = self.next;
         }
         for fault in &self.script.faults {
@@ -258,8 +260,9 @@ impl<T: Data + Sync> SplitReader for ScriptReader<T> {
         self.next = end;
         let ended = end == records.len();
         Ok(match self.script.pace {
-            Pace::Full if ended => Read::Ended,
-            Pace::Full => Read::More,
+            Pace::Full | Pace::Uneven(_) if ended => Read::Ended,
+            Pace::Uneven(_) if self.sleep => Read::Later(Duration::from_micros(100)),
+            Pace::Full | Pace::Uneven(_) => Read::More,
             Pace::Slow(_) | Pace::Dozing(_) if ended && !self.sleep => Read::Ended,
             Pace::Slow(_) if self.sleep => Read::Later(Duration::from_micros(200)),
             Pace::Dozing(_) if self.sleep => {

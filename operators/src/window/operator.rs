@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table};
 use millstream_runtime::error::Result;
 use millstream_runtime::operator::{Combining, Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
@@ -12,7 +12,7 @@ use millstream_state::groups::GroupMarks;
 use millstream_state::hash::hash_key;
 use millstream_state::key_group::group_of;
 use millstream_state::slices::{PREFETCHED, SliceState};
-use millstream_state::snapshot::Key;
+use millstream_state::snapshot::{Key, Value};
 
 use super::Window;
 use super::assign::WindowAssigner;
@@ -28,14 +28,22 @@ use crate::aggregate::{Aggregate, Origin};
 pub(super) struct SlicedWindows<K, T, A: Aggregate<T>> {
     windows: WindowAssigner,
     aggregate: A,
-    /// The sums of the window that was fired last, where windows overlap and the aggregate can be inverted.
+    /// The sums of the window that was fired last or is prepared, where windows overlap and the aggregate can be inverted.
     running: Running<K, A::Acc>,
+    /// Whether the sums are those of a window that has not been fired: they have to follow what its slices get.
+    prepared: bool,
+    /// The window that is being fired.
+    firing: Option<Firing<K, A::Acc>>,
     places: Places,
     types: std::marker::PhantomData<fn(K, T)>,
 }
 
 /// How many panes of a tumbling window are emitted before others have their turn.
 const PANES_A_TURN: usize = 64 << 10;
+
+/// How many panes of a sliding window are emitted in a turn where it matters how soon they are out: those behind take them
+/// before the next are made.
+const PANES_AT_ONCE: usize = 1024;
 
 impl<K, T, A: Aggregate<T>> SlicedWindows<K, T, A> {
     pub(super) fn new(windows: WindowAssigner, aggregate: A) -> Self {
@@ -44,6 +52,8 @@ impl<K, T, A: Aggregate<T>> SlicedWindows<K, T, A> {
             aggregate,
             places: Places::new(windows),
             running: Running::default(),
+            prepared: false,
+            firing: None,
             types: std::marker::PhantomData,
         }
     }
@@ -105,6 +115,9 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
                 aggregate.add(acc, &record.value, &origin);
             }
         }
+        if self.prepared {
+            self.follow(cx, marks, rows);
+        }
         Ok(())
     }
 
@@ -115,16 +128,24 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         watermark: EventTime,
     ) -> Result<Fired> {
         let open = self.windows.first_open(watermark);
-        while let Some(number) = self.next_window(state, open) {
+        let firing = |own: &Self| own.firing.as_ref().map(|firing| firing.number);
+        while let Some(number) = firing(self).or_else(|| self.next_window(state, open)) {
             if cx.is_full() {
                 return Ok(Fired::More);
             }
-            if !self.fire(cx, state, number) {
+            let all = match self.windows.is_tumbling() {
+                true => self.fire_slice(cx, state, number),
+                false => self.fire(cx, state, number),
+            };
+            if !all {
                 return Ok(Fired::More);
             }
             self.leave_behind(state, number + 1);
         }
         self.leave_behind(state, open);
+        if !cx.is_pressed() {
+            self.prepare(state, open);
+        }
         Ok(Fired::All)
     }
 }
@@ -155,6 +176,10 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
                 let Slice { slice, acc } = &record.value;
                 let own = slices.update(*slice, record.hash, &record.key, || self.aggregate.create());
                 self.aggregate.merge(own, acc);
+                if self.prepared && *slice < self.running.to() {
+                    let sum = self.running.update(*slice, record.hash, &record.key, || self.aggregate.create());
+                    self.aggregate.merge(sum, acc);
+                }
             }
         }
         Ok(())
@@ -218,59 +243,115 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         next.filter(|number| *number < open)
     }
 
-    /// Emits the panes of window `number`; returns whether that was all. What was emitted of a tumbling window has left its
-    /// state, so the rest can wait.
-    fn fire(
+    /// Makes the sums those of window `open`, the next one, so that they need only be read out when it closes.
+    ///
+    /// That costs a step for every record, instead of one for every key of a slice. Whoever keeps up has the time for it, as
+    /// long as nobody waits for a result.
+    fn prepare(&mut self, (slices, _, _): &WindowState<K, A::Acc>, open: i64) {
+        if A::INVERTIBLE && !self.windows.is_tumbling() {
+            let (from, to) = self.windows.slices_of(open);
+            self.running.move_to(from, to, slices, &self.aggregate);
+            self.prepared = true;
+        }
+    }
+
+    /// Adds to the sums what the slices that are in them got of a batch.
+    fn follow(&mut self, cx: &mut Context<T, (K, Window, A::Out)>, marks: &GroupMarks, rows: &KeyedRows<K, T>) {
+        let mut behind = BehindWalk::new(&rows.behind);
+        let fired = marks.bounds().1;
+        for (row, record) in rows.records.iter().enumerate() {
+            cx.row = row;
+            let place = self.places.of(record.at);
+            let behind = behind.at(row);
+            if place.slice >= self.running.to() {
+                continue;
+            }
+            if (behind.is_some() || place.windows.0 < fired)
+                && place.windows.0 < self.first_open(behind, place, fired, marks, record.hash)
+            {
+                continue; // late, or kept apart
+            }
+            let sum = self.running.update(place.slice, record.hash, &record.key, || self.aggregate.create());
+            self.aggregate.add(sum, &record.value, &origin::<K, T, A>(record, &rows.positions, row));
+        }
+    }
+
+    /// Emits panes of window `number`, which is sliding; returns whether that was all. Until it is, no other window may be fired.
+    fn fire(&mut self, cx: &mut Context<T, (K, Window, A::Out)>, state: &WindowState<K, A::Acc>, number: i64) -> bool {
+        let mut firing = self.firing.take().unwrap_or_else(|| self.begin(state, number));
+        let window = self.windows.window(number);
+        let (aggregate, fires) = (&self.aggregate, firing_groups(&state.2, number));
+        let emit = |cx: &mut Context<_, _>, key: K, acc: &A::Acc| {
+            cx.fired();
+            cx.emit(window.last(), (key, window, aggregate.finish(acc)));
+        };
+        let most = if cx.is_pressed() { usize::MAX } else { PANES_AT_ONCE };
+        let room = most.min(firing.left(&self.running));
+        cx.reserve(room);
+        let mut turn = 0;
+        for (key, acc) in self.running.sums(firing.seen).take(room) {
+            turn += 1;
+            if firing.panes.contains(key) {
+                firing.panes.join(aggregate, key, acc);
+            } else if fires(key) {
+                emit(cx, key.clone(), acc);
+            }
+        }
+        firing.seen += turn;
+        if firing.seen == self.running.len() && !firing.panes.0.is_empty() {
+            firing.rest = std::mem::take(&mut firing.panes.0).into_iter();
+        }
+        for (key, pane) in firing.rest.by_ref().take(room - turn) {
+            turn += 1;
+            if fires(&key) {
+                emit(cx, key, &pane);
+            }
+        }
+        // The last ones go out before anything else is done, as did the ones before.
+        let all = firing.left(&self.running) == 0 && (turn == 0 || cx.is_pressed());
+        if !all {
+            self.firing = Some(firing);
+        }
+        all
+    }
+
+    /// Emits panes of window `number`, which is tumbling; returns whether that was all. What was emitted has left its slice.
+    fn fire_slice(
         &mut self,
         cx: &mut Context<T, (K, Window, A::Out)>,
-        state: &mut WindowState<K, A::Acc>,
+        (slices, _, marks): &mut WindowState<K, A::Acc>,
         number: i64,
     ) -> bool {
         let window = self.windows.window(number);
-        let at = window.last();
-        let (slices, partial, marks) = state;
-        // Groups that came from another worker may have fired this window there.
-        let all_fire = marks.bounds().1 <= number;
-        let fires = |key: &K| all_fire || marks.get(group_of(hash_key(key))) <= number;
-        let (from, to) = self.windows.slices_of(number);
-        if self.windows.is_tumbling() {
-            return slices.take_some(from, PANES_A_TURN, |key, acc| {
-                if fires(&key) {
-                    cx.fired();
-                    cx.emit(at, (key, window, self.aggregate.finish(&acc)));
-                }
-            });
-        }
-        let mut panes = Panes(HashTable::new());
-        for (key, parts) in partial.range(number, i64::MAX) {
-            for (first, acc) in parts {
-                if *first <= number {
-                    panes.join(&self.aggregate, key, acc);
-                }
-            }
-        }
-        if A::INVERTIBLE {
-            self.running.move_to(from, to, slices, &self.aggregate);
-            for (key, acc) in self.running.sums() {
-                if panes.contains(key) {
-                    panes.join(&self.aggregate, key, acc);
-                } else if fires(key) {
-                    cx.fired();
-                    cx.emit(at, (key.clone(), window, self.aggregate.finish(acc)));
-                }
-            }
-        } else {
-            for (key, acc) in slices.range(from, to) {
-                panes.join(&self.aggregate, key, acc);
-            }
-        }
-        for (key, pane) in panes.0 {
+        let fires = firing_groups(marks, number);
+        slices.take_some(self.windows.slices_of(number).0, PANES_A_TURN, |key, acc| {
             if fires(&key) {
                 cx.fired();
-                cx.emit(at, (key, window, self.aggregate.finish(&pane)));
+                cx.emit(window.last(), (key, window, self.aggregate.finish(&acc)));
+            }
+        })
+    }
+
+    /// Gathers what the panes of window `number` are made of.
+    fn begin(&mut self, (slices, partial, _): &WindowState<K, A::Acc>, number: i64) -> Firing<K, A::Acc> {
+        let mut firing = Firing::new(number);
+        for (_, key, parts) in partial.range(number, i64::MAX) {
+            for (first, acc) in parts {
+                if *first <= number {
+                    firing.panes.join(&self.aggregate, key, acc);
+                }
             }
         }
-        true
+        let (from, to) = self.windows.slices_of(number);
+        if A::INVERTIBLE {
+            self.running.move_to(from, to, slices, &self.aggregate);
+            self.prepared = false;
+        } else {
+            for (_, key, acc) in slices.range(from, to) {
+                firing.panes.join(&self.aggregate, key, acc);
+            }
+        }
+        firing
     }
 
     /// All windows before `open` have been fired: drops what only they needed.
@@ -282,6 +363,34 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         }
         slices.drop_before(first);
         partial.drop_before(open);
+    }
+}
+
+/// Whether a key's group fires window `number`: it may have done so on another worker, from which it came.
+fn firing_groups<K: Key>(marks: &GroupMarks, number: i64) -> impl Fn(&K) -> bool {
+    let all_fire = marks.bounds().1 <= number;
+    move |key| all_fire || marks.get(group_of(hash_key(key))) <= number
+}
+
+/// A sliding window of which not all panes are out.
+struct Firing<K, Acc> {
+    number: i64,
+    /// How many of the running sums have been looked at.
+    seen: usize,
+    /// Where there are no running sums, what the panes are made of; otherwise what comes to some of the sums.
+    panes: Panes<K, Acc>,
+    /// Those of them that are complete, without what was emitted.
+    rest: hash_table::IntoIter<(K, Acc)>,
+}
+
+impl<K: Key, Acc: Value> Firing<K, Acc> {
+    fn new(number: i64) -> Self {
+        Firing { number, seen: 0, panes: Panes(HashTable::new()), rest: HashTable::new().into_iter() }
+    }
+
+    /// How much has still to be looked at.
+    fn left(&self, running: &Running<K, Acc>) -> usize {
+        running.len() - self.seen + self.panes.0.len() + self.rest.len()
     }
 }
 

@@ -63,19 +63,22 @@ pub(crate) struct Measured {
     pub checkpoints: Vec<CheckpointTaken>,
 }
 
-/// From when on a batch's way counts, and whether it is a batch of results that were fired.
+/// What a batch says of where it comes from: from when on its way counts, and what counts for it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Born {
     /// When its oldest record was due.
     pub ns: u64,
     /// Its records are results of windows: what counts for each is when its window could have closed.
     pub fired: bool,
+    /// There was more where it came from: its source had more to read at once, or it is one of many results. Then it matters
+    /// how much is done in a time; otherwise, how soon.
+    pub pressed: bool,
 }
 
 impl Born {
     /// That of two batches that travel as one.
     pub(crate) fn with(self, other: Born) -> Born {
-        Born { ns: self.ns.min(other.ns), fired: self.fired && other.fired }
+        Born { ns: self.ns.min(other.ns), fired: self.fired && other.fired, pressed: self.pressed || other.pressed }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::shared::add;
 use crate::time::EventTime;
 
 /// Later than every batch.
-const UNBORN: Born = Born { ns: u64::MAX, fired: true };
+const UNBORN: Born = Born { ns: u64::MAX, fired: true, pressed: false };
 
 pub(super) fn build<'scope>(
     scope: Scope<'scope, Moment>,
@@ -56,8 +56,11 @@ pub(super) fn build<'scope>(
                         stats.queue.record(start_ns.saturating_sub(sent_ns), 1);
                     }
                     let moment = only(cap.stamp());
-                    // Records of an epoch that is not yet the current one are few, and travel as they are.
+                    // Records of an epoch that is not yet the current one are few, and travel as they are. So do records of a
+                    // source that has no more to read: whoever keeps up has the time to send them, and would lose it when
+                    // the window closes, for what is held must then be handed over before there can be results.
                     let rows = match &held {
+                        _ if !packet.born.pressed => Ok(Some(rows)),
                         Some(held) if held.time().epoch != moment.epoch => Ok(Some(rows)),
                         _ => logic.take(rows),
                     };

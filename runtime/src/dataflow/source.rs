@@ -72,11 +72,11 @@ pub(super) fn build<'scope>(
                     }
                     let start_ns = shared.probe.now_ns();
                     match logic.poll(&mut outbox)? {
-                        Polled::Some(due_ns) => {
+                        Polled::Some { due_ns, pressed } => {
                             let sent_ns = shared.probe.now_ns();
                             add(&task.stats().busy_ns, sent_ns - start_ns);
                             // Its oldest record was read after the reading began: a latency is rather too long than too short.
-                            let born = Born { ns: due_ns.unwrap_or(start_ns), fired: false };
+                            let born = Born { ns: due_ns.unwrap_or(start_ns), fired: false, pressed };
                             send(&mut outputs, &caps, &mut outbox, born, sent_ns);
                             downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
                         }

@@ -149,7 +149,7 @@ impl Stateful {
                 }
                 let start_ns = self.task.shared.probe.now_ns();
                 let fired = self.logic.fire(watermark, &mut self.outbox)?;
-                self.flush(Born { ns: start_ns, fired: true }, start_ns);
+                self.flush(Born { ns: start_ns, fired: true, pressed: true }, start_ns);
                 if fired == Fired::More {
                     return Ok(Fired::More);
                 }

@@ -175,8 +175,9 @@ fn in_batches<T: Data>(rows: Rows<T>, mut each: impl FnMut(Rows<T>)) {
 }
 
 impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
-    fn apply(&mut self, _epoch: Epoch, rows: Box<dyn AnyRows>, _born: Born, out: &mut Outbox) -> Result<()> {
+    fn apply(&mut self, _epoch: Epoch, rows: Box<dyn AnyRows>, born: Born, out: &mut Outbox) -> Result<()> {
         self.cx.row = 0;
+        self.cx.pressed = born.pressed;
         if let Some(on_combined) = self.on_combined
             && !is::<KeyedRows<O::Key, O::In>>(&*rows)
         {

@@ -47,8 +47,13 @@ fn to_json<T: serde::Serialize>(value: &T) -> Result<serde_json::Value> {
 /// What a poll brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Polled {
-    /// Something, which was due at this instant, unless it is when it was read; poll again.
-    Some(Option<u64>),
+    /// Something; poll again.
+    Some {
+        /// When it was due, unless it is when it was read.
+        due_ns: Option<u64>,
+        /// There was more to read at once.
+        pressed: bool,
+    },
     /// Nothing yet; it knows more when it is asked again.
     Again,
     /// Nothing before this much time has passed.
@@ -244,8 +249,8 @@ where
         };
         let name = &self.task.name;
         let probe = &self.task.shared.probe;
-        let (size, due_ns) = match probe.pacing() {
-            None => (self.task.batch_size, None),
+        let (size, due_ns, more_due) = match probe.pacing() {
+            None => (self.task.batch_size, None, true),
             Some(Pacing::Schedule { schedule, end_ns, .. }) => {
                 let now = probe.now_ns().min(*end_ns);
                 let due = split.numbers.within(schedule.due_by(now)) + split.numbers.before;
@@ -256,7 +261,8 @@ where
                     split.due = Some(instant_of(probe, due_ns));
                     return Ok(Polled::Again);
                 }
-                (self.task.batch_size.min(usize::try_from(left).unwrap_or(usize::MAX)), Some(due_ns))
+                let left = usize::try_from(left).unwrap_or(usize::MAX);
+                (self.task.batch_size.min(left), Some(due_ns), left > self.task.batch_size)
             }
             Some(Pacing::Recorded { .. }) => {
                 if let Some(mut held) = split.held.take() {
@@ -264,12 +270,12 @@ where
                     if held.ends {
                         split.end(&self.task, Some(held.due_ns));
                     }
-                    return Ok(Polled::Some(Some(held.due_ns)));
+                    return Ok(Polled::Some { due_ns: Some(held.due_ns), pressed: false });
                 }
                 // When a record is due is known when it has been read, and then it is too late to leave it in the source.
                 let before = guard(name, || split.entry())?;
                 split.held = Some(Held { out: Vec::new(), due_ns: 0, before, watermark: split.watermark, ends: false });
-                (1, Some(0))
+                (1, Some(0), false)
             }
         };
         self.turns += 1;
@@ -365,7 +371,7 @@ where
             split.due = (held.due_ns > probe.now_ns()).then(|| instant_of(probe, held.due_ns));
             return Ok(Polled::Again);
         }
-        Ok(Polled::Some(due_ns))
+        Ok(Polled::Some { due_ns, pressed: more_due && read == Read::More })
     }
 }
 
