@@ -65,7 +65,7 @@ impl Stream {
         }
     }
 
-    #[inline]
+    #[inline(always)] // for everybody: not a call in one contestant's loop that another's has not
     pub fn event(&self, i: u64) -> Event {
         let s = self.seed ^ i;
         let at_ms = 600_000 + i / self.rate_per_ms - mix(s ^ 0xC3C3_3C3C_C3C3_3C3C) % self.jitter_ms;

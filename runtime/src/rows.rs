@@ -79,6 +79,12 @@ impl<'a> BehindWalk<'a> {
         BehindWalk { rest: behind }
     }
 
+    /// Whether one of the rows before `row` that have not been asked for is behind.
+    #[inline]
+    pub fn any_before(&self, row: usize) -> bool {
+        self.rest.first().is_some_and(|behind| (behind.row as usize) < row)
+    }
+
     /// The watermark that `row` is behind, if it is. Rows must be asked in order, each once.
     #[inline]
     pub fn at(&mut self, row: usize) -> Option<EventTime> {

@@ -46,10 +46,16 @@ impl<K: Key, V: Value> SliceState<K, V> {
     /// The value of `key`, whose hash is `hash`, in `slice`, to be changed; made by `create` when there is none.
     #[inline]
     pub fn update(&mut self, slice: i64, hash: u64, key: &K, create: impl FnOnce() -> V) -> &mut V {
+        self.in_slice(slice).0.update(hash, key, create)
+    }
+
+    /// `slice`, for many changes in a row.
+    #[inline]
+    pub fn in_slice(&mut self, slice: i64) -> InSlice<'_, K, V> {
         if self.slices.get(self.hot).is_none_or(|(number, _)| *number != slice) {
             self.hot = self.find_or_add(slice);
         }
-        self.slices[self.hot].1.update(hash, key, create)
+        InSlice(&mut self.slices[self.hot].1)
     }
 
     /// Has the processor fetch what records with these hashes will change, if they are of the slice that was used last. To be
@@ -133,6 +139,18 @@ impl<K: Key, V: Value> SliceState<K, V> {
         while let Some(first) = self.first().filter(|first| *first < to) {
             self.take(first, |_, _| ());
         }
+    }
+}
+
+/// One slice of [`SliceState`].
+#[derive(Debug)]
+pub struct InSlice<'a, K, V>(&'a mut Table<K, V>);
+
+impl<K: Key, V: Value> InSlice<'_, K, V> {
+    /// The value of `key`, whose hash is `hash`, to be changed; made by `create` when there is none.
+    #[inline]
+    pub fn update(&mut self, hash: u64, key: &K, create: impl FnOnce() -> V) -> &mut V {
+        self.0.update(hash, key, create)
     }
 }
 

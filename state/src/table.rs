@@ -61,7 +61,7 @@ impl<K: Key, V: Clone> Table<K, V> {
         if self.entries.capacity() * size_of::<Entry<K, V>>() > LARGE {
             hashes.for_each(|hash| {
                 // The first place whose mark is like that of the hash: rarely is it another key's.
-                if let Some(entry) = self.entries.iter_hash(hash).next() {
+                if let Some(entry) = self.entries.find(hash, |_| true) {
                     prefetch(entry);
                 }
             });

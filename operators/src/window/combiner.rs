@@ -19,7 +19,7 @@ use millstream_state::slices::{PREFETCHED, SliceState};
 use millstream_state::snapshot::{Key, State};
 
 use super::assign::WindowAssigner;
-use super::place::{Places, origin};
+use super::place::{Place, Places, origin};
 use crate::aggregate::Aggregate;
 
 /// No more accumulators than this are held, unless they stand for many records each.
@@ -90,6 +90,10 @@ impl<K: Key, T: Data, A: Aggregate<T>> SliceCombiner<K, T, A> {
         }
     }
 
+    fn is_paused(&self, place: Place) -> bool {
+        self.paused.0 <= place.slice && place.slice < self.paused.1
+    }
+
     /// Decides by what `slice` came to whether the next ones are worth it.
     fn judge(&mut self, slice: i64) {
         let accumulators = self.held.keys_in(slice) as u64;
@@ -119,34 +123,35 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
         let open = self.windows.first_open(fired);
         let mut behind = BehindWalk::new(&rows.behind);
         let mut left: Vec<u32> = Vec::new();
-        // A run of records of one slice.
-        let (mut slice, mut run) = (i64::MIN, 0);
         for (chunk, records) in rows.records.chunks(PREFETCHED).enumerate() {
             self.held.prefetch(records.iter().map(|record| record.hash));
-            for (number, record) in (chunk * PREFETCHED..).zip(records) {
+            let first = chunk * PREFETCHED;
+            if !behind.any_before(first + records.len())
+                && let Some(place) = self.places.of_all(records)
+                && !self.is_paused(place)
+                && place.windows.0 >= open
+            {
+                let mut held = self.held.in_slice(place.slice);
+                for (number, record) in (first..).zip(records) {
+                    *row = number;
+                    let acc = held.update(record.hash, &record.key, || self.aggregate.create());
+                    self.aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, number));
+                }
+                self.count(place.slice, records.len() as u64);
+                continue;
+            }
+            for (number, record) in (first..).zip(records) {
                 *row = number;
                 let place = self.places.of(record.at);
-                if behind.at(number).is_some()
-                    || (self.paused.0 <= place.slice && place.slice < self.paused.1)
-                    || place.windows.0 < open
-                {
+                if behind.at(number).is_some() || self.is_paused(place) || place.windows.0 < open {
                     left.push(number as u32);
                     continue;
                 }
-                if place.slice != slice {
-                    if run > 0 {
-                        self.count(slice, run);
-                    }
-                    (slice, run) = (place.slice, 0);
-                }
-                run += 1;
+                self.count(place.slice, 1);
                 let aggregate = &self.aggregate;
                 let acc = self.held.update(place.slice, record.hash, &record.key, || aggregate.create());
                 aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, number));
             }
-        }
-        if run > 0 {
-            self.count(slice, run);
         }
         rows.keep(&left);
         if self.records.len() > SLICES {

@@ -99,7 +99,20 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         let fired = marks.bounds().1;
         for (chunk, records) in rows.records.chunks(PREFETCHED).enumerate() {
             slices.prefetch(records.iter().map(|record| record.hash));
-            for (row, record) in (chunk * PREFETCHED..).zip(records) {
+            let first = chunk * PREFETCHED;
+            if !behind.any_before(first + records.len())
+                && let Some(place) = self.places.of_all(records)
+                && place.windows.0 >= fired
+            {
+                let mut slice = slices.in_slice(place.slice);
+                for (row, record) in (first..).zip(records) {
+                    cx.row = row;
+                    let acc = slice.update(record.hash, &record.key, || self.aggregate.create());
+                    self.aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, row));
+                }
+                continue;
+            }
+            for (row, record) in (first..).zip(records) {
                 cx.row = row;
                 let place = self.places.of(record.at);
                 let behind = behind.at(row);

@@ -43,6 +43,15 @@ impl Places {
         self.recent[0]
     }
 
+    /// The place of all these records, if they are in one.
+    #[inline]
+    pub(super) fn of_all<K, T>(&mut self, records: &[KeyedRecord<K, T>]) -> Option<Place> {
+        let place = self.of(records.first()?.at);
+        // Without an early end: that is one comparison of many records at once.
+        let all = records.iter().fold(true, |all, record| all & place.covers(record.at));
+        all.then_some(place)
+    }
+
     #[cold]
     fn turn_to(&mut self, at: EventTime) {
         self.recent.swap(0, 1);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use millstream_state::manifest::SplitEntry;
 
-use super::stamper::{Stamper, Step, Stepping};
+use super::stamper::{Stamper, Step, Steps};
 use super::{Outbox, Task, guard};
 use crate::bench::probe::{Mark, Numbers, Pacing, Probe};
 use crate::error::{Error, Result};
@@ -288,19 +288,15 @@ where
             watermark: split.watermark,
             rows: Rows { records, behind: Vec::new(), lineage: None },
             bad: Vec::new(),
+            steps: due_ns.map(|_| Steps { high: split.high, steps: Vec::new() }),
         };
         let mut returned = false;
-        let mut steps: Vec<Step> = Vec::new();
-        let high = split.high;
         let read = guard(name, || {
-            let read = match due_ns {
-                None => reader.read(size, &mut stamper),
-                Some(_) => reader.read(size, &mut Stepping { stamper: &mut stamper, high, steps: &mut steps }),
-            };
+            let read = reader.read(size, &mut stamper);
             returned = true;
             read
         });
-        let Stamper { watermark, mut rows, bad, .. } = stamper;
+        let Stamper { watermark, mut rows, bad, steps, .. } = stamper;
         let read = read.map_err(|error| match returned {
             true => error.at_place(format!("split `{}`", split.name)),
             // A panic came while a record was being made, or got its time.
@@ -334,8 +330,8 @@ where
             }
         }
         split.watermark = watermark;
-        if let Some(pacing) = probe.pacing() {
-            split.high = steps.last().map_or(split.high, |step| step.high);
+        if let (Some(pacing), Some(Steps { high, steps })) = (probe.pacing(), steps) {
+            split.high = high;
             let due = |step: &Step| match pacing {
                 Pacing::Schedule { schedule, .. } => schedule.due_ns(split.numbers.of(split.records + step.row)),
                 Pacing::Recorded { .. } => pacing.recorded_ns(step.high),

@@ -13,17 +13,23 @@ pub(super) struct Stamper<'a, T, F, G> {
     pub watermark: EventTime,
     pub rows: Rows<T>,
     pub bad: Vec<BadRecord>,
+    /// Under a load, when it matters which record it was.
+    pub steps: Option<Steps>,
 }
 
 impl<T, F: Fn(&T) -> EventTime, G: WatermarkGenerator> Output<T> for Stamper<'_, T, F, G> {
     #[inline(always)]
     fn record(&mut self, value: T) {
         let at = (self.timestamp)(&value);
-        if at < self.watermark {
-            self.rows.behind.push(Behind { row: self.rows.records.len() as u32, watermark: self.watermark });
+        let before = self.watermark;
+        if at < before {
+            self.rows.behind.push(Behind { row: self.rows.records.len() as u32, watermark: before });
         }
         self.generator.observe(at);
-        self.watermark = self.watermark.max(self.generator.watermark());
+        self.watermark = before.max(self.generator.watermark());
+        if let Some(steps) = &mut self.steps {
+            steps.note(self.rows.records.len(), at, self.watermark, self.watermark > before);
+        }
         self.rows.records.push(Record { at, value });
     }
 
@@ -39,25 +45,19 @@ pub(super) struct Step {
     pub high: EventTime,
 }
 
-/// Under a load, when it matters which record it was: notes every step.
-pub(super) struct Stepping<'a, 'b, T, F, G> {
-    pub stamper: &'a mut Stamper<'b, T, F, G>,
+/// Every step of a batch.
+pub(super) struct Steps {
+    /// The greatest event time so far.
     pub high: EventTime,
-    pub steps: &'a mut Vec<Step>,
+    pub steps: Vec<Step>,
 }
 
-impl<T, F: Fn(&T) -> EventTime, G: WatermarkGenerator> Output<T> for Stepping<'_, '_, T, F, G> {
-    fn record(&mut self, value: T) {
-        let (row, before) = (self.stamper.rows.records.len(), self.stamper.watermark);
-        self.stamper.record(value);
-        let (at, watermark) = (self.stamper.rows.records[row].at, self.stamper.watermark);
-        if at > self.high || watermark > before {
+impl Steps {
+    #[cold] // most runs are under no load
+    fn note(&mut self, row: usize, at: EventTime, watermark: EventTime, rose: bool) {
+        if at > self.high || rose {
             self.high = self.high.max(at);
             self.steps.push(Step { row: row as u64, watermark, high: self.high });
         }
-    }
-
-    fn bad(&mut self, bad: BadRecord) {
-        self.stamper.bad(bad);
     }
 }
