@@ -116,7 +116,8 @@ fn batches_wait_in_queues_and_in_exchanges() {
         assert_eq!((operator("out").result_latency.count, operator("out").record_latency.count), (20 * 7, 0));
         assert_eq!(operator("out").latencies().map(|(of, _)| of).collect::<Vec<_>>(), ["result"]);
         assert!(summary.to_string().contains("\n  latency   out, of each result: p50 "), "{summary}");
-        assert_eq!(summary.to_string().contains("(exchange)"), workers > 1, "{summary}");
+        // Of six that are busy five are shown, so that it is there on two workers is not certain.
+        assert!(workers > 1 || !summary.to_string().contains("(exchange)"), "{summary}");
     }
 }
 
@@ -144,6 +145,29 @@ fn results_count_from_when_they_were_fired_and_records_from_when_they_were_read(
     let sums = of(&summary.operators, "sums");
     assert_eq!((sums.result_latency.count, sums.record_latency.count), (0, 3_000));
     assert!(sums.record_latency.p50_ns > 0 && sums.record_latency.p50_ns <= sums.record_latency.max_ns);
+}
+
+/// 5,000 results leave their window in several turns; the sink takes 20 us for each.
+#[test]
+fn results_that_are_fired_in_turns_count_from_the_first_one() {
+    let (sender, input) = channel::<u64>(8_192);
+    let job = Job::new("turns").workers(1);
+    job.source(input, Watermarks::monotonous(|n: &u64| EventTime::from_millis(*n as i64)))
+        .key_by(|n| n % 5_000)
+        .window(Sliding::of(EventSpan::secs(10), EventSpan::secs(5)))
+        .aggregate(Count)
+        .sink(for_each(|_: Record<Pane<u64, u64>>| spin(Duration::from_micros(20))))
+        .name("out");
+    let handle = job.start().expect("starts");
+    (0..5_000).for_each(|n| sender.send(n).expect("the job reads"));
+    until("all are read", || handle.status().records_in == 5_000);
+    sender.send(5_000).expect("the job reads");
+    let first = || of(&handle.status().operators, "out").result_latency;
+    until("the first window is out", || first().count == 5_000);
+    let first = first();
+    assert!(u128::from(first.max_ns) >= ms(95).as_nanos(), "{first:?}");
+    drop(sender);
+    handle.wait().expect("the job ends");
 }
 
 #[test]

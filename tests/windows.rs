@@ -7,7 +7,7 @@
 mod oracle;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -839,23 +839,25 @@ fn strikes(faults: &[Fault]) -> impl Fn(&Item) + Clone + Send + 'static {
     move |item| faults.iter().for_each(|fault| fault.strike(item))
 }
 
-/// Count, exact sum, and the place of the first record.
+/// Count, exact sum, and the place of the first record; and, of the same records, what can be inverted.
 fn check_through(
     case: &Case,
     troubles: &[Trouble],
     workers: &[usize],
     setup: &Setup,
 ) -> Result<Vec<Option<u64>>, TestCaseError> {
-    let (results, late_records) = (Collected::new(), Collected::new());
+    let (results, sums, late_records) = (Collected::new(), Collected::new(), Collected::new());
     let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
     let restored = run_through(troubles, &splits, workers, setup, |job, faults| {
         let source = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
-        let (out, too_late) = job
-            .source(source, watermarks(case.delay))
-            .inspect(strikes(faults))
-            .key_by(|item| text(item.key))
-            .window(sliding(case.shape))
-            .aggregate_with_late((Count, Sum::of(float), First::of(|item: &Item| (item.split, item.number))));
+        let keyed = job.source(source, watermarks(case.delay)).inspect(strikes(faults)).key_by(|item| text(item.key));
+        let inverted = keyed.clone().window(sliding(case.shape));
+        inverted.aggregate((Count, Sum::of(|item: &Item| item.value))).sink(sums.sink());
+        let (out, too_late) = keyed.window(sliding(case.shape)).aggregate_with_late((
+            Count,
+            Sum::of(float),
+            First::of(|item: &Item| (item.split, item.number)),
+        ));
         out.sink(results.sink());
         too_late.sink(late_records.sink());
     })?;
@@ -868,6 +870,10 @@ fn check_through(
     let expected = windows.iter().map(|((key, window), items)| ((text(*key), *window), naive(items))).collect();
     let wrong = differences(&by_window(results.take()), &expected);
     prop_assert!(wrong.is_empty(), "{:#?}", wrong);
+    let naive = |items: &Vec<Item>| format!("{:?}", (items.len(), total(items)));
+    let expected = windows.iter().map(|((key, window), items)| ((text(*key), *window), naive(items))).collect();
+    let wrong = differences(&by_window(sums.take()), &expected);
+    prop_assert!(wrong.is_empty(), "inverted: {:#?}", wrong);
     prop_assert_eq!(sorted(values(late_records.take())), late);
     Ok(restored)
 }
@@ -1050,4 +1056,31 @@ impl SplitReader for GateReader {
     fn position(&self) -> u64 {
         self.read
     }
+}
+
+/// Windows of 10 ms that begin every 10 us, for a source that has 100 records a millisecond: 1,000 results a record. What
+/// a worker reads in a turn makes four times as many results as it emits in one.
+#[test]
+fn a_source_does_not_run_ahead_of_windows_that_take_long() {
+    let (read, ahead) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
+    let (reads, furthest) = (Arc::clone(&read), Arc::clone(&ahead));
+    let at = |i: &u64| EventTime::from_micros(*i as i64 * 10);
+    let generate = move |i| {
+        reads.fetch_max(i as i64 * 10, Ordering::Relaxed);
+        i
+    };
+    let job = Job::new("ahead").workers(1).batch_size(64);
+    job.source(Generator::new(8_192, generate), Watermarks::monotonous(at))
+        .key_by(|i| i % 1_000)
+        .window(Sliding::of(EventSpan::millis(10), EventSpan::micros(10)))
+        .aggregate(Count)
+        .sink(for_each(move |record: Record<Pane<u64, u64>>| {
+            let end = record.value.1.end.micros();
+            furthest.fetch_max(read.load(Ordering::Relaxed) - end, Ordering::Relaxed);
+        }));
+    let summary = job.run().expect("the job runs");
+    assert!(summary.records_out > 8_000_000, "{summary:?}");
+    // Of 82 ms of event time; sources that do not wait come to be 60 ms ahead.
+    let ahead = ahead.load(Ordering::Relaxed);
+    assert!(ahead < 41_000, "{ahead} us ahead");
 }

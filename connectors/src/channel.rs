@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use millstream_runtime::error::{Error, Result};
@@ -177,7 +178,8 @@ impl<T: Data> SplitReader for ChannelReader<T> {
             let mut received = self.receiver.try_recv();
             if matches!(received, Err(TryRecvError::Empty)) {
                 if taken > 0 {
-                    break;
+                    // Asked again, it sleeps; but what it has goes on its way first.
+                    return Ok(Read::Later(Duration::ZERO));
                 }
                 self.waker.will_sleep();
                 received = self.receiver.try_recv();
@@ -220,7 +222,7 @@ mod tests {
         );
         let mut batch = Batch::default();
         assert_eq!(reader.read(1, &mut batch).unwrap(), Read::More);
-        assert_eq!(reader.read(5, &mut batch).unwrap(), Read::More);
+        assert_eq!(reader.read(5, &mut batch).unwrap(), Read::Later(Duration::ZERO), "there is no more at once");
         assert_eq!(batch.records, [1, 2]);
         assert_eq!(reader.read(5, &mut batch).unwrap(), Read::Empty);
         sender.send(4).unwrap();

@@ -215,8 +215,8 @@ pub enum OperatorKind {
     Sink,
 }
 
-/// What one operator has done so far, and how long it took. Times are always counted: a reading of the clock per batch and
-/// operator, and two in front of an exchange.
+/// What one operator has done so far, and how long it took. Times are always counted, by a reading or two of the clock
+/// for each batch that an operator takes in or sends.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct OperatorStatus {

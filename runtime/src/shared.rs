@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub splits_ended: AtomicU64,
     /// Records that wait in operators for an epoch to close.
     pub stashed: Padded<AtomicI64>,
+    /// How many operators have much to fire and are not done with it.
+    pub firing: Padded<AtomicI64>,
     /// When events were due and how long results took.
     pub probe: Probe,
     /// Per node: what its instances have restored.
@@ -167,6 +169,7 @@ impl Shared {
             in_flight: (0..workers).map(|_| Padded::default()).collect(),
             splits_ended: AtomicU64::new(0),
             stashed: Padded::default(),
+            firing: Padded::default(),
             probe,
             restored: (0..nodes).map(|_| Restored::new(workers)).collect(),
             stats: (0..nodes).map(|_| (0..workers).map(|_| stats()).collect()).collect(),

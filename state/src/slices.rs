@@ -11,8 +11,8 @@ use crate::snapshot::{Frozen, Key, Run, State, StoredEntry, Value};
 use crate::table::Table;
 use crate::{Result, StateError};
 
-/// How many entries to fetch ahead: about as many as a processor can wait for at once.
-pub const PREFETCHED: usize = 16;
+/// How many records to deal with at once: about as many entries as a processor can wait for.
+pub const AT_ONCE: usize = 16;
 
 /// Keyed state in slices, sharded by key group.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl<K: Key, V: Value> SliceState<K, V> {
     }
 
     /// Has the processor fetch what records with these hashes will change, if they are of the slice that was used last. To be
-    /// called with [`PREFETCHED`] at a time; it changes nothing but the time that [`update`](Self::update) takes.
+    /// called with [`AT_ONCE`] at a time; it changes nothing but the time that [`update`](Self::update) takes.
     #[inline]
     pub fn prefetch(&self, hashes: impl Iterator<Item = u64>) {
         if let Some((_, table)) = self.slices.get(self.hot) {

@@ -128,7 +128,7 @@ pub trait Aggregate<V>: Clone + Send + 'static {
     /// The accumulator of no records.
     fn create(&self) -> Self::Acc;
 
-    /// Takes one record into `acc`.
+    /// Takes one record into `acc`. A window may take a record into more than one accumulator.
     fn add(&self, acc: &mut Self::Acc, value: &V, origin: &Origin);
 
     /// Takes all records of `from` into `into`.

@@ -2,7 +2,8 @@
 //!
 //! With few keys most records of a slice meet one of the same key, and what travels is one accumulator instead of them
 //! all. With many keys hardly any do, and taking them together only costs: so each slice is judged by how many
-//! records there were to an accumulator, and where that was few, records travel as they are for some slices.
+//! records there were to an accumulator. Where that was few, twice in a row or in one slice of very many keys, records travel as
+//! they are for some slices.
 //!
 //! **Source**: a combiner, as in MapReduce (Dean and Ghemawat, OSDI 2004); turned on and off by what it brings, as
 //! Flink's local aggregation is not.
@@ -15,7 +16,7 @@ use millstream_runtime::record::Data;
 use millstream_runtime::rows::{BehindWalk, KeyedRows};
 use millstream_runtime::time::EventTime;
 use millstream_state::hash::hash_key;
-use millstream_state::slices::{PREFETCHED, SliceState};
+use millstream_state::slices::{AT_ONCE, SliceState};
 use millstream_state::snapshot::{Key, State};
 
 use super::assign::WindowAssigner;
@@ -123,9 +124,9 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
         let open = self.windows.first_open(fired);
         let mut behind = BehindWalk::new(&rows.behind);
         let mut left: Vec<u32> = Vec::new();
-        for (chunk, records) in rows.records.chunks(PREFETCHED).enumerate() {
+        for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             self.held.prefetch(records.iter().map(|record| record.hash));
-            let first = chunk * PREFETCHED;
+            let first = chunk * AT_ONCE;
             if !behind.any_before(first + records.len())
                 && let Some(place) = self.places.of_all(records)
                 && !self.is_paused(place)

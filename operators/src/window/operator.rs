@@ -11,7 +11,7 @@ use millstream_runtime::time::EventTime;
 use millstream_state::groups::GroupMarks;
 use millstream_state::hash::hash_key;
 use millstream_state::key_group::group_of;
-use millstream_state::slices::{PREFETCHED, SliceState};
+use millstream_state::slices::{AT_ONCE, SliceState};
 use millstream_state::snapshot::{Key, Value};
 
 use super::Window;
@@ -97,9 +97,9 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
     ) -> Result<()> {
         let mut behind = BehindWalk::new(&rows.behind);
         let fired = marks.bounds().1;
-        for (chunk, records) in rows.records.chunks(PREFETCHED).enumerate() {
+        for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             slices.prefetch(records.iter().map(|record| record.hash));
-            let first = chunk * PREFETCHED;
+            let first = chunk * AT_ONCE;
             if !behind.any_before(first + records.len())
                 && let Some(place) = self.places.of_all(records)
                 && place.windows.0 >= fired
@@ -148,7 +148,8 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
             }
             let all = match self.windows.is_tumbling() {
                 true => self.fire_slice(cx, state, number),
-                false => self.fire(cx, state, number),
+                // Who is behind gains nothing by turns: the windows that are due already would wait for them.
+                false => self.fire(cx, state, number, cx.is_pressed() || number < open - 1),
             };
             if !all {
                 return Ok(Fired::More);
@@ -183,7 +184,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
         (slices, _, _): &mut Self::State,
         rows: &mut KeyedRows<K, Slice<A::Acc>>,
     ) -> Result<()> {
-        for records in rows.records.chunks(PREFETCHED) {
+        for records in rows.records.chunks(AT_ONCE) {
             slices.prefetch(records.iter().map(|record| record.hash));
             for record in records {
                 let Slice { slice, acc } = &record.value;
@@ -290,7 +291,13 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     }
 
     /// Emits panes of window `number`, which is sliding; returns whether that was all. Until it is, no other window may be fired.
-    fn fire(&mut self, cx: &mut Context<T, (K, Window, A::Out)>, state: &WindowState<K, A::Acc>, number: i64) -> bool {
+    fn fire(
+        &mut self,
+        cx: &mut Context<T, (K, Window, A::Out)>,
+        state: &WindowState<K, A::Acc>,
+        number: i64,
+        whole: bool,
+    ) -> bool {
         let mut firing = self.firing.take().unwrap_or_else(|| self.begin(state, number));
         let window = self.windows.window(number);
         let (aggregate, fires) = (&self.aggregate, firing_groups(&state.2, number));
@@ -298,7 +305,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
             cx.fired();
             cx.emit(window.last(), (key, window, aggregate.finish(acc)));
         };
-        let most = if cx.is_pressed() { usize::MAX } else { PANES_AT_ONCE };
+        let most = if whole { usize::MAX } else { PANES_AT_ONCE };
         let room = most.min(firing.left(&self.running));
         cx.reserve(room);
         let mut turn = 0;
@@ -321,7 +328,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
             }
         }
         // The last ones go out before anything else is done, as did the ones before.
-        let all = firing.left(&self.running) == 0 && (turn == 0 || cx.is_pressed());
+        let all = firing.left(&self.running) == 0 && (turn == 0 || whole);
         if !all {
             self.firing = Some(firing);
         }

@@ -51,7 +51,7 @@ pub(super) fn build<'scope>(
                 let mut idle = true;
                 input.for_each(|cap, packet| {
                     let (Some(rows), Ok(())) = (packet.rows.take(), &result) else { return };
-                    (born, sent_ns) = (born.with(packet.born), packet.sent_ns);
+                    sent_ns = packet.sent_ns;
                     if std::mem::take(&mut idle) {
                         stats.queue.record(start_ns.saturating_sub(sent_ns), 1);
                     }
@@ -62,7 +62,10 @@ pub(super) fn build<'scope>(
                     let rows = match &held {
                         _ if !packet.born.pressed => Ok(Some(rows)),
                         Some(held) if held.time().epoch != moment.epoch => Ok(Some(rows)),
-                        _ => logic.take(rows),
+                        _ => {
+                            born = born.with(packet.born);
+                            logic.take(rows)
+                        }
                     };
                     match rows {
                         Ok(Some(rows)) => {
@@ -76,7 +79,9 @@ pub(super) fn build<'scope>(
                     let held_from = held.as_ref().map(|held| *held.time());
                     let earlier =
                         held_from.is_none_or(|from| from.epoch == moment.epoch && moment.watermark < from.watermark);
-                    if earlier && !logic.is_empty() {
+                    if logic.is_empty() {
+                        born = UNBORN;
+                    } else if earlier {
                         held = Some(cap.delayed(&moment, 0));
                     }
                 });

@@ -80,7 +80,7 @@ pub(super) fn build<'scope>(
                             send(&mut outputs, &caps, &mut outbox, born, sent_ns);
                             downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
                         }
-                        Polled::Again => {}
+                        Polled::Again => add(&task.stats().busy_ns, shared.probe.now_ns() - start_ns),
                         Polled::Later(wait) => {
                             rest = Some(wait);
                             break;
@@ -134,10 +134,12 @@ fn take_epochs(task: &Task, logic: &dyn SourceLogic, epoch: &mut Epoch, caps: &m
     Ok(())
 }
 
-/// Whether a source must stop reading for now: a worker has too much to do, or too much waits for an older epoch.
+/// Whether a source must stop reading for now: a worker has too much to do or to fire, or too much waits for an older epoch.
 fn congested(shared: &Shared, epoch: Epoch, in_flight: usize) -> bool {
     let workers = shared.in_flight.len() as i64;
     let limit = i64::try_from(in_flight).unwrap_or(i64::MAX);
     let ahead = epoch > shared.closed.load(Ordering::Relaxed) + 1;
-    shared.is_crowded(in_flight) || (ahead && shared.stashed.0.load(Ordering::Relaxed) > limit.saturating_mul(workers))
+    shared.is_crowded(in_flight)
+        || shared.firing.0.load(Ordering::Relaxed) > 0
+        || (ahead && shared.stashed.0.load(Ordering::Relaxed) > limit.saturating_mul(workers))
 }

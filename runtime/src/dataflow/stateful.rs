@@ -76,6 +76,7 @@ pub(super) fn build<'scope>(
             outbox: Outbox::new(),
             epoch: task.first_epoch,
             fired: EventTime::MIN,
+            firing: None,
             stash: VecDeque::new(),
             travelled: counted,
             is_sink: outputs == 0,
@@ -105,6 +106,16 @@ pub(super) fn build<'scope>(
     streams
 }
 
+/// After so many turns sources wait until all is fired: otherwise a job whose windows give more results than a worker has time for
+/// would read ever further ahead of them.
+const LONG: u32 = 8;
+
+#[derive(Clone, Copy)]
+struct Firing {
+    since_ns: u64,
+    turns: u32,
+}
+
 struct Stateful {
     logic: Box<dyn EpochLogic>,
     caps: Vec<Capability<Moment>>,
@@ -114,6 +125,8 @@ struct Stateful {
     epoch: Epoch,
     /// The watermark for which everything has been fired.
     fired: EventTime,
+    /// What is being fired now, since when, and in how many turns so far.
+    firing: Option<Firing>,
     /// Batches of later epochs, in the order in which they came.
     stash: VecDeque<Arrival>,
     /// Whether batches came through an exchange between workers.
@@ -144,15 +157,26 @@ impl Stateful {
             if watermark > self.fired && self.is_sink {
                 self.fired = watermark;
             } else if watermark > self.fired {
+                let start_ns = self.task.shared.probe.now_ns();
+                let firing = self.firing.get_or_insert(Firing { since_ns: start_ns, turns: 0 });
+                let born = Born { ns: firing.since_ns, fired: true, pressed: true };
                 if self.task.shared.is_crowded(self.task.in_flight) {
                     return Ok(Fired::More);
                 }
-                let start_ns = self.task.shared.probe.now_ns();
+                firing.turns += 1;
+                let turns = firing.turns;
                 let fired = self.logic.fire(watermark, &mut self.outbox)?;
-                self.flush(Born { ns: start_ns, fired: true, pressed: true }, start_ns);
+                self.flush(born, start_ns);
                 if fired == Fired::More {
+                    if turns == LONG {
+                        self.task.shared.firing.0.fetch_add(1, Ordering::Relaxed);
+                    }
                     return Ok(Fired::More);
                 }
+                if turns > LONG {
+                    self.task.shared.firing.0.fetch_sub(1, Ordering::Relaxed);
+                }
+                self.firing = None;
                 self.fired = watermark;
             }
             if bound.epoch <= self.epoch {
