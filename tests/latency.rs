@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use millstream::bench::{LatencyKind, Load};
@@ -96,6 +98,27 @@ fn recorded_events_come_at_their_own_pace() {
 }
 
 #[test]
+fn a_stall_is_charged_to_recorded_events_as_well() {
+    let mut job = Job::new("recorded-stall").workers(1);
+    let at = |i: &i64| EventTime::from_millis(*i * 10);
+    job.source(from_vec((0..20).collect::<Vec<i64>>()), Watermarks::monotonous(at))
+        .inspect(|i| {
+            if *i == 5 {
+                busy(millis(300));
+            }
+        })
+        .sink(for_each(|_: Record<i64>| ()));
+    let load: Load = "recorded:1x".parse().expect("a load");
+    let measured = job.measure(&load, Duration::ZERO, Duration::from_secs(20)).expect("the job runs");
+    let latencies = &measured.latencies[&LatencyKind::Record];
+    let found = latencies.percentiles();
+    assert_eq!(found.count, 20, "{found:?}");
+    assert!(found.max_ns >= 299 * MS, "the event that stalled: {found:?}");
+    // The 14 behind it were due 10 to 140 ms later.
+    assert!(latencies.total().at(1.0 - 14.0 / 20.0) >= 150 * MS, "those that it delayed: {found:?}");
+}
+
+#[test]
 fn a_job_can_be_measured_again_and_its_checkpoints_are_let_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let checkpoints = dir.path().join("checkpoints");
@@ -151,6 +174,32 @@ fn a_stall_at_the_end_is_counted_to_its_last_event() {
     let measured = job.measure(&load, Duration::ZERO, millis(500)).expect("the job runs");
     let found = measured.latencies[&LatencyKind::Record].percentiles();
     // Event 0 is due at once and event 500 at the end; nothing is due later.
+    assert_eq!(found.count, 501, "{found:?}");
+    assert!(found.max_ns >= 399 * MS, "{found:?}");
+}
+
+#[test]
+fn what_is_on_its_way_at_the_end_is_waited_for() {
+    let (reader, stalled) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
+    let (reads, stalls) = (Arc::clone(&reader), Arc::clone(&stalled));
+    let mut job = Job::new("way").workers(2);
+    job.source(Generator::forever(|i| i), Watermarks::none(|_| EventTime::EPOCH))
+        .inspect(move |_| {
+            reads.get_or_init(|| std::thread::current().id());
+        })
+        .key_by(|i| i % 8)
+        .fold(0u64, |count, _| *count += 1)
+        .sink(for_each(move |record: Record<(u64, u64)>| {
+            // From about event 450 on. The worker with the source goes on, and has read everything long before this is over.
+            let other = reader.get() != Some(&std::thread::current().id());
+            if record.value.1 > 56 && other && !stalls.swap(true, Ordering::SeqCst) {
+                busy(millis(400));
+            }
+        }));
+    let load: Load = "1k".parse().expect("a load");
+    let measured = job.measure(&load, Duration::ZERO, millis(500)).expect("the job runs");
+    assert!(stalled.load(Ordering::SeqCst), "the other worker has no keys");
+    let found = measured.latencies[&LatencyKind::Record].percentiles();
     assert_eq!(found.count, 501, "{found:?}");
     assert!(found.max_ns >= 399 * MS, "{found:?}");
 }

@@ -1243,6 +1243,34 @@ fn as_many_checkpoints_are_kept_as_wanted() {
     }
 }
 
+/// Runs that are each killed between a checkpoint and the deletion of an older one must not pile them up.
+#[test]
+fn a_start_deletes_checkpoints_beyond_those_retained() {
+    let dir = temp();
+    let start = |retain: usize, every: Duration| {
+        let job = Job::new("kept").retain(retain).checkpoint_dir(dir.path()).checkpoint_every(every);
+        totals(numbers(&job, Generator::forever(|n| n).rate(10_000.0)), &Collected::new());
+        job.start().expect("starts")
+    };
+    let stop = |handle: JobHandle| {
+        handle.stop(StopMode::Now);
+        handle.wait().expect("stops");
+    };
+    let handle = start(4, ms(5));
+    while names(dir.path(), "epoch-").len() < 4 {
+        assert!(!handle.is_finished());
+        sleep(ms(1));
+    }
+    stop(handle);
+    let store = CheckpointStore::new(dir.path());
+    let before = store.epochs().expect("lists");
+    assert!(before.len() >= 3, "{before:?}");
+    // This one makes no checkpoint that would delete them.
+    let handle = start(2, Duration::from_secs(3600));
+    assert_eq!(store.epochs().expect("lists"), before[before.len() - 2..]);
+    stop(handle);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Counts
 

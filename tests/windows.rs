@@ -7,7 +7,7 @@
 mod oracle;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -553,6 +553,83 @@ fn windows_of_many_keys_are_complete() {
         let sums = (Count, Sum::of(|item: &Item| item.value));
         check(&case, &setups, number, sums, |items| (items.len() as u64, total(items) as i64)).expect("sums");
         check(&case, &setups, number, Max::of(|item: &Item| item.value), max).expect("greatest values");
+    }
+}
+
+/// Counts records, and how often accumulators are merged: in tumbling windows only what was taken together is.
+#[derive(Clone)]
+struct Merges(Arc<AtomicUsize>);
+
+impl Aggregate<Item> for Merges {
+    type Acc = u64;
+    type Out = u64;
+
+    fn create(&self) -> u64 {
+        0
+    }
+    fn add(&self, acc: &mut u64, _: &Item, _: &Origin) {
+        *acc += 1;
+    }
+    fn merge(&self, into: &mut u64, from: &u64) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        *into += from;
+    }
+    fn finish(&self, acc: &u64) -> u64 {
+        *acc
+    }
+}
+
+/// What is held when a window closes has still to travel: whoever has read everything sends it at once.
+#[test]
+fn records_are_taken_together_only_while_there_is_more_to_read() {
+    let records: Vec<(i64, i64)> = (0..1_000).map(|n| (n, 0)).collect();
+    for (pace, taken_together) in [(Pace::Full, true), (Pace::Slow(10), false)] {
+        // No worker takes records together before all have begun: with so few in flight, most are read after that.
+        let setup = Setup { workers: 2, batch: 10, in_flight: 100, ..ONE };
+        let dir = tempdir();
+        let job = new_job(&setup, &dir);
+        let (results, merges) = (Collected::new(), Arc::new(AtomicUsize::new(0)));
+        job.source(Script::new(vec![one_split(&records)]).pace(pace), watermarks(0))
+            .key_by(|item| item.number % 10)
+            .window(Tumbling::of(EventSpan::micros(100)))
+            .aggregate(Merges(Arc::clone(&merges)))
+            .sink(results.sink());
+        run(job).expect("the job finishes");
+        assert!(values(results.take()).iter().all(|(_, _, count)| *count == 10));
+        assert_eq!(merges.load(Ordering::SeqCst) > 0, taken_together, "{pace:?}: {merges:?}");
+    }
+}
+
+/// What was taken together from a source that is far ahead, and is held for long, must not let windows close before what was
+/// taken from the other one has come.
+#[test]
+fn what_is_held_for_a_later_window_hides_nothing_of_an_earlier_one() {
+    let workers = 2;
+    // As many splits as workers, so that each reads both sources.
+    let splits = |times: fn(u64) -> i64| {
+        let item = move |split, n| Item { split, number: n, at: times(n), key: n % 10, value: 0 };
+        (0..workers as u32).map(|split| (0..5_000).map(|n| item(split, n)).collect()).collect()
+    };
+    // It takes an unlucky moment to go wrong.
+    for _ in 0..100 {
+        let dir = tempdir();
+        let job = new_job(&Setup { workers, batch: 10, in_flight: 500, ..ONE }, &dir);
+        let results = Collected::new();
+        let ahead = job.source(Script::new(splits(|_| 1_000_000)), watermarks(0));
+        let slow = job.source(Script::new(splits(|n| n as i64)), watermarks(0));
+        ahead
+            .union([slow])
+            .key_by(|item| item.key)
+            .window(Tumbling::of(EventSpan::micros(20)))
+            .aggregate(Count)
+            .sink(results.sink());
+        run(job).expect("the job finishes");
+        let found = by_window(results.take());
+        assert_eq!(found.len(), 251 * 10);
+        for ((key, window), count) in found {
+            let expected = if window.start.micros() < 5_000 { "4" } else { "1000" };
+            assert_eq!(count, expected, "{key} {window}");
+        }
     }
 }
 

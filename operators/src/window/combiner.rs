@@ -196,3 +196,133 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
         Fired::All
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Tumbling;
+    use super::*;
+    use crate::aggregate::Count;
+    use millstream_runtime::rows::Behind;
+    use millstream_runtime::time::EventSpan;
+
+    type Counts = SliceCombiner<u64, (), Count>;
+
+    /// Slices of 10 us.
+    fn combiner() -> Counts {
+        SliceCombiner::new(Tumbling::of(EventSpan::micros(10)).into(), Count)
+    }
+
+    fn us(us: i64) -> EventTime {
+        EventTime::from_micros(us)
+    }
+
+    /// A record of each of `keys`, at the beginning of `slice`.
+    fn rows(slice: i64, keys: impl IntoIterator<Item = u64>) -> KeyedRows<u64, ()> {
+        let mut rows = KeyedRows::default();
+        keys.into_iter().for_each(|key| rows.push(hash_key(&key), us(slice * 10), key, ()));
+        rows
+    }
+
+    /// Offers records; returns how many were left.
+    fn offer(combiner: &mut Counts, mut rows: KeyedRows<u64, ()>) -> usize {
+        combiner.take(&mut rows, EventTime::MIN, &mut 0).unwrap();
+        rows.records.len()
+    }
+
+    /// All that is handed over when event time has come to `watermark`: slice, key and count, sorted.
+    fn release(combiner: &mut Counts, watermark: EventTime) -> Vec<(i64, u64, u64)> {
+        let mut all = Vec::new();
+        loop {
+            let mut out = KeyedRows::default();
+            let fired = combiner.release(watermark, 4096, &mut out);
+            assert!(out.records.len() <= 4096);
+            all.extend(out.records.iter().map(|record| (record.value.slice, record.key, record.value.acc)));
+            if fired == Fired::All {
+                all.sort_unstable();
+                return all;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_taken_is_handed_over_when_its_windows_close() {
+        let mut combiner = combiner();
+        for slice in [0, 1, 0] {
+            assert_eq!(offer(&mut combiner, rows(slice, [1, 2, 1])), 0);
+        }
+        assert_eq!(release(&mut combiner, us(9)), []);
+        assert_eq!(release(&mut combiner, us(10)), [(0, 1, 4), (0, 2, 2)]);
+        assert!(!combiner.is_empty());
+        assert_eq!(release(&mut combiner, EventTime::MAX), [(1, 1, 2), (1, 2, 1)]);
+        assert!(combiner.is_empty());
+    }
+
+    /// Whether they are late is for the owner of their key to decide.
+    #[test]
+    fn records_that_may_be_late_are_left() {
+        let mut combiner = combiner();
+        let mut behind = rows(5, [1, 2, 3]);
+        behind.behind.push(Behind { row: 1, watermark: us(51) });
+        combiner.take(&mut behind, us(50), &mut 0).unwrap();
+        assert_eq!(behind.records.iter().map(|record| record.key).collect::<Vec<_>>(), [2]);
+        assert_eq!(behind.behind, [Behind { row: 0, watermark: us(51) }]);
+        let mut fired = rows(4, [1, 2]);
+        combiner.take(&mut fired, us(50), &mut 0).unwrap();
+        assert_eq!(fired.records.len(), 2);
+        assert_eq!(release(&mut combiner, EventTime::MAX), [(5, 1, 1), (5, 3, 1)]);
+    }
+
+    #[test]
+    fn many_records_a_key_are_always_taken() {
+        let mut combiner = combiner();
+        for slice in 0..100 {
+            assert_eq!(offer(&mut combiner, rows(slice, (0..100).map(|n| n % 10))), 0, "slice {slice}");
+            assert_eq!(release(&mut combiner, us(slice * 10 + 10)).len(), 10);
+        }
+    }
+
+    /// One slice of few records a key decides nothing. From the second on the pauses grow, until taking pays again.
+    #[test]
+    fn few_records_a_key_are_left_for_longer_and_longer() {
+        let mut combiner = combiner();
+        let mut taken = |slice: i64, records: u64| {
+            let left = offer(&mut combiner, rows(slice, (0..records).map(|n| n % 10)));
+            assert!(left == 0 || left as u64 == records);
+            release(&mut combiner, us(slice * 10 + 10));
+            left == 0
+        };
+        let slices: Vec<i64> = (0..300).filter(|slice| taken(*slice, 10)).collect();
+        assert_eq!(slices, [0, 1, 3, 6, 11, 20, 37, 70, 135, 200, 265]);
+        // The pause of 64 slices after 265 is over at 330.
+        assert!(!taken(329, 100));
+        assert!(taken(330, 100) && taken(331, 10) && taken(332, 10));
+        assert!(!taken(333, 10) && taken(334, 10));
+    }
+
+    #[test]
+    fn a_slice_that_fills_it_is_not_taken_to_its_end() {
+        let mut combiner = combiner();
+        assert_eq!(offer(&mut combiner, rows(0, 0..MANY as u64)), 0);
+        assert!(!combiner.is_full());
+        assert_eq!(offer(&mut combiner, rows(0, [MANY as u64])), 0);
+        assert!(combiner.is_full());
+        assert_eq!(release(&mut combiner, EventTime::MAX).len(), MANY + 1);
+        assert!(!combiner.is_full() && combiner.is_empty());
+        assert_eq!(offer(&mut combiner, rows(0, [1, 1, 1])), 3);
+        assert_eq!(offer(&mut combiner, rows(1, [1, 1, 1])), 0);
+    }
+
+    /// They wait long, where event time is far apart.
+    #[test]
+    fn many_slices_fill_it() {
+        let mut combiner = combiner();
+        for slice in 0..SLICES as i64 {
+            offer(&mut combiner, rows(slice, [1; 10]));
+            assert!(!combiner.is_full());
+        }
+        offer(&mut combiner, rows(SLICES as i64, [1; 10]));
+        assert!(combiner.is_full());
+        assert_eq!(release(&mut combiner, EventTime::MAX).len(), SLICES + 1);
+        assert_eq!(offer(&mut combiner, rows(100, [1])), 0);
+    }
+}
