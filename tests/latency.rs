@@ -204,9 +204,8 @@ fn what_is_on_its_way_at_the_end_is_waited_for() {
     assert!(found.max_ns >= 399 * MS, "{found:?}");
 }
 
-#[test]
-fn a_stall_of_a_sink_is_charged_to_the_windows_that_it_holds_up() {
-    let mut job = Job::new("held").workers(1);
+/// Windows of 20 ms, in front of a sink that takes 300 ms for the result of the tenth.
+fn windows_with_a_stall(job: &Job) {
     let at = |i: &u64| EventTime::from_millis(*i as i64);
     job.source(Generator::forever(|i| i), Watermarks::monotonous(at))
         .key_by(|_| 0u8)
@@ -217,6 +216,12 @@ fn a_stall_of_a_sink_is_charged_to_the_windows_that_it_holds_up() {
                 busy(millis(300));
             }
         }));
+}
+
+#[test]
+fn a_stall_of_a_sink_is_charged_to_the_windows_that_it_holds_up() {
+    let mut job = Job::new("held").workers(1);
+    windows_with_a_stall(&job);
     let load: Load = "1k".parse().expect("a load");
     let measured = job.measure(&load, Duration::ZERO, millis(800)).expect("the job runs");
     let latencies = &measured.latencies[&LatencyKind::WindowResult];
@@ -233,16 +238,7 @@ fn what_another_pipeline_reads_changes_nothing_for_a_window() {
     // As above, beside a source that has nothing to do with it, whose event times are 100 ms behind. It comes to the end of each
     // window while the stall still holds the window's result up, and must not be taken for what the window waited for.
     let mut job = Job::new("two").workers(1);
-    let at = |i: &u64| EventTime::from_millis(*i as i64);
-    job.source(Generator::forever(|i| i), Watermarks::monotonous(at))
-        .key_by(|_| 0u8)
-        .window(Tumbling::of(EventSpan::millis(20)))
-        .aggregate(Count)
-        .sink(for_each(|record: Record<Pane<u8, u64>>| {
-            if record.value.1.end == EventTime::from_millis(200) {
-                busy(millis(300));
-            }
-        }));
+    windows_with_a_stall(&job);
     let behind = |i: &u64| EventTime::from_millis(*i as i64 - 100);
     job.source(Generator::forever(|i| i), Watermarks::monotonous(behind))
         .sink(for_each(|_: Record<u64>| ()));
