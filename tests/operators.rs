@@ -660,6 +660,45 @@ fn a_panic_or_error_in_a_sink_or_source_names_it() {
     }
 }
 
+/// A watermark generator that does not like one event time.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+struct Squeamish(EventTime);
+
+impl WatermarkGenerator for Squeamish {
+    fn observe(&mut self, at: EventTime) {
+        assert_ne!(at, self.0, "boom");
+    }
+
+    fn watermark(&self) -> EventTime {
+        EventTime::MIN
+    }
+}
+
+/// Event times are taken as records are read, and watermarks when the batch is complete: either way it is that record.
+#[test]
+fn a_panic_over_an_event_time_or_a_watermark_names_the_record() {
+    for batch in [1, 7, 1024] {
+        let numbers = || from_vec((0..100).collect::<Vec<i64>>());
+        let new_job = || Job::new("stumbles").workers(1).batch_size(batch);
+        let at = |number: &i64| EventTime::from_micros(*number);
+        let of_time = new_job();
+        of_time
+            .source(numbers(), Watermarks::none(move |number| if *number == 41 { panic!("boom") } else { at(number) }))
+            .name("culprit")
+            .sink(Collected::new().sink());
+        let of_watermark = new_job();
+        of_watermark
+            .source(numbers(), Watermarks::custom(Squeamish(EventTime::from_micros(41)), at))
+            .name("culprit")
+            .sink(Collected::new().sink());
+        for job in [of_time, of_watermark] {
+            let error = failure(job);
+            assert_eq!((error.kind(), error.operator()), (ErrorKind::User, Some("culprit")), "{error}");
+            assert!(error.to_string().contains("record 42 of split `values 0 of 1`"), "{error}");
+        }
+    }
+}
+
 /// Behind a window there are no records of a split any more; the error says so, and is no less quick.
 #[test]
 fn a_panic_behind_a_window_names_the_operator() {

@@ -1,6 +1,7 @@
 //! `filter`: keeps the values for which a predicate holds.
 
 use std::marker::PhantomData;
+use std::mem::needs_drop;
 
 use millstream_runtime::error::Result;
 use millstream_runtime::operator::{Cursor, Stage};
@@ -34,7 +35,12 @@ impl<T: Data, F: FnMut(&T) -> bool + Send + 'static> Stage for Filter<T, F> {
         for row in 0..rows_in {
             cursor.row = row;
             let keep = (self.predicate)(&rows.records[row].value);
-            rows.records.swap(count, row);
+            if needs_drop::<T>() {
+                rows.records.swap(count, row);
+            } else {
+                // The same, with half of the writes.
+                rows.records[count] = rows.records[row].clone();
+            }
             kept[count] = row as u32;
             count += usize::from(keep);
         }

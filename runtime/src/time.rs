@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// When something happened, by the record's own account: microseconds since 1970-01-01T00:00:00Z.
 ///
@@ -50,14 +50,15 @@ impl EventTime {
 impl Add<EventSpan> for EventTime {
     type Output = EventTime;
     fn add(self, span: EventSpan) -> EventTime {
-        EventTime(self.0.saturating_add(span.0))
+        // A span is never negative, so there is one way to overflow; to know that is faster than to saturate.
+        EventTime(self.0.checked_add(span.0).unwrap_or(i64::MAX))
     }
 }
 
 impl Sub<EventSpan> for EventTime {
     type Output = EventTime;
     fn sub(self, span: EventSpan) -> EventTime {
-        EventTime(self.0.saturating_sub(span.0))
+        EventTime(self.0.checked_sub(span.0).unwrap_or(i64::MIN))
     }
 }
 
@@ -92,9 +93,16 @@ impl FromStr for EventTime {
 /// A length of event time in microseconds, never negative.
 ///
 /// Displays and parses as `1h`, `90s`, `200ms`, `1h30m`; units are `d`, `h`, `m`, `s`, `ms`, `us`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Default)]
 #[serde(transparent)]
 pub struct EventSpan(i64);
+
+impl<'de> Deserialize<'de> for EventSpan {
+    /// A negative number, which no span writes, counts as zero here too: sums with instants rely on it.
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        i64::deserialize(from).map(EventSpan::micros)
+    }
+}
 
 /// The units of an [`EventSpan`] from large to small, in microseconds.
 const UNITS: [(&str, i64); 6] =
@@ -259,5 +267,15 @@ mod tests {
     fn arithmetic_saturates() {
         assert_eq!(EventTime::MAX + EventSpan::hours(1), EventTime::MAX);
         assert_eq!(EventTime::MIN - EventSpan::hours(1), EventTime::MIN);
+        assert_eq!(EventTime::MAX - EventSpan::micros(i64::MAX), EventTime::EPOCH);
+        assert_eq!(EventTime::from_micros(-1) - EventSpan::micros(i64::MAX), EventTime::MIN);
+        assert_eq!(EventTime::from_micros(-2) - EventSpan::micros(i64::MAX), EventTime::MIN);
+    }
+
+    #[test]
+    fn a_span_that_was_written_is_read_and_none_is_negative() {
+        let read = |text: &str| serde_json::from_str::<EventSpan>(text).expect("reads");
+        assert_eq!(read(&serde_json::to_string(&EventSpan::hours(1)).expect("writes")), EventSpan::hours(1));
+        assert_eq!(read("-1"), EventSpan::ZERO);
     }
 }

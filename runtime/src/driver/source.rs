@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use millstream_state::manifest::SplitEntry;
 
-use super::stamper::{Stamper, Step, Steps};
+use super::stamper::{Stamper, Step, Steps, observe};
 use super::{Outbox, Task, guard};
 use crate::bench::probe::{Mark, Numbers, Pacing, Probe};
 use crate::error::{Error, Result};
@@ -281,31 +281,27 @@ where
         self.turns += 1;
         split.turn = self.turns;
         let Some(reader) = &mut split.reader else { return Err(Error::internal("an ended split was read")) };
-        let records = Vec::with_capacity(size);
-        let mut stamper = Stamper {
-            timestamp: &self.timestamp,
-            generator: &mut split.generator,
-            watermark: split.watermark,
-            rows: Rows { records, behind: Vec::new(), lineage: None },
-            bad: Vec::new(),
-            steps: due_ns.map(|_| Steps { high: split.high, steps: Vec::new() }),
-        };
+        let mut stamper =
+            Stamper { timestamp: &self.timestamp, records: Vec::with_capacity(size), bad: Vec::new() };
         let mut returned = false;
+        let record = |row: usize| format!("record {} of split `{}`", split.records + row as u64 + 1, split.name);
         let read = guard(name, || {
             let read = reader.read(size, &mut stamper);
             returned = true;
             read
         });
-        let Stamper { watermark, mut rows, bad, steps, .. } = stamper;
+        let Stamper { records, bad, .. } = stamper;
         let read = read.map_err(|error| match returned {
             true => error.at_place(format!("split `{}`", split.name)),
             // A panic came while a record was being made, or got its time.
-            false => error.at_place(format!(
-                "record {} of split `{}`",
-                split.records + rows.records.len() as u64 + 1,
-                split.name
-            )),
+            false => error.at_place(record(records.len())),
         })?;
+        let mut rows = Rows { records, behind: Vec::new(), lineage: None };
+        let mut steps = due_ns.map(|_| Steps { high: split.high, steps: Vec::new() });
+        let (mut row, generator) = (0, split.generator.clone());
+        let moved = guard(name, || Ok(observe(&mut rows, generator, split.watermark, steps.as_mut(), &mut row)));
+        let (generator, watermark) = moved.map_err(|error| error.at_place(record(row)))?;
+        split.generator = generator;
         match read {
             Read::More => {}
             Read::Later(wait) => split.due = Some(Instant::now() + wait.min(LONGEST_WAIT)),

@@ -1,4 +1,6 @@
-//! What a reader reads into: records get their event times as they are read.
+//! What becomes of what a reader reads: every record gets its event time, and then the watermark moves on over the batch.
+//!
+//! These are two passes. In one, the work on a record was too long for the processor to begin the next one meanwhile.
 
 use crate::record::Record;
 use crate::rows::{Behind, Rows};
@@ -6,36 +8,52 @@ use crate::source::{BadRecord, Output};
 use crate::time::EventTime;
 use crate::watermark::WatermarkGenerator;
 
-/// Gives every record its event time as it is read, and sees whether it is behind.
-pub(super) struct Stamper<'a, T, F, G> {
+/// Gives every record its event time as it is read.
+pub(super) struct Stamper<'a, T, F> {
     pub timestamp: &'a F,
-    pub generator: &'a mut G,
-    pub watermark: EventTime,
-    pub rows: Rows<T>,
+    pub records: Vec<Record<T>>,
     pub bad: Vec<BadRecord>,
-    /// Under a load, when it matters which record it was.
-    pub steps: Option<Steps>,
 }
 
-impl<T, F: Fn(&T) -> EventTime, G: WatermarkGenerator> Output<T> for Stamper<'_, T, F, G> {
+impl<T, F: Fn(&T) -> EventTime> Output<T> for Stamper<'_, T, F> {
     #[inline(always)]
     fn record(&mut self, value: T) {
-        let at = (self.timestamp)(&value);
-        let before = self.watermark;
-        if at < before {
-            self.rows.behind.push(Behind { row: self.rows.records.len() as u32, watermark: before });
-        }
-        self.generator.observe(at);
-        self.watermark = before.max(self.generator.watermark());
-        if let Some(steps) = &mut self.steps {
-            steps.note(self.rows.records.len(), at, self.watermark, self.watermark > before);
-        }
-        self.rows.records.push(Record { at, value });
+        self.records.push(Record { at: (self.timestamp)(&value), value });
+    }
+
+    #[inline(always)]
+    fn records(&mut self, values: impl IntoIterator<Item = T>) {
+        let timestamp = self.timestamp;
+        self.records.extend(values.into_iter().map(|value| Record { at: timestamp(&value), value }));
     }
 
     fn bad(&mut self, bad: BadRecord) {
         self.bad.push(bad);
     }
+}
+
+/// Moves `watermark` on over a batch, and marks the records that are behind it where they stand. `row` says how far it came, in case
+/// the generator panics.
+pub(super) fn observe<T, G: WatermarkGenerator>(
+    rows: &mut Rows<T>,
+    mut generator: G,
+    mut watermark: EventTime,
+    mut steps: Option<&mut Steps>,
+    row: &mut usize,
+) -> (G, EventTime) {
+    for (number, record) in rows.records.iter().enumerate() {
+        *row = number;
+        let before = watermark;
+        if record.at < before {
+            rows.behind.push(Behind { row: number as u32, watermark: before });
+        }
+        generator.observe(record.at);
+        watermark = before.max(generator.watermark());
+        if let Some(steps) = &mut steps {
+            steps.note(number, record.at, watermark, watermark > before);
+        }
+    }
+    (generator, watermark)
 }
 
 /// A record with which the split's watermark or its greatest event time rose.
