@@ -281,8 +281,7 @@ where
         self.turns += 1;
         split.turn = self.turns;
         let Some(reader) = &mut split.reader else { return Err(Error::internal("an ended split was read")) };
-        let mut stamper =
-            Stamper { timestamp: &self.timestamp, records: Vec::with_capacity(size), bad: Vec::new() };
+        let mut stamper = Stamper { timestamp: &self.timestamp, records: Vec::with_capacity(size), bad: Vec::new() };
         let mut returned = false;
         let record = |row: usize| format!("record {} of split `{}`", split.records + row as u64 + 1, split.name);
         let read = guard(name, || {
