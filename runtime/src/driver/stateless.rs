@@ -188,13 +188,12 @@ impl<K: Key, T: Data, F: Fn(&T) -> K> Link for KeyingLink<K, T, F> {
             let position = |row| cursor.lineage.as_ref().map_or((0, 0), |l| (l.split, l.number(row)));
             positions.extend((0..rows.records.len()).map(position));
         }
-        let mut records = Vec::with_capacity(rows.records.len());
-        for (row, record) in rows.records.into_iter().enumerate() {
+        let keyed = rows.records.into_iter().enumerate().map(|(row, record)| {
             cursor.row = row;
             let key = (self.key)(&record.value);
-            let hash = hash_key(&key);
-            records.push(KeyedRecord { hash, at: record.at, key, value: record.value });
-        }
+            KeyedRecord { hash: hash_key(&key), at: record.at, key, value: record.value }
+        });
+        let records = keyed.collect();
         out.push((0, Box::new(KeyedRows { records, behind: rows.behind, positions })));
         Ok(())
     }
