@@ -58,12 +58,12 @@ impl<K: Key, V: Value> SliceState<K, V> {
         InSlice(&mut self.slices[self.hot].1)
     }
 
-    /// Has the processor fetch what records with these hashes will change, if they are of the slice that was used last. To be
-    /// called with [`AT_ONCE`] at a time; it changes nothing but the time that [`update`](Self::update) takes.
+    /// Has the processor fetch what [`AT_ONCE`] records from `from` on will change, if they are of the slice that was used last. It
+    /// changes nothing but the time that [`update`](Self::update) takes.
     #[inline]
-    pub fn prefetch(&self, hashes: impl Iterator<Item = u64>) {
+    pub fn prefetch<R>(&self, records: &[R], from: usize, hash: impl Fn(&R) -> u64) {
         if let Some((_, table)) = self.slices.get(self.hot) {
-            table.prefetch(hashes);
+            table.prefetch(records.iter().skip(from).take(AT_ONCE).map(hash));
         }
     }
 

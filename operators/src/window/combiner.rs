@@ -20,7 +20,7 @@ use millstream_state::slices::{AT_ONCE, SliceState};
 use millstream_state::snapshot::{Key, State};
 
 use super::assign::WindowAssigner;
-use super::place::{Place, Places, origin};
+use super::place::{Place, Places, add_all, origin};
 use crate::aggregate::Aggregate;
 
 /// No more accumulators than this are held, unless they stand for many records each.
@@ -124,20 +124,15 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
         let open = self.windows.first_open(fired);
         let mut behind = BehindWalk::new(&rows.behind);
         let mut left: Vec<u32> = Vec::new();
+        self.held.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
-            self.held.prefetch(records.iter().map(|record| record.hash));
             let first = chunk * AT_ONCE;
-            if !behind.any_before(first + records.len())
-                && let Some(place) = self.places.of_all(records)
+            self.held.prefetch(&rows.records, first + AT_ONCE, |record| record.hash);
+            if let Some(place) = self.places.of_all(records, first, &behind)
                 && !self.is_paused(place)
                 && place.windows.0 >= open
             {
-                let mut held = self.held.in_slice(place.slice);
-                for (number, record) in (first..).zip(records) {
-                    *row = number;
-                    let acc = held.update(record.hash, &record.key, || self.aggregate.create());
-                    self.aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, number));
-                }
+                add_all(self.held.in_slice(place.slice), &self.aggregate, records, first, &rows.positions, row);
                 self.count(place.slice, records.len() as u64);
                 continue;
             }

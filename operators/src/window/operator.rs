@@ -17,7 +17,7 @@ use millstream_state::snapshot::{Key, Value};
 use super::Window;
 use super::assign::WindowAssigner;
 use super::combiner::{Slice, SliceCombiner};
-use super::place::{Place, Places, origin};
+use super::place::{Place, Places, add_all, origin};
 use super::running::Running;
 use crate::aggregate::{Aggregate, Origin};
 
@@ -97,19 +97,15 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
     ) -> Result<()> {
         let mut behind = BehindWalk::new(&rows.behind);
         let fired = marks.bounds().1;
+        slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
-            slices.prefetch(records.iter().map(|record| record.hash));
             let first = chunk * AT_ONCE;
-            if !behind.any_before(first + records.len())
-                && let Some(place) = self.places.of_all(records)
+            slices.prefetch(&rows.records, first + AT_ONCE, |record| record.hash);
+            if let Some(place) = self.places.of_all(records, first, &behind)
                 && place.windows.0 >= fired
             {
-                let mut slice = slices.in_slice(place.slice);
-                for (row, record) in (first..).zip(records) {
-                    cx.row = row;
-                    let acc = slice.update(record.hash, &record.key, || self.aggregate.create());
-                    self.aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, row));
-                }
+                let slice = slices.in_slice(place.slice);
+                add_all(slice, &self.aggregate, records, first, &rows.positions, &mut cx.row);
                 continue;
             }
             for (row, record) in (first..).zip(records) {
@@ -184,8 +180,9 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
         (slices, _, _): &mut Self::State,
         rows: &mut KeyedRows<K, Slice<A::Acc>>,
     ) -> Result<()> {
-        for records in rows.records.chunks(AT_ONCE) {
-            slices.prefetch(records.iter().map(|record| record.hash));
+        slices.prefetch(&rows.records, 0, |record| record.hash);
+        for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
+            slices.prefetch(&rows.records, (chunk + 1) * AT_ONCE, |record| record.hash);
             for record in records {
                 let Slice { slice, acc } = &record.value;
                 let own = slices.update(*slice, record.hash, &record.key, || self.aggregate.create());

@@ -1,7 +1,9 @@
 //! Where a record belongs: its slice, and the windows of that slice.
 
-use millstream_runtime::rows::KeyedRecord;
+use millstream_runtime::rows::{BehindWalk, KeyedRecord};
 use millstream_runtime::time::EventTime;
+use millstream_state::slices::InSlice;
+use millstream_state::snapshot::Key;
 
 use super::assign::WindowAssigner;
 use crate::aggregate::{Aggregate, Origin};
@@ -43,9 +45,17 @@ impl Places {
         self.recent[0]
     }
 
-    /// The place of all these records, if they are in one.
+    /// The place of all these records, the first of which is row `first`: if they are in one, and none is behind.
     #[inline]
-    pub(super) fn of_all<K, T>(&mut self, records: &[KeyedRecord<K, T>]) -> Option<Place> {
+    pub(super) fn of_all<K, T>(
+        &mut self,
+        records: &[KeyedRecord<K, T>],
+        first: usize,
+        behind: &BehindWalk<'_>,
+    ) -> Option<Place> {
+        if behind.any_before(first + records.len()) {
+            return None;
+        }
         let place = self.of(records.first()?.at);
         // Without an early end: that is one comparison of many records at once.
         let all = records.iter().fold(true, |all, record| all & place.covers(record.at));
@@ -75,4 +85,21 @@ pub(super) fn origin<K, T, A: Aggregate<T>>(
 ) -> Origin {
     let (split, number) = if A::NEEDS_POSITION { positions[row] } else { (0, 0) };
     Origin { at: record.at, split, record: number }
+}
+
+/// Adds records that are all of one slice, the first of which is row `first`: nothing is asked of each but its accumulator.
+#[inline(always)] // it is the innermost loop of all, at two places
+pub(super) fn add_all<K: Key, T, A: Aggregate<T>>(
+    mut slice: InSlice<'_, K, A::Acc>,
+    aggregate: &A,
+    records: &[KeyedRecord<K, T>],
+    first: usize,
+    positions: &[(u32, u64)],
+    row: &mut usize,
+) {
+    for (number, record) in (first..).zip(records) {
+        *row = number;
+        let acc = slice.update(record.hash, &record.key, || aggregate.create());
+        aggregate.add(acc, &record.value, &origin::<K, T, A>(record, positions, number));
+    }
 }
