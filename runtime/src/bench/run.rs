@@ -32,6 +32,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How often the job is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How often its memory is: that takes the system longer than all the rest, on a core that a worker may want.
+const LOOK_AT_MEMORY: Duration = Duration::from_millis(500);
+
 /// How long the noise of the machine is measured.
 const NOISE: Duration = Duration::from_secs(1);
 
@@ -183,6 +186,7 @@ struct Watch {
     /// The latest of the warm-up.
     warm: Status,
     looks: Vec<Look>,
+    memory_read_ns: Option<u64>,
 }
 
 /// How far the job had come at one moment.
@@ -206,6 +210,7 @@ impl Watch {
             started_unix_ms: wall_clock_ms() + warm_up.as_millis() as u64,
             warm: Status::default(),
             looks: Vec::new(),
+            memory_read_ns: None,
         }
     }
 
@@ -213,12 +218,15 @@ impl Watch {
         if now_ns <= self.warm_up_ns {
             self.warm = status.clone();
         }
-        self.looks.push(Look {
-            at_ns: now_ns,
-            read: status.records_in,
-            results: status.records_out,
-            memory_bytes: memory::resident_bytes(),
-        });
+        let rest_ns = LOOK_AT_MEMORY.as_nanos() as u64;
+        let memory_bytes = match (self.memory_read_ns, self.looks.last()) {
+            (Some(read_ns), Some(last)) if now_ns.saturating_sub(read_ns) < rest_ns => last.memory_bytes,
+            _ => {
+                self.memory_read_ns = Some(now_ns);
+                memory::resident_bytes()
+            }
+        };
+        self.looks.push(Look { at_ns: now_ns, read: status.records_in, results: status.records_out, memory_bytes });
     }
 
     fn due_by(&self, ns: u64) -> Option<u64> {

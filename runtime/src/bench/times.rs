@@ -15,6 +15,9 @@ use crate::shared::add;
 /// Into how many steps each power of two is divided.
 const STEPS: u64 = 64;
 
+/// How many steps a block has: that makes fewer blocks than [`Counts::used`] has bits.
+const BLOCK: usize = 64;
+
 /// See the module. Takes no memory before it is used, and 19 KB then.
 #[derive(Debug, Default)]
 pub(crate) struct Times(OnceLock<Counts>);
@@ -23,6 +26,9 @@ pub(crate) struct Times(OnceLock<Counts>);
 struct Counts {
     /// How many values each step has.
     steps: Box<[AtomicU64]>,
+    /// One bit for each block of [`BLOCK`] steps: whether there is anything in it. Mostly there is in a few, and whoever looks on
+    /// takes what it reads out of the cache of the thread that counts.
+    used: AtomicU64,
     max_ns: AtomicU64,
     /// The sum of all values: the bits of a float, because 2^64 ns are soon reached by many records with long latencies.
     sum_ns: AtomicU64,
@@ -33,13 +39,18 @@ struct Counts {
 impl Counts {
     fn new() -> Self {
         let steps = (0..=index::<STEPS>(HIGHEST_NS)).map(|_| AtomicU64::new(0)).collect();
-        Counts { steps, max_ns: AtomicU64::new(0), sum_ns: AtomicU64::new(0), saturated: AtomicU64::new(0) }
+        let [used, max_ns, sum_ns, saturated] = [0; 4].map(AtomicU64::new);
+        Counts { steps, used, max_ns, sum_ns, saturated }
     }
 
-    /// How many values each step has, ascending, without those that have none, each with the greatest value that is counted there.
-    fn recorded(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let counts = self.steps.iter().map(|count| count.load(Ordering::Acquire)).enumerate();
-        counts.filter(|(_, count)| *count > 0).map(|(step, count)| (greatest(step), count))
+    /// How many values each step has in all of these, ascending, without the steps that have none.
+    fn recorded(of: &[&Counts]) -> Vec<(usize, u64)> {
+        let used = of.iter().fold(0, |used, counts| used | counts.used.load(Ordering::Acquire));
+        let count = |step: usize| of.iter().map(|counts| counts.steps[step].load(Ordering::Acquire)).sum();
+        let steps = of.first().map_or(0, |counts| counts.steps.len());
+        let blocks = (0..steps).step_by(BLOCK).filter(|first| used >> (first / BLOCK) & 1 == 1);
+        let steps = blocks.flat_map(|first| first..steps.min(first + BLOCK));
+        steps.map(|step| (step, count(step))).filter(|(_, count)| *count > 0).collect()
     }
 }
 
@@ -65,19 +76,21 @@ impl Times {
         }
         let sum = f64::from_bits(counts.sum_ns.load(Ordering::Relaxed)) + clamped as f64 * count as f64;
         counts.sum_ns.store(sum.to_bits(), Ordering::Relaxed);
+        let step = index::<STEPS>(clamped);
+        let (used, block) = (counts.used.load(Ordering::Relaxed), 1 << (step / BLOCK));
+        if used & block == 0 {
+            counts.used.store(used | block, Ordering::Relaxed);
+        }
         // Who sees the count sees what belongs to it.
-        let step = &counts.steps[index::<STEPS>(clamped)];
+        let step = &counts.steps[step];
         step.store(step.load(Ordering::Relaxed) + count, Ordering::Release);
     }
 
     /// The usual figures of what several workers have counted so far.
     pub(crate) fn percentiles<'a>(of: impl Iterator<Item = &'a Times>) -> Percentiles {
         let of: Vec<&Counts> = of.filter_map(|times| times.0.get()).collect();
-        let mut steps = vec![0; of.first().map_or(0, |counts| counts.steps.len())];
-        for (step, total) in steps.iter_mut().enumerate() {
-            *total = of.iter().map(|counts| counts.steps[step].load(Ordering::Acquire)).sum();
-        }
-        let count: u64 = steps.iter().sum();
+        let steps = Counts::recorded(&of);
+        let count: u64 = steps.iter().map(|(_, count)| count).sum();
         let max_ns = of.iter().map(|counts| counts.max_ns.load(Ordering::Relaxed)).max().unwrap_or(0);
         let sum_ns: f64 = of.iter().map(|counts| f64::from_bits(counts.sum_ns.load(Ordering::Relaxed))).sum();
         let (mut passed, mut next) = (0, 0);
@@ -85,10 +98,10 @@ impl Times {
         let mut at = |quantile: f64| {
             let rank = ((quantile * count as f64).ceil() as u64).clamp(1, count.max(1));
             while passed < rank && next < steps.len() {
-                passed += steps[next];
+                passed += steps[next].1;
                 next += 1;
             }
-            next.checked_sub(1).map_or(0, |step| greatest(step).min(max_ns))
+            next.checked_sub(1).map_or(0, |last| greatest(steps[last].0).min(max_ns))
         };
         Percentiles {
             count,
@@ -106,14 +119,14 @@ impl Times {
     /// Adds what was counted so far to a distribution.
     pub(crate) fn add_to(&self, all: &mut Distribution) {
         let Some(counts) = self.0.get() else { return };
-        let recorded: Vec<(u64, u64)> = counts.recorded().collect();
+        let recorded = Counts::recorded(&[counts]);
         let exact = Exactly {
             count: recorded.iter().map(|(_, count)| count).sum(),
             max_ns: counts.max_ns.load(Ordering::Relaxed),
             sum_ns: f64::from_bits(counts.sum_ns.load(Ordering::Relaxed)) as u128,
             saturated: counts.saturated.load(Ordering::Relaxed),
         };
-        all.add(recorded.into_iter(), &exact);
+        all.add(recorded.into_iter().map(|(step, count)| (greatest(step), count)), &exact);
     }
 }
 
