@@ -226,7 +226,8 @@ impl Watch {
                 memory::resident_bytes()
             }
         };
-        self.looks.push(Look { at_ns: now_ns, read: status.records_in, results: status.records_out, memory_bytes });
+        self.looks
+            .push(Look { at_ns: now_ns, read: status.records_in, results: status.records_out, memory_bytes });
     }
 
     fn due_by(&self, ns: u64) -> Option<u64> {
