@@ -1,5 +1,6 @@
-//! W5: how late results are under an open-loop load. The sum per key in sliding windows, 10,000 keys, two workers; event time
-//! runs as the clock does.
+//! W5: how late results are under an open-loop load. The sum per key in sliding windows, 10,000 keys; event time runs as
+//! the clock does. On two workers, and on one: then a core is left for whatever else the machine has to do, as the loop leaves one, which
+//! also is one thread.
 //!
 //! A result's latency counts from the instant at which its window could first have closed: when, in the later of the two
 //! splits, the event was due whose time moves the watermark to the window's end. For *record to result* it counts from
@@ -42,7 +43,9 @@ const RATES: [u64; 3] = [100_000, 500_000, 1_000_000];
 
 const KEYS: u64 = 10_000;
 const SPLITS: usize = 2;
-const WORKERS: usize = 2;
+const WORKERS: [usize; 2] = [1, 2];
+/// On how many workers checkpoints are taken.
+const CHECKPOINTED: usize = 2;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
 const KINDS: [LatencyKind; 2] = [LatencyKind::WindowResult, LatencyKind::RecordToResult];
@@ -115,29 +118,36 @@ fn race(shape: &Shape, rate: u64, with_checkpoints: bool, plan: Plan, report: &m
     let stream = Stream::new(Keys::Uniform(KEYS), rate / 1_000);
     let load = Load::Constant(Rate::per_second(rate as f64));
     let schedule = load.schedule().expect("a constant load has a schedule");
-    let mut noise = Noise::default();
-    let (mut by_hand, mut plain, mut checkpointed) = (Runs::default(), Runs::default(), Runs::default());
+    let mut by_hand = Runs::default();
+    let mut plain: [(Noise, Runs); 2] = Default::default();
+    let mut checkpointed = Runs::default();
     for run in 1..=plan.runs {
         eprintln!("w5 {}, {} events/s: run {run} of {}", shape.name, thousands(rate), plan.runs);
-        noise.merge(&Noise::measure(WORKERS, noise_time).expect("threads start"));
         let reference = looped::run(&stream, &schedule, shape, warm_up, time);
         by_hand.add(&reference.latencies, rate as f64);
-        let own = |dir: Option<&Path>, runs: &mut Runs| {
-            let (measurement, windows) = job(&stream, shape, &load, warm_up, time, dir);
-            agree(&reference.windows, &windows);
+        let own = |workers, dir: Option<&Path>, runs: &mut Runs| {
+            let (measurement, windows) = job(&stream, shape, &load, warm_up, time, workers, dir);
+            agree(&reference.windows, &windows, workers);
             runs.add(&measurement.latencies, measurement.achieved_per_s);
         };
-        own(None, &mut plain);
+        for (workers, (noise, runs)) in WORKERS.into_iter().zip(&mut plain) {
+            noise.merge(&Noise::measure(workers, noise_time).expect("threads start"));
+            own(workers, None, runs);
+        }
         if with_checkpoints {
             let dir = tempfile::tempdir().expect("a temporary directory");
-            own(Some(dir.path()), &mut checkpointed);
+            own(CHECKPOINTED, Some(dir.path()), &mut checkpointed);
         }
     }
-    let figures = Figures { shape, rate, noise: noise.delays.percentiles(), reference: &by_hand };
-    figures.tell("loop", None, &by_hand, report);
-    figures.tell("millstream", None, &plain, report);
+    let figures = Figures { shape, rate, reference: &by_hand };
+    let noise_of = |workers: usize| plain[workers - 1].0.delays.percentiles();
+    figures.tell("loop", 1, noise_of(1), None, &by_hand, report);
+    for (workers, (_, runs)) in WORKERS.into_iter().zip(&plain) {
+        figures.tell("millstream", workers, noise_of(workers), None, runs, report);
+    }
     if with_checkpoints {
-        figures.tell("millstream", Some(CHECKPOINT_INTERVAL), &checkpointed, report);
+        let noise = noise_of(CHECKPOINTED);
+        figures.tell("millstream", CHECKPOINTED, noise, Some(CHECKPOINT_INTERVAL), &checkpointed, report);
     }
 }
 
@@ -148,12 +158,13 @@ fn job(
     load: &Load,
     warm_up: Duration,
     time: Duration,
+    workers: usize,
     dir: Option<&Path>,
 ) -> (Measurement, Vec<Vec<Fired>>) {
     let windows = Arc::new(Mutex::new(Vec::new()));
     let mut part = Part { windows: Vec::new(), all: Arc::clone(&windows) };
     let stream = stream.clone();
-    let mut job = Job::new("latency").workers(WORKERS);
+    let mut job = Job::new("latency").workers(workers);
     if let Some(dir) = dir {
         job = job.checkpoint_dir(dir.join("checkpoints")).checkpoint_every(CHECKPOINT_INTERVAL);
     }
@@ -207,8 +218,8 @@ impl Drop for Part {
 
 /// The results of all windows that both have completed are the same, or this is no result. A worker fires windows in order, so
 /// all before its last one are complete.
-fn agree(reference: &[Fired], parts: &[Vec<Fired>]) {
-    assert_eq!(parts.len(), WORKERS, "a worker had no results");
+fn agree(reference: &[Fired], parts: &[Vec<Fired>], workers: usize) {
+    assert_eq!(parts.len(), workers, "a worker had no results");
     let last = |windows: &[Fired]| windows.last().map_or(0, |last| last.start_us);
     let end = parts.iter().map(|part| last(part)).fold(last(reference), i64::min);
     let sum = |windows: &mut dyn Iterator<Item = &Fired>| {
@@ -229,17 +240,17 @@ fn agree(reference: &[Fired], parts: &[Vec<Fired>]) {
 struct Figures<'a> {
     shape: &'a Shape,
     rate: u64,
-    noise: Percentiles,
     reference: &'a Runs,
 }
 
 const TITLE: &str = "Latency: microseconds, all runs together; the ratio is own by loop, so below 1 is better; \
     noise is what the machine adds by itself";
-const HEADER: [&str; 16] = [
+const HEADER: [&str; 17] = [
     "workload",
     "window",
     "events/s",
     "contestant",
+    "workers",
     "checkpoints",
     "latency",
     "results",
@@ -256,7 +267,15 @@ const HEADER: [&str; 16] = [
 
 impl Figures<'_> {
     /// One line of the table and one object for each kind of latency.
-    fn tell(&self, contestant: &str, checkpoints: Option<Duration>, runs: &Runs, report: &mut Report) {
+    fn tell(
+        &self,
+        contestant: &str,
+        workers: usize,
+        noise: Percentiles,
+        checkpoints: Option<Duration>,
+        runs: &Runs,
+        report: &mut Report,
+    ) {
         for kind in KINDS {
             let of = |runs: &Runs| runs.merged.get(&kind).map(Latencies::percentiles).unwrap_or_default();
             let (own, reference) = (of(runs), of(self.reference));
@@ -285,6 +304,7 @@ impl Figures<'_> {
                     self.shape.name.to_string(),
                     thousands(self.rate),
                     contestant.to_string(),
+                    workers.to_string(),
                     checkpoints.map_or(String::new(), |interval| format!("every {interval:?}")),
                     kind.title().to_string(),
                     thousands(own.count),
@@ -296,12 +316,12 @@ impl Figures<'_> {
                     format!("{:.0}..{:.0}", p9999_of_runs.min, p9999_of_runs.max),
                     show_ratio(ratio(p50)),
                     show_ratio(ratio(p9999)),
-                    show(self.noise.p9999_ns),
+                    show(noise.p9999_ns),
                 ],
             );
             report.json(&json!({
                 "workload": "w5", "keys": KEYS, "rate": self.rate, "window": self.shape.name,
-                "contestant": contestant, "workers": if is_reference { 1 } else { WORKERS },
+                "contestant": contestant, "workers": workers,
                 "checkpoint_interval_ms": checkpoints.map(|interval| interval.as_millis() as u64), "kind": kind.name(),
                 "p50_us": micros(own.p50_ns), "p99_us": micros(own.p99_ns), "p999_us": micros(own.p999_ns),
                 "p9999_us": micros(own.p9999_ns), "max_us": micros(own.max_ns), "results": own.count,
@@ -314,7 +334,7 @@ impl Figures<'_> {
                 "ratio_p50": ratio(p50), "ratio_p9999": ratio(p9999),
                 "ratio_p50_median": (!is_reference).then(|| ratios(p50)),
                 "ratio_p9999_median": (!is_reference).then(|| ratios(p9999)),
-                "noise_p9999_us": micros(self.noise.p9999_ns), "runs": each.len(),
+                "noise_p9999_us": micros(noise.p9999_ns), "runs": each.len(),
             }));
         }
     }
