@@ -363,6 +363,30 @@ fn a_chain_on_one_worker_keeps_the_order() {
     }
 }
 
+/// Values that own something are moved, others may be cloned.
+#[test]
+fn a_filter_keeps_what_owns_something_in_order_and_tells_which_record_failed() {
+    for (workers, batch) in [(1, 1024), (1, 1), (2, 7)] {
+        let job = Job::new("operators").workers(workers).batch_size(batch);
+        let seen = Collected::new();
+        numbers(&job, 0..1_000)
+            .map(|n| n.to_string())
+            .filter(|n| !n.ends_with('3'))
+            .filter(|n| n != "7")
+            .sink(seen.sink());
+        run(job).expect("the job finishes");
+        let expected = (0..1_000).map(|n: i64| n.to_string()).filter(|n| !n.ends_with('3') && n != "7");
+        assert!(seen.values().into_iter().eq(expected));
+
+        let job = Job::new("operators").workers(workers).batch_size(batch);
+        let text = numbers(&job, 0..1_000).map(|n| n.to_string()).filter(|n| !n.ends_with('3'));
+        text.filter(|n| n != "125" || panic!("boom")).name("culprit").sink(Collected::new().sink());
+        let error = failure(job);
+        assert_eq!(error.operator(), Some("culprit"), "{error}");
+        assert!(error.to_string().contains("record 126 of"), "{error}");
+    }
+}
+
 #[test]
 fn a_stream_has_as_many_readers_as_are_asked_for() {
     for workers in [1, 2, 8] {
@@ -691,10 +715,18 @@ fn a_panic_over_an_event_time_or_a_watermark_names_the_record() {
             .source(numbers(), Watermarks::custom(Squeamish(EventTime::from_micros(41)), at))
             .name("culprit")
             .sink(Collected::new().sink());
-        for job in [of_time, of_watermark] {
+        // Its reader puts records out one by one.
+        let of_one = new_job();
+        let (sender, source) = channel(100);
+        (0..100).for_each(|number| sender.send(number).expect("the source is there"));
+        of_one
+            .source(source, Watermarks::none(move |number| if *number == 41 { panic!("boom") } else { at(number) }))
+            .name("culprit")
+            .sink(Collected::new().sink());
+        for job in [of_time, of_watermark, of_one] {
             let error = failure(job);
             assert_eq!((error.kind(), error.operator()), (ErrorKind::User, Some("culprit")), "{error}");
-            assert!(error.to_string().contains("record 42 of split `values 0 of 1`"), "{error}");
+            assert!(error.to_string().contains("record 42 of split `"), "{error}");
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct Settings {
     pub retain: usize,
     /// What to start from; by default the newest checkpoint.
     pub start_from: StartFrom,
-    /// How many records a source reads at a time, at most; by default 1024.
+    /// How many records a source reads at a time, at most; by default 2048.
     pub batch_size: usize,
     /// How many records may be on their way to one worker before sources stop reading; by default 65,536.
     pub in_flight: usize,

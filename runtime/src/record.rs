@@ -4,6 +4,9 @@ use crate::time::EventTime;
 
 /// What a stream can carry: anything owned that can be cloned and sent to another worker.
 ///
+/// A clone must be like what it was made of. Records are cloned where a stream has several readers, and values that own
+/// nothing (those that need no drop) wherever that is quicker than to move them.
+///
 /// Implemented for every such type; there is nothing to write.
 pub trait Data: Clone + Send + 'static {}
 impl<T: Clone + Send + 'static> Data for T {}

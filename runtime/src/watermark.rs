@@ -14,6 +14,9 @@ use crate::time::{EventSpan, EventTime};
 
 /// Watches the event times of one split and says what the watermark is. Its state goes into every checkpoint.
 ///
+/// A batch of records is read, with their event times, and then observed record by record. So whatever a generator knows, it
+/// must know from the event times that it is given: what the function for event times does beside may be a batch ahead.
+///
 /// The runtime never lets a watermark go back, whatever [`watermark`](Self::watermark) returns.
 pub trait WatermarkGenerator: Clone + Send + Serialize + DeserializeOwned + 'static {
     /// A record at `at` has been read.

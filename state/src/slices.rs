@@ -58,12 +58,13 @@ impl<K: Key, V: Value> SliceState<K, V> {
         InSlice(&mut self.slices[self.hot].1)
     }
 
-    /// Has the processor fetch what [`AT_ONCE`] records from `from` on will change, if they are of the slice that was used last. It
-    /// changes nothing but the time that [`update`](Self::update) takes.
+    /// Has the processor fetch what the records of a chunk will change, if they are of the slice that was used last. Chunks are of
+    /// [`AT_ONCE`] records, and there may be none of this number. It changes nothing but the time that
+    /// [`update`](Self::update) takes.
     #[inline]
-    pub fn prefetch<R>(&self, records: &[R], from: usize, hash: impl Fn(&R) -> u64) {
+    pub fn prefetch<R>(&self, records: &[R], chunk: usize, hash: impl Fn(&R) -> u64) {
         if let Some((_, table)) = self.slices.get(self.hot) {
-            table.prefetch(records.iter().skip(from).take(AT_ONCE).map(hash));
+            table.prefetch(records.iter().skip(chunk * AT_ONCE).take(AT_ONCE).map(hash));
         }
     }
 

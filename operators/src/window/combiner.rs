@@ -126,8 +126,8 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
         let mut left: Vec<u32> = Vec::new();
         self.held.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
+            self.held.prefetch(&rows.records, chunk + 1, |record| record.hash);
             let first = chunk * AT_ONCE;
-            self.held.prefetch(&rows.records, first + AT_ONCE, |record| record.hash);
             if let Some(place) = self.places.of_all(records, first, &behind)
                 && !self.is_paused(place)
                 && place.windows.0 >= open

@@ -99,8 +99,8 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         let fired = marks.bounds().1;
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
+            slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
             let first = chunk * AT_ONCE;
-            slices.prefetch(&rows.records, first + AT_ONCE, |record| record.hash);
             if let Some(place) = self.places.of_all(records, first, &behind)
                 && place.windows.0 >= fired
             {
@@ -182,7 +182,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
     ) -> Result<()> {
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
-            slices.prefetch(&rows.records, (chunk + 1) * AT_ONCE, |record| record.hash);
+            slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
             for record in records {
                 let Slice { slice, acc } = &record.value;
                 let own = slices.update(*slice, record.hash, &record.key, || self.aggregate.create());

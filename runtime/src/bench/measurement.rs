@@ -77,7 +77,7 @@ pub struct Second {
     pub results: u64,
     /// Events that were due and not yet read, at the end of the second.
     pub backlog: u64,
-    /// Resident memory at the end of the second, in bytes; unknown on some systems.
+    /// Resident memory, read at most about half a second before the end of the second, in bytes; unknown on some systems.
     pub memory_bytes: Option<u64>,
 }
 

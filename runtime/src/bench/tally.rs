@@ -157,11 +157,11 @@ impl Packed {
 /// Where the count of `ns` is when each power of two is divided into `STEPS`, a power of two itself. Values below two times
 /// `STEPS` have a count each.
 #[inline]
-pub(super) fn index<const STEPS: u64>(ns: u64) -> usize {
+pub(super) const fn index<const STEPS: u64>(ns: u64) -> usize {
     if ns < 2 * STEPS {
         return ns as usize;
     }
-    let shift = u64::from(ns.ilog2() - STEPS.ilog2());
+    let shift = (ns.ilog2() - STEPS.ilog2()) as u64;
     (shift * STEPS + (ns >> shift)) as usize
 }
 

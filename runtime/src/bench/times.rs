@@ -17,6 +17,7 @@ const STEPS: u64 = 64;
 
 /// How many steps a block has: that makes fewer blocks than [`Counts::used`] has bits.
 const BLOCK: usize = 64;
+const _: () = assert!(index::<STEPS>(HIGHEST_NS) / BLOCK < 64);
 
 /// See the module. Takes no memory before it is used, and 19 KB then.
 #[derive(Debug, Default)]

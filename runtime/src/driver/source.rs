@@ -82,7 +82,8 @@ struct Split<R, G> {
     reader: Option<R>,
     /// Where the reader stood when it was closed.
     position: Option<serde_json::Value>,
-    generator: G,
+    /// Away only while it observes a batch, so that it can do that in registers.
+    generator: Option<G>,
     watermark: EventTime,
     records: u64,
     /// Which events of a schedule are its own.
@@ -195,7 +196,7 @@ where
                 name,
                 reader,
                 position: saved,
-                generator,
+                generator: Some(generator),
                 watermark: entry.map_or(EventTime::MIN, |entry| EventTime::from_micros(entry.watermark_us)),
                 records: before,
                 numbers,
@@ -297,10 +298,11 @@ where
         })?;
         let mut rows = Rows { records, behind: Vec::new(), lineage: None };
         let mut steps = due_ns.map(|_| Steps { high: split.high, steps: Vec::new() });
-        let (mut row, generator) = (0, split.generator.clone());
+        let Some(generator) = split.generator.take() else { return Err(Error::internal("a split has no watermarks")) };
+        let mut row = 0;
         let moved = guard(name, || Ok(observe(&mut rows, generator, split.watermark, steps.as_mut(), &mut row)));
         let (generator, watermark) = moved.map_err(|error| error.at_place(record(row)))?;
-        split.generator = generator;
+        split.generator = Some(generator);
         match read {
             Read::More => {}
             Read::Later(wait) => split.due = Some(Instant::now() + wait.min(LONGEST_WAIT)),
