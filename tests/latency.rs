@@ -72,6 +72,30 @@ fn results_of_windows_count_from_when_their_windows_could_have_closed() {
     assert!(counted.busy > Duration::ZERO);
 }
 
+/// Batches wait on their worker, or come from another one; what the warm-up had of them does not count.
+#[test]
+fn waiting_is_told_by_where_it_was_and_without_the_warm_up() {
+    let mut job = Job::new("waiting").workers(2);
+    let at = |i: &u64| EventTime::from_micros(*i as i64 * 500);
+    job.source(Generator::forever(|i| i).splits(2), Watermarks::monotonous(at))
+        .name("events")
+        .key_by(|i| i % 4)
+        .fold(0_u64, |count, _| *count += 1)
+        .name("counts")
+        .sink(for_each(|_: Record<(u64, u64)>| ()))
+        .name("out");
+    let load: Load = "2k".parse().expect("a load");
+    let measured = job.measure(&load, millis(1500), millis(500)).expect("the job runs");
+    let of = |name: &str| measured.operators.iter().find(|operator| operator.name == name).expect("is there");
+    let waits = |name: &str| (of(name).queue.count(), of(name).exchange.count());
+    assert_eq!(waits("events"), (0, 0));
+    let (records, (_, exchanged), (queued, none)) = (of("counts").records, waits("counts"), waits("out"));
+    assert!(exchanged > 0 && queued > 0, "{:?}", measured.operators);
+    assert_eq!(none, 0, "a sink has no exchange in front of it");
+    // A batch has a record at least, and 1.5 s of the 2 s were warm-up. The looks that tell them apart are 50 ms apart.
+    assert!(exchanged <= records + 400 && queued <= records + 400, "{records} records: {:?}", measured.operators);
+}
+
 #[test]
 fn recorded_events_come_at_their_own_pace() {
     let times_ms = [0, 300, 100, 301, 600];

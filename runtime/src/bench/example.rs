@@ -79,8 +79,12 @@ pub(super) fn measurement(seconds: u64) -> Measurement {
     {
         let mut queue = Distribution::new();
         (0..10_000).for_each(|_| queue.record(random.latency(30_000.0), 1));
+        let mut exchange = Distribution::new();
+        if name == "spend" {
+            (0..10_000).for_each(|_| exchange.record(random.latency(50_000.0), 1));
+        }
         let (records, busy) = (records * seconds, Duration::from_secs_f64(busy_s * seconds as f64));
-        made.operators.push(OperatorTime { name: name.to_string(), records, busy, queue });
+        made.operators.push(OperatorTime { name: name.to_string(), records, busy, queue, exchange });
     }
     let mut noise = Noise { duration: Duration::from_secs(1), threads: 2, ..Noise::default() };
     (0..200_000).for_each(|_| noise.delays.record(random.latency(40.0), 10));

@@ -88,6 +88,7 @@ struct OperatorFigures {
     records: u64,
     busy_s: f64,
     queue: Percentiles,
+    exchange: Percentiles,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -173,8 +174,8 @@ impl From<&CheckpointTaken> for CheckpointFigures {
 
 impl From<&OperatorTime> for OperatorFigures {
     fn from(of: &OperatorTime) -> Self {
-        let (name, queue) = (of.name.clone(), of.queue.percentiles());
-        OperatorFigures { name, records: of.records, busy_s: seconds(of.busy), queue }
+        let (queue, exchange) = (of.queue.percentiles(), of.exchange.percentiles());
+        OperatorFigures { name: of.name.clone(), records: of.records, busy_s: seconds(of.busy), queue, exchange }
     }
 }
 

@@ -105,9 +105,11 @@ pub struct OperatorTime {
     pub records: u64,
     /// How long its code ran, from the end of the warm-up on.
     pub busy: Duration,
-    /// How long batches waited for it, on this worker or on their way from another; in steps of 1.6 %, and with the
-    /// warm-up.
+    /// How long batches waited for it on their worker, from the end of the warm-up on; in steps of 1.6 %.
     pub queue: Distribution,
+    /// How long batches were on their way to it through an exchange between workers, as `queue`.
+    #[serde(default)]
+    pub exchange: Distribution,
 }
 
 /// The figures of one of several runs.
@@ -208,6 +210,7 @@ impl Measurement {
                     mine.records += operator.records;
                     mine.busy += operator.busy;
                     mine.queue.merge(&operator.queue);
+                    mine.exchange.merge(&operator.exchange);
                 }
                 None => self.operators.push(operator.clone()),
             }
@@ -260,6 +263,7 @@ mod tests {
             ..Measurement::default()
         };
         made.operators[0].queue.record(latency_ns, 1);
+        made.operators[0].exchange.record(latency_ns, 2);
         for second in 0..seconds {
             made.latencies_mut(LatencyKind::Record).record(second * SECOND_NS, latency_ns, 10);
         }
@@ -272,7 +276,9 @@ mod tests {
         assert_eq!((all.duration, all.seconds.len(), all.greatest_backlog()), (Duration::from_secs(6), 6, 2));
         let starts: Vec<_> = all.checkpoints.iter().map(|taken| taken.start.as_millis()).collect();
         assert_eq!(starts, [500, 2_500, 5_500]);
-        assert_eq!((all.operators.len(), all.operators[0].records, all.operators[0].queue.count()), (1, 9, 3));
+        let operator = &all.operators[0];
+        assert_eq!((all.operators.len(), operator.records), (1, 9));
+        assert_eq!((operator.queue.count(), operator.exchange.count()), (3, 6));
         let latencies = &all.latencies[&LatencyKind::Record];
         let greatest: Vec<_> = latencies.seconds().map(|(at, of)| (at, of.percentiles().max_ns)).collect();
         assert_eq!(greatest, [(0, 1_000), (1, 1_000), (2, 3_000), (3, 3_000), (4, 3_000), (5, 2_000)]);

@@ -19,12 +19,13 @@ use super::memory;
 use super::noise::Noise;
 use super::probe::OpenLoop;
 use super::sustainable::{Search, Trial};
+use super::times::Counted;
 use crate::checkpoint::wall_clock_ms;
 use crate::error::{Error, Result};
 use crate::execute;
 use crate::handle::{OperatorKind, OperatorStatus, Status};
 use crate::job::Job;
-use crate::shared::{Shared, StopMode};
+use crate::shared::{Padded, Shared, Stats, StopMode};
 
 /// How long the events that were due are waited for when the time is over.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -112,6 +113,9 @@ impl Job {
             let elapsed = origin.elapsed();
             let status = handle.status();
             watch.look(elapsed.as_nanos() as u64, &status);
+            if elapsed >= warm_up && watch.waits.is_empty() {
+                watch.waits = waits(&shared);
+            }
             let over = warm_up + time;
             let done = || watch.has_read_what_was_due_by(over) && has_gone_all_the_way(&status, &shared);
             if elapsed >= over && (done() || elapsed >= over + DRAIN) {
@@ -122,11 +126,12 @@ impl Job {
         let status = handle.status();
         handle.wait()?;
         let warm = std::mem::take(&mut watch.warm);
+        let waits = std::mem::take(&mut watch.waits);
         let mut made = watch.finish(time);
         made.0.job.clone_from(&self.name);
         made.0.settings = self.settings_in_words();
         made.0.machine = Machine::this();
-        fill(&mut made.0, &shared, &warm, &status, warm_up);
+        fill(&mut made.0, &shared, &warm, &waits, &status, warm_up);
         Ok(made)
     }
 
@@ -145,26 +150,42 @@ impl Job {
     }
 }
 
-/// What the workers have measured; `warm` is how far they were at the end of the warm-up.
-fn fill(made: &mut Measurement, shared: &Arc<Shared>, warm: &Status, status: &Status, warm_up: Duration) {
+/// How long batches had waited by now: in the queue and in the exchange, for each node.
+fn waits(shared: &Shared) -> Vec<[Counted; 2]> {
+    let of = |stats: &Vec<Padded<Stats>>| {
+        let queue = Counted::read(stats.iter().map(|stats| &stats.0.queue));
+        [queue, Counted::read(stats.iter().map(|stats| &stats.0.exchange))]
+    };
+    shared.stats.iter().map(of).collect()
+}
+
+/// What the workers have measured; `warm` and `warm_waits` are how far they were at the end of the warm-up.
+fn fill(
+    made: &mut Measurement,
+    shared: &Arc<Shared>,
+    warm: &Status,
+    warm_waits: &[[Counted; 2]],
+    status: &Status,
+    warm_up: Duration,
+) {
     let measured = shared.probe.measured();
     made.latencies = measured.latencies;
     let after = |taken: &CheckpointTaken| Some(CheckpointTaken { start: taken.start.checked_sub(warm_up)?, ..*taken });
     made.checkpoints = measured.checkpoints.iter().filter_map(after).collect();
     made.warm_up = warm_up;
-    for (node, operator) in status.operators.iter().enumerate() {
+    for (node, (operator, [queue, exchange])) in status.operators.iter().zip(waits(shared)).enumerate() {
         let before = warm.operators.get(node);
-        let mut time = OperatorTime {
+        let since = |waits: Counted, of: usize| match warm_waits.get(node) {
+            Some(warm) => waits.since(&warm[of]).distribution(),
+            None => waits.distribution(),
+        };
+        made.operators.push(OperatorTime {
             name: operator.name.clone(),
             records: operator.records_in - before.map_or(0, |before| before.records_in),
             busy: operator.busy - before.map_or(Duration::ZERO, |before| before.busy),
-            ..OperatorTime::default()
-        };
-        for stats in &shared.stats[node] {
-            stats.0.queue.add_to(&mut time.queue);
-            stats.0.exchange.add_to(&mut time.queue);
-        }
-        made.operators.push(time);
+            queue: since(queue, 0),
+            exchange: since(exchange, 1),
+        });
     }
 }
 
@@ -185,6 +206,8 @@ struct Watch {
     started_unix_ms: u64,
     /// The latest of the warm-up.
     warm: Status,
+    /// How long batches had waited by its end.
+    waits: Vec<[Counted; 2]>,
     looks: Vec<Look>,
     memory_read_ns: Option<u64>,
 }
@@ -209,6 +232,7 @@ impl Watch {
             sources: status.operators.iter().filter(|operator| operator.kind == OperatorKind::Source).count() as u64,
             started_unix_ms: wall_clock_ms() + warm_up.as_millis() as u64,
             warm: Status::default(),
+            waits: Vec::new(),
             looks: Vec::new(),
             memory_read_ns: None,
         }

@@ -63,25 +63,27 @@ impl Measurement {
         }
         writeln!(
             f,
-            "\n  {:<24} {:>15} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9}",
-            "operator", "records", "busy", "of a core", "per record", "queue p50", "p99", "max"
+            "\n  {:<24} {:>15} {:>9} {:>9} {:>11} {:>9} {:>9} {:>12} {:>9}",
+            "operator", "records", "busy", "of a core", "per record", "queue p50", "p99", "exchange p50", "p99"
         )?;
         for operator in &self.operators {
-            let (busy_ns, queue) = (operator.busy.as_nanos() as u64, operator.queue.percentiles());
+            let busy_ns = operator.busy.as_nanos() as u64;
+            let (queue, exchange) = (operator.queue.percentiles(), operator.exchange.percentiles());
             let share = 100.0 * operator.busy.as_secs_f64() / self.duration.as_secs_f64().max(1e-9);
             let per_record = busy_ns.checked_div(operator.records).map_or_else(|| "-".to_string(), span);
-            let queued = |ns: u64| if queue.count == 0 { "-".to_string() } else { span(ns) };
+            let waited = |of: &Percentiles, ns: u64| if of.count == 0 { "-".to_string() } else { span(ns) };
             writeln!(
                 f,
-                "  {:<24} {:>15} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9}",
+                "  {:<24} {:>15} {:>9} {:>9} {:>11} {:>9} {:>9} {:>12} {:>9}",
                 operator.name,
                 thousands(operator.records),
                 span(busy_ns),
                 format!("{share:.1} %"),
                 per_record,
-                queued(queue.p50_ns),
-                queued(queue.p99_ns),
-                queued(queue.max_ns)
+                waited(&queue, queue.p50_ns),
+                waited(&queue, queue.p99_ns),
+                waited(&exchange, exchange.p50_ns),
+                waited(&exchange, exchange.p99_ns)
             )?;
         }
         Ok(())

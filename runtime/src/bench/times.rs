@@ -43,16 +43,6 @@ impl Counts {
         let [used, max_ns, sum_ns, saturated] = [0; 4].map(AtomicU64::new);
         Counts { steps, used, max_ns, sum_ns, saturated }
     }
-
-    /// How many values each step has in all of these, ascending, without the steps that have none.
-    fn recorded(of: &[&Counts]) -> Vec<(usize, u64)> {
-        let used = of.iter().fold(0, |used, counts| used | counts.used.load(Ordering::Acquire));
-        let count = |step: usize| of.iter().map(|counts| counts.steps[step].load(Ordering::Acquire)).sum();
-        let steps = of.first().map_or(0, |counts| counts.steps.len());
-        let blocks = (0..steps).step_by(BLOCK).filter(|first| used >> (first / BLOCK) & 1 == 1);
-        let steps = blocks.flat_map(|first| first..steps.min(first + BLOCK));
-        steps.map(|step| (step, count(step))).filter(|(_, count)| *count > 0).collect()
-    }
 }
 
 /// The greatest value that is counted at a step.
@@ -89,20 +79,65 @@ impl Times {
 
     /// The usual figures of what several workers have counted so far.
     pub(crate) fn percentiles<'a>(of: impl Iterator<Item = &'a Times>) -> Percentiles {
+        Counted::read(of).percentiles()
+    }
+}
+
+/// What several workers had counted at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    /// How many values each step has, ascending, without the steps that have none.
+    steps: Vec<(usize, u64)>,
+    max_ns: u64,
+    sum_ns: f64,
+    saturated: u64,
+}
+
+impl Counted {
+    pub(crate) fn read<'a>(of: impl Iterator<Item = &'a Times>) -> Counted {
         let of: Vec<&Counts> = of.filter_map(|times| times.0.get()).collect();
-        let steps = Counts::recorded(&of);
-        let count: u64 = steps.iter().map(|(_, count)| count).sum();
-        let max_ns = of.iter().map(|counts| counts.max_ns.load(Ordering::Relaxed)).max().unwrap_or(0);
-        let sum_ns: f64 = of.iter().map(|counts| f64::from_bits(counts.sum_ns.load(Ordering::Relaxed))).sum();
+        let used = of.iter().fold(0, |used, counts| used | counts.used.load(Ordering::Acquire));
+        let count = |step: usize| of.iter().map(|counts| counts.steps[step].load(Ordering::Acquire)).sum();
+        let steps = of.first().map_or(0, |counts| counts.steps.len());
+        let blocks = (0..steps).step_by(BLOCK).filter(|first| used >> (first / BLOCK) & 1 == 1);
+        let steps = blocks.flat_map(|first| first..steps.min(first + BLOCK));
+        Counted {
+            steps: steps.map(|step| (step, count(step))).filter(|(_, count)| *count > 0).collect(),
+            max_ns: of.iter().map(|counts| counts.max_ns.load(Ordering::Relaxed)).max().unwrap_or(0),
+            sum_ns: of.iter().map(|counts| f64::from_bits(counts.sum_ns.load(Ordering::Relaxed))).sum(),
+            saturated: of.iter().map(|counts| counts.saturated.load(Ordering::Relaxed)).sum(),
+        }
+    }
+
+    /// What came since `earlier`. The greatest value is only known to a step then.
+    pub(crate) fn since(mut self, earlier: &Counted) -> Counted {
+        for (step, count) in &earlier.steps {
+            if let Ok(place) = self.steps.binary_search_by_key(step, |(step, _)| *step) {
+                self.steps[place].1 = self.steps[place].1.saturating_sub(*count);
+            }
+        }
+        self.steps.retain(|(_, count)| *count > 0);
+        self.max_ns = self.steps.last().map_or(0, |(step, _)| greatest(*step).min(self.max_ns));
+        self.sum_ns = (self.sum_ns - earlier.sum_ns).max(0.0);
+        self.saturated = self.saturated.saturating_sub(earlier.saturated);
+        self
+    }
+
+    fn count(&self) -> u64 {
+        self.steps.iter().map(|(_, count)| count).sum()
+    }
+
+    fn percentiles(&self) -> Percentiles {
+        let count = self.count();
         let (mut passed, mut next) = (0, 0);
         // Asked with rising quantiles.
         let mut at = |quantile: f64| {
             let rank = ((quantile * count as f64).ceil() as u64).clamp(1, count.max(1));
-            while passed < rank && next < steps.len() {
-                passed += steps[next].1;
+            while passed < rank && next < self.steps.len() {
+                passed += self.steps[next].1;
                 next += 1;
             }
-            next.checked_sub(1).map_or(0, |last| greatest(steps[last].0).min(max_ns))
+            next.checked_sub(1).map_or(0, |last| greatest(self.steps[last].0).min(self.max_ns))
         };
         Percentiles {
             count,
@@ -111,23 +146,23 @@ impl Times {
             p99_ns: at(0.99),
             p999_ns: at(0.999),
             p9999_ns: at(0.9999),
-            max_ns,
-            mean_ns: if count == 0 { 0.0 } else { sum_ns / count as f64 },
-            saturated: of.iter().map(|counts| counts.saturated.load(Ordering::Relaxed)).sum(),
+            max_ns: self.max_ns,
+            mean_ns: if count == 0 { 0.0 } else { self.sum_ns / count as f64 },
+            saturated: self.saturated,
         }
     }
 
-    /// Adds what was counted so far to a distribution.
-    pub(crate) fn add_to(&self, all: &mut Distribution) {
-        let Some(counts) = self.0.get() else { return };
-        let recorded = Counts::recorded(&[counts]);
+    /// As a distribution, which has finer steps.
+    pub(crate) fn distribution(&self) -> Distribution {
+        let mut made = Distribution::new();
         let exact = Exactly {
-            count: recorded.iter().map(|(_, count)| count).sum(),
-            max_ns: counts.max_ns.load(Ordering::Relaxed),
-            sum_ns: f64::from_bits(counts.sum_ns.load(Ordering::Relaxed)) as u128,
-            saturated: counts.saturated.load(Ordering::Relaxed),
+            count: self.count(),
+            max_ns: self.max_ns,
+            sum_ns: self.sum_ns as u128,
+            saturated: self.saturated,
         };
-        all.add(recorded.into_iter().map(|(step, count)| (greatest(step), count)), &exact);
+        made.add(self.steps.iter().map(|(step, count)| (greatest(*step), *count)), &exact);
+        made
     }
 }
 
@@ -172,11 +207,26 @@ mod tests {
                 let (found, expected) = (found as f64, expected as f64);
                 prop_assert!(found >= expected * 0.998 && found <= expected * 1.018 + 1.0, "{found} for {expected}");
             }
-            let mut made = Distribution::new();
-            workers.iter().for_each(|times| times.add_to(&mut made));
-            let made = made.percentiles();
+            let made = Counted::read(workers.iter()).distribution().percentiles();
             prop_assert_eq!((made.count, made.max_ns), (expected.count, expected.max_ns));
             prop_assert!(made.p50_ns as f64 >= expected.p50_ns as f64 * 0.998);
         }
+    }
+
+    #[test]
+    fn what_came_since_leaves_out_what_was_before() {
+        let times = Times::default();
+        times.record(5_000_000, 3);
+        times.record(100, 2);
+        let before = Counted::read([&times].into_iter());
+        assert_eq!(Counted::read([&times].into_iter()).since(&before).percentiles(), Percentiles::default());
+        times.record(100, 4);
+        times.record(2_000, 1);
+        let since = Counted::read([&times].into_iter()).since(&before).percentiles();
+        assert_eq!((since.count, since.p50_ns), (5, 100));
+        assert!((2_000..2_040).contains(&since.max_ns), "{since:?}");
+        assert!((since.mean_ns - 480.0).abs() < 1e-6, "{since:?}");
+        let all = Counted::read([&times].into_iter()).since(&Counted::default()).percentiles();
+        assert_eq!((all.count, all.max_ns), (10, 5_000_000));
     }
 }
