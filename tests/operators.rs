@@ -705,11 +705,9 @@ fn a_panic_over_an_event_time_or_a_watermark_names_the_record() {
         let numbers = || from_vec((0..100).collect::<Vec<i64>>());
         let new_job = || Job::new("stumbles").workers(1).batch_size(batch);
         let at = |number: &i64| EventTime::from_micros(*number);
+        let no_time = move |number: &i64| if *number == 41 { panic!("boom") } else { at(number) };
         let of_time = new_job();
-        of_time
-            .source(numbers(), Watermarks::none(move |number| if *number == 41 { panic!("boom") } else { at(number) }))
-            .name("culprit")
-            .sink(Collected::new().sink());
+        of_time.source(numbers(), Watermarks::none(no_time)).name("culprit").sink(Collected::new().sink());
         let of_watermark = new_job();
         of_watermark
             .source(numbers(), Watermarks::custom(Squeamish(EventTime::from_micros(41)), at))
@@ -719,10 +717,7 @@ fn a_panic_over_an_event_time_or_a_watermark_names_the_record() {
         let of_one = new_job();
         let (sender, source) = channel(100);
         (0..100).for_each(|number| sender.send(number).expect("the source is there"));
-        of_one
-            .source(source, Watermarks::none(move |number| if *number == 41 { panic!("boom") } else { at(number) }))
-            .name("culprit")
-            .sink(Collected::new().sink());
+        of_one.source(source, Watermarks::none(no_time)).name("culprit").sink(Collected::new().sink());
         for job in [of_time, of_watermark, of_one] {
             let error = failure(job);
             assert_eq!((error.kind(), error.operator()), (ErrorKind::User, Some("culprit")), "{error}");

@@ -13,7 +13,6 @@
 mod looped;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,9 +42,6 @@ const RATES: [u64; 3] = [100_000, 500_000, 1_000_000];
 
 const KEYS: u64 = 10_000;
 const SPLITS: usize = 2;
-const WORKERS: [usize; 2] = [1, 2];
-/// On how many workers checkpoints are taken.
-const CHECKPOINTED: usize = 2;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
 const KINDS: [LatencyKind; 2] = [LatencyKind::WindowResult, LatencyKind::RecordToResult];
@@ -92,14 +88,27 @@ impl Fired {
 }
 
 /// All runs of one contestant.
-#[derive(Default)]
 struct Runs {
+    contestant: &'static str,
+    workers: usize,
+    checkpoints: Option<Duration>,
+    /// Of as many threads, before each run.
+    noise: Noise,
     merged: BTreeMap<LatencyKind, Latencies>,
     each: BTreeMap<LatencyKind, Vec<Percentiles>>,
     achieved_per_s: Vec<f64>,
 }
 
 impl Runs {
+    fn new(contestant: &'static str, workers: usize, checkpoints: Option<Duration>) -> Self {
+        let (noise, merged, each) = (Noise::default(), BTreeMap::new(), BTreeMap::new());
+        Runs { contestant, workers, checkpoints, noise, merged, each, achieved_per_s: Vec::new() }
+    }
+
+    fn measure_noise(&mut self, time: Duration) {
+        self.noise.merge(&Noise::measure(self.workers, time).expect("threads start"));
+    }
+
     fn add(&mut self, latencies: &BTreeMap<LatencyKind, Latencies>, achieved_per_s: f64) {
         for (kind, latencies) in latencies {
             self.merged.entry(*kind).or_default().merge(latencies);
@@ -118,37 +127,25 @@ fn race(shape: &Shape, rate: u64, with_checkpoints: bool, plan: Plan, report: &m
     let stream = Stream::new(Keys::Uniform(KEYS), rate / 1_000);
     let load = Load::Constant(Rate::per_second(rate as f64));
     let schedule = load.schedule().expect("a constant load has a schedule");
-    let mut by_hand = Runs::default();
-    let mut plain: [(Noise, Runs); 2] = Default::default();
-    let mut checkpointed = Runs::default();
+    let mut by_hand = Runs::new("loop", 1, None);
+    let mut own = vec![Runs::new("millstream", 1, None), Runs::new("millstream", 2, None)];
+    if with_checkpoints {
+        own.push(Runs::new("millstream", 2, Some(CHECKPOINT_INTERVAL)));
+    }
     for run in 1..=plan.runs {
         eprintln!("w5 {}, {} events/s: run {run} of {}", shape.name, thousands(rate), plan.runs);
+        by_hand.measure_noise(noise_time);
         let reference = looped::run(&stream, &schedule, shape, warm_up, time);
         by_hand.add(&reference.latencies, rate as f64);
-        let own = |workers, dir: Option<&Path>, runs: &mut Runs| {
-            let (measurement, windows) = job(&stream, shape, &load, warm_up, time, workers, dir);
-            agree(&reference.windows, &windows, workers);
+        for runs in &mut own {
+            runs.measure_noise(noise_time);
+            let (measurement, windows) = job(&stream, shape, &load, warm_up, time, runs.workers, runs.checkpoints);
+            agree(&reference.windows, &windows, runs.workers);
             runs.add(&measurement.latencies, measurement.achieved_per_s);
-        };
-        for (workers, (noise, runs)) in WORKERS.into_iter().zip(&mut plain) {
-            noise.merge(&Noise::measure(workers, noise_time).expect("threads start"));
-            own(workers, None, runs);
-        }
-        if with_checkpoints {
-            let dir = tempfile::tempdir().expect("a temporary directory");
-            own(CHECKPOINTED, Some(dir.path()), &mut checkpointed);
         }
     }
     let figures = Figures { shape, rate, reference: &by_hand };
-    let noise_of = |workers: usize| plain[workers - 1].0.delays.percentiles();
-    figures.tell("loop", 1, noise_of(1), None, &by_hand, report);
-    for (workers, (_, runs)) in WORKERS.into_iter().zip(&plain) {
-        figures.tell("millstream", workers, noise_of(workers), None, runs, report);
-    }
-    if with_checkpoints {
-        let noise = noise_of(CHECKPOINTED);
-        figures.tell("millstream", CHECKPOINTED, noise, Some(CHECKPOINT_INTERVAL), &checkpointed, report);
-    }
+    [&by_hand].into_iter().chain(&own).for_each(|runs| figures.tell(runs, report));
 }
 
 /// One run of the job, and the windows of each worker.
@@ -159,14 +156,15 @@ fn job(
     warm_up: Duration,
     time: Duration,
     workers: usize,
-    dir: Option<&Path>,
+    checkpoints: Option<Duration>,
 ) -> (Measurement, Vec<Vec<Fired>>) {
     let windows = Arc::new(Mutex::new(Vec::new()));
     let mut part = Part { windows: Vec::new(), all: Arc::clone(&windows) };
     let stream = stream.clone();
     let mut job = Job::new("latency").workers(workers);
-    if let Some(dir) = dir {
-        job = job.checkpoint_dir(dir.join("checkpoints")).checkpoint_every(CHECKPOINT_INTERVAL);
+    let dir = checkpoints.map(|_| tempfile::tempdir().expect("a temporary directory"));
+    if let (Some(dir), Some(interval)) = (&dir, checkpoints) {
+        job = job.checkpoint_dir(dir.path().join("checkpoints")).checkpoint_every(interval);
     }
     let sliding = Sliding::of(EventSpan::millis(shape.size_ms as i64), EventSpan::millis(shape.slide_ms as i64));
     let bound = EventSpan::millis(JITTER_MS as i64);
@@ -267,15 +265,8 @@ const HEADER: [&str; 17] = [
 
 impl Figures<'_> {
     /// One line of the table and one object for each kind of latency.
-    fn tell(
-        &self,
-        contestant: &str,
-        workers: usize,
-        noise: Percentiles,
-        checkpoints: Option<Duration>,
-        runs: &Runs,
-        report: &mut Report,
-    ) {
+    fn tell(&self, runs: &Runs, report: &mut Report) {
+        let noise = runs.noise.delays.percentiles();
         for kind in KINDS {
             let of = |runs: &Runs| runs.merged.get(&kind).map(Latencies::percentiles).unwrap_or_default();
             let (own, reference) = (of(runs), of(self.reference));
@@ -290,7 +281,7 @@ impl Figures<'_> {
                 let ratio = |(own, reference)| of(own) as f64 / of(reference) as f64;
                 Spread::of(each.iter().zip(reference_each).map(ratio)).median
             };
-            let is_reference = contestant == "loop";
+            let is_reference = std::ptr::eq(runs, self.reference);
             let ratio = |of: fn(&Percentiles) -> u64| (!is_reference).then(|| of(&own) as f64 / of(&reference) as f64);
             let [p50, p9999]: [fn(&Percentiles) -> u64; 2] = [|p| p.p50_ns, |p| p.p9999_ns];
             let show = |ns: u64| format!("{:.0}", micros(ns));
@@ -303,9 +294,9 @@ impl Figures<'_> {
                     "w5".to_string(),
                     self.shape.name.to_string(),
                     thousands(self.rate),
-                    contestant.to_string(),
-                    workers.to_string(),
-                    checkpoints.map_or(String::new(), |interval| format!("every {interval:?}")),
+                    runs.contestant.to_string(),
+                    runs.workers.to_string(),
+                    runs.checkpoints.map_or(String::new(), |interval| format!("every {interval:?}")),
                     kind.title().to_string(),
                     thousands(own.count),
                     show(own.p50_ns),
@@ -321,8 +312,8 @@ impl Figures<'_> {
             );
             report.json(&json!({
                 "workload": "w5", "keys": KEYS, "rate": self.rate, "window": self.shape.name,
-                "contestant": contestant, "workers": workers,
-                "checkpoint_interval_ms": checkpoints.map(|interval| interval.as_millis() as u64), "kind": kind.name(),
+                "contestant": runs.contestant, "workers": runs.workers,
+                "checkpoint_interval_ms": runs.checkpoints.map(|interval| interval.as_millis() as u64), "kind": kind.name(),
                 "p50_us": micros(own.p50_ns), "p99_us": micros(own.p99_ns), "p999_us": micros(own.p999_ns),
                 "p9999_us": micros(own.p9999_ns), "max_us": micros(own.max_ns), "results": own.count,
                 "p50_us_median": spread(p50).median, "p99_us_median": spread(|p| p.p99_ns).median,

@@ -112,10 +112,7 @@ impl Job {
             let Some(origin) = shared.probe.origin() else { continue };
             let elapsed = origin.elapsed();
             let status = handle.status();
-            watch.look(elapsed.as_nanos() as u64, &status);
-            if elapsed >= warm_up && watch.waits.is_empty() {
-                watch.waits = waits(&shared);
-            }
+            watch.look(elapsed.as_nanos() as u64, &status, &shared);
             let over = warm_up + time;
             let done = || watch.has_read_what_was_due_by(over) && has_gone_all_the_way(&status, &shared);
             if elapsed >= over && (done() || elapsed >= over + DRAIN) {
@@ -126,12 +123,11 @@ impl Job {
         let status = handle.status();
         handle.wait()?;
         let warm = std::mem::take(&mut watch.warm);
-        let waits = std::mem::take(&mut watch.waits);
         let mut made = watch.finish(time);
         made.0.job.clone_from(&self.name);
         made.0.settings = self.settings_in_words();
         made.0.machine = Machine::this();
-        fill(&mut made.0, &shared, &warm, &waits, &status, warm_up);
+        fill(&mut made.0, &shared, &warm, &status, warm_up);
         Ok(made)
     }
 
@@ -150,41 +146,39 @@ impl Job {
     }
 }
 
-/// How long batches had waited by now: in the queue and in the exchange, for each node.
-fn waits(shared: &Shared) -> Vec<[Counted; 2]> {
-    let of = |stats: &Vec<Padded<Stats>>| {
-        let queue = Counted::read(stats.iter().map(|stats| &stats.0.queue));
-        [queue, Counted::read(stats.iter().map(|stats| &stats.0.exchange))]
+/// How long batches had waited for one node.
+#[derive(Default)]
+struct Waits {
+    queue: Counted,
+    exchange: Counted,
+}
+
+/// How long they have by now, for each node.
+fn waits(shared: &Shared) -> Vec<Waits> {
+    let of = |stats: &Vec<Padded<Stats>>| Waits {
+        queue: Counted::read(stats.iter().map(|stats| &stats.0.queue)),
+        exchange: Counted::read(stats.iter().map(|stats| &stats.0.exchange)),
     };
     shared.stats.iter().map(of).collect()
 }
 
-/// What the workers have measured; `warm` and `warm_waits` are how far they were at the end of the warm-up.
-fn fill(
-    made: &mut Measurement,
-    shared: &Arc<Shared>,
-    warm: &Status,
-    warm_waits: &[[Counted; 2]],
-    status: &Status,
-    warm_up: Duration,
-) {
+/// What the workers have measured; `warm` is how far they were at the end of the warm-up.
+fn fill(made: &mut Measurement, shared: &Arc<Shared>, warm: &Warm, status: &Status, warm_up: Duration) {
     let measured = shared.probe.measured();
     made.latencies = measured.latencies;
     let after = |taken: &CheckpointTaken| Some(CheckpointTaken { start: taken.start.checked_sub(warm_up)?, ..*taken });
     made.checkpoints = measured.checkpoints.iter().filter_map(after).collect();
     made.warm_up = warm_up;
-    for (node, (operator, [queue, exchange])) in status.operators.iter().zip(waits(shared)).enumerate() {
-        let before = warm.operators.get(node);
-        let since = |waits: Counted, of: usize| match warm_waits.get(node) {
-            Some(warm) => waits.since(&warm[of]).distribution(),
-            None => waits.distribution(),
-        };
+    let none = Waits::default();
+    for (node, (operator, waits)) in status.operators.iter().zip(waits(shared)).enumerate() {
+        let before = warm.status.operators.get(node);
+        let waits_before = warm.waits.get(node).unwrap_or(&none);
         made.operators.push(OperatorTime {
             name: operator.name.clone(),
             records: operator.records_in - before.map_or(0, |before| before.records_in),
             busy: operator.busy - before.map_or(Duration::ZERO, |before| before.busy),
-            queue: since(queue, 0),
-            exchange: since(exchange, 1),
+            queue: waits.queue.since(&waits_before.queue).distribution(),
+            exchange: waits.exchange.since(&waits_before.exchange).distribution(),
         });
     }
 }
@@ -204,12 +198,16 @@ struct Watch {
     warm_up_ns: u64,
     sources: u64,
     started_unix_ms: u64,
-    /// The latest of the warm-up.
-    warm: Status,
-    /// How long batches had waited by its end.
-    waits: Vec<[Counted; 2]>,
+    warm: Warm,
     looks: Vec<Look>,
     memory_read_ns: Option<u64>,
+}
+
+/// How far the job had come at the latest look of the warm-up.
+#[derive(Default)]
+struct Warm {
+    status: Status,
+    waits: Vec<Waits>,
 }
 
 /// How far the job had come at one moment.
@@ -231,16 +229,15 @@ impl Watch {
             warm_up_ns: warm_up.as_nanos() as u64,
             sources: status.operators.iter().filter(|operator| operator.kind == OperatorKind::Source).count() as u64,
             started_unix_ms: wall_clock_ms() + warm_up.as_millis() as u64,
-            warm: Status::default(),
-            waits: Vec::new(),
+            warm: Warm::default(),
             looks: Vec::new(),
             memory_read_ns: None,
         }
     }
 
-    fn look(&mut self, now_ns: u64, status: &Status) {
+    fn look(&mut self, now_ns: u64, status: &Status, shared: &Shared) {
         if now_ns <= self.warm_up_ns {
-            self.warm = status.clone();
+            self.warm = Warm { status: status.clone(), waits: waits(shared) };
         }
         let rest_ns = LOOK_AT_MEMORY.as_nanos() as u64;
         let memory_bytes = match (self.memory_read_ns, self.looks.last()) {
