@@ -1,0 +1,102 @@
+//! `checkpoints`: list, show and verify them.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use millstream_state::checkpoint::{Health, Refusal};
+use millstream_state::manifest::Manifest;
+use millstream_state::store::CheckpointStore;
+
+use crate::error::{Error, Result};
+use crate::job::Job;
+use crate::recovery::refuse;
+use crate::summary::thousands;
+use crate::time::EventTime;
+
+/// What to do with checkpoints.
+#[derive(Subcommand, Clone, Debug)]
+pub enum CheckpointAction {
+    /// List them, oldest first (the default)
+    List,
+    /// Print one whole
+    Show {
+        /// Which [default: the newest]
+        epoch: Option<u64>,
+    },
+    /// Compare every file with its checksum
+    Verify {
+        /// Which [default: all]
+        epoch: Option<u64>,
+    },
+}
+
+pub(super) fn run(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCode> {
+    let Some(dir) = &job.settings.checkpoint_dir else {
+        return Err(Error::config("this job keeps no checkpoints").hint("name a directory with `--checkpoint-dir DIR`"));
+    };
+    let store = CheckpointStore::new(dir);
+    let epochs = store.epochs()?;
+    if let Some(CheckpointAction::Show { epoch: Some(epoch) } | CheckpointAction::Verify { epoch: Some(epoch) }) =
+        action
+        && !epochs.contains(epoch)
+    {
+        return Err(refuse(dir, Refusal::Missing { epoch: *epoch, present: epochs }));
+    }
+    match action {
+        None | Some(CheckpointAction::List) => {
+            if epochs.is_empty() {
+                println!("no checkpoints in {}", dir.display());
+            } else {
+                println!("{:>8}  {:<24}  {:>10}  {:>9}  {:>12}  end", "epoch", "written", "read", "entries", "bytes");
+            }
+            for epoch in epochs {
+                match store.manifest(epoch) {
+                    Ok(manifest) => println!("{}", line(&manifest)),
+                    Err(error) => println!("{epoch:>8}  {error}"),
+                }
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(CheckpointAction::Show { epoch }) => {
+            let Some(epoch) = epoch.or(epochs.last().copied()) else {
+                return Err(Error::config(format!("no checkpoints in {}", dir.display())));
+            };
+            let manifest = store.manifest(epoch)?;
+            let json = serde_json::to_string_pretty(&manifest);
+            println!("{}", json.map_err(|error| Error::internal("a manifest does not print").because(error))?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(CheckpointAction::Verify { epoch }) => {
+            let mut code = ExitCode::SUCCESS;
+            if epochs.is_empty() {
+                println!("no checkpoints in {}", dir.display());
+            }
+            for found in store.survey()?.into_iter().filter(|found| epoch.is_none_or(|epoch| epoch == found.epoch)) {
+                match found.health {
+                    Health::Intact { .. } => println!("checkpoint {} is intact", found.epoch),
+                    Health::Damaged(reason) => {
+                        println!("checkpoint {} cannot be used: {reason}", found.epoch);
+                        code = ExitCode::FAILURE;
+                    }
+                }
+            }
+            Ok(code)
+        }
+    }
+}
+
+fn line(manifest: &Manifest) -> String {
+    let written = EventTime::from_millis(manifest.written_ms as i64);
+    let read: u64 = manifest.sources.iter().flat_map(|source| &source.splits).map(|split| split.records).sum();
+    let entries: u64 = manifest.operators.iter().map(|operator| operator.entries).sum();
+    let bytes: u64 = manifest.files.iter().map(|file| file.size).sum();
+    format!(
+        "{:>8}  {:<24}  {:>10}  {:>9}  {:>12}  {}",
+        manifest.epoch,
+        written.to_string(),
+        thousands(read),
+        thousands(entries),
+        thousands(bytes),
+        if manifest.finished { "finished" } else { "" }
+    )
+}
