@@ -17,6 +17,7 @@ use hashbrown::HashTable;
 use crate::hash::{hash_bytes, hash_key};
 use crate::key_group::{KEY_GROUPS, KeyGroup, group_of};
 use crate::snapshot::{Change, Key, Run, StoredEntry, Value};
+use crate::table::Copies;
 use crate::{Result, StateError, codec};
 
 /// A bit per key group.
@@ -32,12 +33,11 @@ const MAX_BLOCK: usize = 3 << 30;
 pub(crate) struct Stored(Arc<Mutex<BTreeMap<i64, Groups>>>);
 
 /// What changed in one slice.
+#[derive(Debug)]
 pub(crate) struct Changed<K, V> {
     /// The slice; 0 where there is only one.
     pub(crate) slice: i64,
-    /// Whether these are all entries there are, and not only those that changed.
-    pub(crate) whole: bool,
-    pub(crate) entries: Vec<(K, V)>,
+    pub(crate) copies: Copies<K, V>,
 }
 
 impl Stored {
@@ -52,7 +52,7 @@ impl Stored {
 
     /// Writes blocks into `run`; `key` is the slice's part of their keys.
     pub(crate) fn write<K: Key, V: Value>(&self, run: &mut Run, key: &[u8], changed: Changed<K, V>) -> Result<()> {
-        let Changed { slice, whole, entries } = changed;
+        let Changed { slice, copies: Copies { whole, entries } } = changed;
         let blocks = blocks_of(&entries)?;
         let mut stored = self.lock();
         let before = stored.get(&slice).copied().unwrap_or_default();

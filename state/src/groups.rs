@@ -15,12 +15,13 @@ pub struct GroupMarks {
     marks: [i64; KEY_GROUPS as usize],
     owned: Range<u32>,
     dirty: bool,
+    frozen: Option<FrozenMarks>,
 }
 
 impl GroupMarks {
     /// Marks for the groups that this worker owns.
     pub fn new(owned: Range<u32>) -> Self {
-        GroupMarks { marks: [i64::MIN; KEY_GROUPS as usize], owned, dirty: false }
+        GroupMarks { marks: [i64::MIN; KEY_GROUPS as usize], owned, dirty: false, frozen: None }
     }
 
     /// The mark of one group.
@@ -53,12 +54,19 @@ impl State for GroupMarks {
 
     fn track(&mut self) {}
 
-    fn freeze(&mut self) -> Option<Box<dyn Frozen>> {
-        if !std::mem::take(&mut self.dirty) {
-            return None;
+    fn begin_freeze(&mut self) {
+        if std::mem::take(&mut self.dirty) {
+            let marks = self.owned.clone().map(|group| (group as KeyGroup, self.marks[group as usize]));
+            self.frozen = Some(FrozenMarks(marks.collect()));
         }
-        let marks = self.owned.clone().map(|group| (group as KeyGroup, self.marks[group as usize])).collect();
-        Some(Box::new(FrozenMarks(marks)))
+    }
+
+    fn copy_some(&mut self, _most: &mut usize) -> bool {
+        true
+    }
+
+    fn take_frozen(&mut self) -> Option<Box<dyn Frozen>> {
+        Some(Box::new(self.frozen.take()?))
     }
 
     fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
@@ -75,6 +83,7 @@ impl State for GroupMarks {
     }
 }
 
+#[derive(Debug)]
 struct FrozenMarks(Vec<(KeyGroup, i64)>);
 
 impl Frozen for FrozenMarks {
@@ -134,7 +143,8 @@ mod tests {
         let mut marks = GroupMarks::new(5..5);
         marks.raise(7);
         assert_eq!(marks.bounds(), (i64::MIN, i64::MIN));
-        assert!(marks.freeze().is_none());
+        marks.begin_freeze();
+        assert!(marks.take_frozen().is_none());
     }
 
     #[test]

@@ -10,12 +10,11 @@ use crate::table::Table;
 pub struct KeyedState<K, V> {
     table: Table<K, V>,
     stored: Stored,
-    tracked: bool,
 }
 
 impl<K, V> Default for KeyedState<K, V> {
     fn default() -> Self {
-        KeyedState { table: Table::default(), stored: Stored::default(), tracked: false }
+        KeyedState { table: Table::default(), stored: Stored::default() }
     }
 }
 
@@ -39,14 +38,20 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
     }
 
     fn track(&mut self) {
-        self.tracked = true;
+        self.table.track();
     }
 
-    fn freeze(&mut self) -> Option<Box<dyn Frozen>> {
-        debug_assert!(self.tracked);
-        let (whole, entries) = self.table.freeze()?;
-        let changed = Changed { slice: ONLY, whole, entries };
-        Some(Box::new(FrozenKeyed { changed, stored: self.stored.clone() }))
+    fn begin_freeze(&mut self) {
+        self.table.begin_freeze();
+    }
+
+    fn copy_some(&mut self, most: &mut usize) -> bool {
+        self.table.copy_some(most)
+    }
+
+    fn take_frozen(&mut self) -> Option<Box<dyn Frozen>> {
+        let copies = self.table.take_copies()?;
+        Some(Box::new(FrozenKeyed { changed: Changed { slice: ONLY, copies }, stored: self.stored.clone() }))
     }
 
     fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {

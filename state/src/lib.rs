@@ -5,6 +5,7 @@
 //! [`rocks`]). What decides is pure ([`checkpoint`]); what touches the disk is thin.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod bits;
 mod blocks;
 pub mod checkpoint;
 pub mod codec;

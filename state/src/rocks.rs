@@ -209,11 +209,18 @@ pub fn digest(path: &Path, name: String) -> Result<FileEntry> {
 pub(crate) mod tests {
     use super::*;
     use crate::key_group::KEY_GROUPS;
-    use crate::snapshot::State;
+    use crate::snapshot::{Frozen, State};
     use std::collections::BTreeMap;
 
     /// The operator whose state a [`Disk`] holds.
     const OPERATOR: u32 = 7;
+
+    /// A whole freeze in one go.
+    pub(crate) fn freeze(state: &mut impl State) -> Option<Box<dyn Frozen>> {
+        state.begin_freeze();
+        assert!(state.copy_some(&mut usize::MAX.clone()));
+        state.take_frozen()
+    }
 
     /// A database in a directory of its own, for tests of state.
     pub(crate) struct Disk {
@@ -231,13 +238,18 @@ pub(crate) mod tests {
 
         /// Takes in what changed in `state`, as a checkpoint does.
         pub(crate) fn save(&mut self, state: &mut impl State) {
-            let Some(frozen) = state.freeze() else { return };
+            let Some(frozen) = freeze(state) else { return };
+            self.write(frozen);
+            assert!(freeze(state).is_none(), "nothing changed since");
+        }
+
+        /// Takes in what was frozen.
+        pub(crate) fn write(&mut self, frozen: Box<dyn Frozen>) {
             let mut run = Run::default();
             run.begin(OPERATOR);
             frozen.encode(&mut run).unwrap();
             run.sort();
             self.db.apply(&run).unwrap();
-            assert!(state.freeze().is_none(), "nothing changed since");
         }
 
         /// `fresh` with what is stored in `groups`.

@@ -25,8 +25,26 @@ pub struct SliceState<K, V> {
     gone: Vec<i64>,
     /// An emptied table, kept for the next slice so that it need not grow again.
     spare: Option<Table<K, V>>,
+    freeze: Option<Freeze<K, V>>,
     stored: Stored,
     tracked: bool,
+}
+
+/// A freeze that is not done.
+#[derive(Debug)]
+struct Freeze<K, V> {
+    /// Slices before this one are copied. `None`: all are.
+    next: Option<i64>,
+    changed: Vec<Changed<K, V>>,
+    /// Slices that had gone when it began.
+    gone: Vec<i64>,
+}
+
+impl<K: Key, V: Value> Freeze<K, V> {
+    /// All that was to be copied of a slice is.
+    fn add(&mut self, slice: i64, table: &mut Table<K, V>) {
+        self.changed.extend(table.take_copies().map(|copies| Changed { slice, copies }));
+    }
 }
 
 impl<K, V> Default for SliceState<K, V> {
@@ -36,6 +54,7 @@ impl<K, V> Default for SliceState<K, V> {
             hot: 0,
             gone: Vec::new(),
             spare: None,
+            freeze: None,
             stored: Stored::default(),
             tracked: false,
         }
@@ -78,7 +97,14 @@ impl<K: Key, V: Value> SliceState<K, V> {
         self.place(slice).unwrap_or_else(|place| {
             // The next slice will have about as many keys as the one before. An older one comes late, and with few.
             let like = self.slices.back().filter(|_| place == self.slices.len()).map_or(0, |(_, table)| table.len());
-            let table = self.spare.take().unwrap_or_else(|| Table::with_capacity(like));
+            let tracked = self.tracked;
+            let table = self.spare.take().unwrap_or_else(|| {
+                let mut table = Table::with_capacity(like);
+                if tracked {
+                    table.track();
+                }
+                table
+            });
             self.slices.insert(place, (slice, table));
             place
         })
@@ -127,6 +153,9 @@ impl<K: Key, V: Value> SliceState<K, V> {
         if !table.is_empty() {
             return false;
         }
+        if let Some(freeze) = &mut self.freeze {
+            freeze.add(slice, table);
+        }
         if table.is_stored() {
             self.gone.push(slice);
         }
@@ -164,15 +193,33 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
         self.tracked = true;
     }
 
-    fn freeze(&mut self) -> Option<Box<dyn Frozen>> {
-        debug_assert!(self.tracked);
-        let mut changed = Vec::new();
-        for (slice, table) in &mut self.slices {
-            changed.extend(table.freeze().map(|(whole, entries)| Changed { slice: *slice, whole, entries }));
+    fn begin_freeze(&mut self) {
+        debug_assert!(self.tracked && self.freeze.is_none());
+        for (_, table) in &mut self.slices {
+            table.begin_freeze();
         }
         let mut gone = std::mem::take(&mut self.gone);
         // A slice may have gone and have come back since: it is written as a whole then, over what was there.
         gone.retain(|slice| self.place(*slice).is_err());
+        self.freeze = Some(Freeze { next: Some(i64::MIN), changed: Vec::new(), gone });
+    }
+
+    fn copy_some(&mut self, most: &mut usize) -> bool {
+        let Some(freeze) = &mut self.freeze else { return true };
+        while let Some(next) = freeze.next {
+            let place = self.slices.partition_point(|(number, _)| *number < next);
+            let Some((slice, table)) = self.slices.get_mut(place) else { break };
+            if !table.copy_some(most) {
+                return false;
+            }
+            freeze.add(*slice, table);
+            freeze.next = slice.checked_add(1);
+        }
+        true
+    }
+
+    fn take_frozen(&mut self) -> Option<Box<dyn Frozen>> {
+        let Freeze { changed, gone, .. } = self.freeze.take()?;
         let nothing = changed.is_empty() && gone.is_empty();
         (!nothing).then(|| Box::new(FrozenSlices { changed, gone, stored: self.stored.clone() }) as Box<dyn Frozen>)
     }
@@ -222,7 +269,7 @@ mod tests {
     use super::*;
     use crate::hash::hash_key;
     use crate::key_group::groups_of;
-    use crate::rocks::tests::Disk;
+    use crate::rocks::tests::{Disk, freeze};
     use crate::snapshot::Change;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -235,7 +282,10 @@ mod tests {
         Take(usize),
         TakeSome(usize, usize),
         DropBefore(usize),
-        Freeze,
+        /// Begins a freeze, if none is open.
+        Begin,
+        /// Goes on with it, looking at so many entries; what is done is written.
+        Copy(usize),
         Crash,
     }
 
@@ -247,10 +297,11 @@ mod tests {
             3 => slice.clone().prop_map(Step::Take),
             2 => (slice.clone(), 0..3usize).prop_map(|(slice, most)| Step::TakeSome(slice, most)),
             1 => slice.prop_map(Step::DropBefore),
-            3 => Just(Step::Freeze),
+            3 => Just(Step::Begin),
+            4 => (0..12usize).prop_map(Step::Copy),
             1 => Just(Step::Crash),
         ];
-        prop::collection::vec(step, 0..80)
+        prop::collection::vec(step, 0..100)
     }
 
     type Model = BTreeMap<i64, BTreeMap<String, u32>>;
@@ -283,6 +334,7 @@ mod tests {
             let mut state = SliceState::<String, u32>::default();
             state.track();
             let (mut model, mut saved) = (Model::new(), Model::new());
+            let mut cut = None;
             for step in steps {
                 match step {
                     Step::Update(slice, key, add) => {
@@ -313,11 +365,19 @@ mod tests {
                         state.drop_before(NUMBERS[to]);
                         model.retain(|slice, _| *slice >= NUMBERS[to]);
                     }
-                    Step::Freeze => {
-                        disk.save(&mut state);
-                        saved = model.clone();
+                    Step::Begin if cut.is_none() => {
+                        state.begin_freeze();
+                        cut = Some(model.clone());
+                    }
+                    Step::Begin => {}
+                    Step::Copy(most) => {
+                        if state.copy_some(&mut most.clone()) && let Some(cut) = cut.take() {
+                            state.take_frozen().into_iter().for_each(|frozen| disk.write(frozen));
+                            saved = cut;
+                        }
                     }
                     Step::Crash => {
+                        cut = None;
                         state = disk.load_copy(SliceState::default());
                         model = saved.clone();
                     }
@@ -327,6 +387,13 @@ mod tests {
                 assert_eq!(state.first(), model.keys().next().copied());
             }
             assert_eq!(empty(disk.load_copy(SliceState::default())), saved);
+            if cut.is_some() {
+                assert!(state.copy_some(&mut usize::MAX.clone()));
+                state.take_frozen().into_iter().for_each(|frozen| disk.write(frozen));
+            }
+            disk.save(&mut state);
+            assert_eq!(empty(disk.load_copy(SliceState::default())), model, "also what changed during a freeze");
+            saved = model;
             let mut rescaled = Model::new();
             for worker in 0..workers {
                 for (slice, keys) in empty(disk.load(SliceState::default(), groups_of(worker, workers))) {
@@ -363,7 +430,7 @@ mod tests {
         };
         let changes = |state: &mut SliceState<u64, u32>| {
             let mut run = Run::default();
-            if let Some(frozen) = state.freeze() {
+            if let Some(frozen) = freeze(state) {
                 frozen.encode(&mut run).unwrap();
             }
             run.sort();

@@ -22,11 +22,19 @@ pub trait State: Send + 'static {
     /// state has another form is refused.
     fn shape(&self) -> String;
 
-    /// Starts to keep account of what changes; without it [`freeze`](Self::freeze) is never called.
+    /// Starts to keep account of what changes; without it the state is never frozen. Called of empty state.
     fn track(&mut self);
 
-    /// What changed since the last call, copied so that it can be written elsewhere while work goes on here.
-    fn freeze(&mut self) -> Option<Box<dyn Frozen>>;
+    /// Fixes what changed since the last freeze, so that it can be written elsewhere while work goes on here. Copies next to
+    /// nothing: that is left to [`copy_some`](Self::copy_some), and to changes, which copy what was there first. The
+    /// freeze before must be done.
+    fn begin_freeze(&mut self);
+
+    /// Goes on with a freeze, until all is copied (`true`) or `most` entries were looked at; `most` becomes what is left of it.
+    fn copy_some(&mut self, most: &mut usize) -> bool;
+
+    /// Ends a freeze of which all is copied. Nothing, if nothing had changed.
+    fn take_frozen(&mut self) -> Option<Box<dyn Frozen>>;
 
     /// Puts back one entry that an earlier [`Frozen`] wrote.
     ///
@@ -90,8 +98,14 @@ macro_rules! tuple_of_states {
             fn track(&mut self) {
                 $(self.$number.track();)*
             }
-            fn freeze(&mut self) -> Option<Box<dyn Frozen>> {
-                let parts: Vec<_> = [$(($number, self.$number.freeze())),*]
+            fn begin_freeze(&mut self) {
+                $(self.$number.begin_freeze();)*
+            }
+            fn copy_some(&mut self, most: &mut usize) -> bool {
+                true $(&& self.$number.copy_some(most))*
+            }
+            fn take_frozen(&mut self) -> Option<Box<dyn Frozen>> {
+                let parts: Vec<_> = [$(($number, self.$number.take_frozen())),*]
                     .into_iter()
                     .filter_map(|(number, frozen)| Some((number, frozen?)))
                     .collect();

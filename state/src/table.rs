@@ -1,11 +1,17 @@
-//! A hash table that remembers which of its entries the last checkpoint does not know.
+//! A hash table that remembers which of its entries the last checkpoint does not know, and that can be copied while it changes.
 //!
 //! **State**: values stand inline, beside their key and a mark. An entry is *dirty* when it changed since the last freeze. The
 //! table as a whole is *stored* when a checkpoint holds something of it, and *torn* when entries were taken out of it since.
+//!
+//! **A freeze** fixes what the dirty entries are, at no cost, and then copies them bit by bit; an entry that is about to change or
+//! to go is copied first. Two marks of dirtiness take turns, so none has to be cleared: what has the mark of before
+//! still waits for its copy. Where dirty entries are is noted as they become dirty, so that a freeze costs what changed,
+//! not what there is.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Found;
 
+use crate::bits::Bits;
 use crate::hash::hash_key;
 use crate::prefetch::prefetch;
 use crate::snapshot::Key;
@@ -14,21 +20,70 @@ use crate::snapshot::Key;
 struct Entry<K, V> {
     value: V,
     key: K,
-    dirty: bool,
+    mark: Mark,
+}
+
+/// Whether an entry is dirty, and since which freeze.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Clean,
+    DirtyA,
+    DirtyB,
+}
+
+impl Mark {
+    fn other(self) -> Mark {
+        match self {
+            Mark::DirtyA => Mark::DirtyB,
+            _ => Mark::DirtyA,
+        }
+    }
 }
 
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Table<K, V> {
     entries: HashTable<Entry<K, V>>,
-    any_dirty: bool,
+    /// The mark of what changes now. `Clean` where nobody keeps account.
+    now: Mark,
+    /// How many entries have that mark.
+    dirty: usize,
+    /// At which places they are. Not known when the table has grown since the last freeze: at any.
+    places: Option<Bits>,
+    freeze: Option<Freeze<K, V>>,
     stored: bool,
     torn: bool,
 }
 
+/// A freeze that is not done.
+#[derive(Debug)]
+struct Freeze<K, V> {
+    /// Where those entries are that wait for their copy; at any place if it is not known.
+    places: Option<Bits>,
+    /// The first place that was not looked at.
+    next: usize,
+    copies: Copies<K, V>,
+}
+
+/// What a freeze has copied.
+#[derive(Debug)]
+pub(crate) struct Copies<K, V> {
+    /// Whether these are all entries that there were, and not only the dirty ones.
+    pub(crate) whole: bool,
+    pub(crate) entries: Vec<(K, V)>,
+}
+
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Table { entries: HashTable::new(), any_dirty: false, stored: false, torn: false }
+        Table {
+            entries: HashTable::new(),
+            now: Mark::Clean,
+            dirty: 0,
+            places: None,
+            freeze: None,
+            stored: false,
+            torn: false,
+        }
     }
 }
 
@@ -41,6 +96,12 @@ impl<K: Key, V: Clone> Table<K, V> {
         Table { entries: HashTable::with_capacity(keys), ..Table::default() }
     }
 
+    /// Keeps account of what changes from now on; there must be nothing in it yet.
+    pub(crate) fn track(&mut self) {
+        debug_assert!(self.is_empty());
+        self.now = Mark::DirtyA;
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -49,7 +110,7 @@ impl<K: Key, V: Clone> Table<K, V> {
         self.entries.is_empty()
     }
 
-    /// Whether a checkpoint holds something of it.
+    /// Whether a checkpoint holds something of it, or will when the freeze is done.
     pub(crate) fn is_stored(&self) -> bool {
         self.stored
     }
@@ -71,17 +132,38 @@ impl<K: Key, V: Clone> Table<K, V> {
     /// The value of `key` for a change; a new one is made by `create`.
     #[inline]
     pub(crate) fn update(&mut self, hash: u64, key: &K, create: impl FnOnce() -> V) -> &mut V {
-        self.any_dirty = true;
+        if self.entries.len() == self.entries.capacity() {
+            self.grow();
+        }
         match self.entries.entry(hash, |entry| entry.key == *key, |entry| hash_key(&entry.key)) {
             Found::Occupied(found) => {
-                let entry = found.into_mut();
-                entry.dirty = true;
-                &mut entry.value
+                if found.get().mark != self.now {
+                    let place = found.bucket_index();
+                    let entry = found.into_mut();
+                    if let Some(freeze) = &mut self.freeze {
+                        freeze.copy(entry, self.now.other());
+                    }
+                    entry.mark = self.now;
+                    note(&mut self.dirty, &mut self.places, place);
+                    return &mut entry.value;
+                }
+                &mut found.into_mut().value
             }
             Found::Vacant(vacant) => {
-                let entry = Entry { value: create(), key: key.clone(), dirty: true };
-                &mut vacant.insert(entry).into_mut().value
+                let entry = vacant.insert(Entry { value: create(), key: key.clone(), mark: self.now });
+                note(&mut self.dirty, &mut self.places, entry.bucket_index());
+                &mut entry.into_mut().value
             }
+        }
+    }
+
+    /// Makes room. Every entry is at another place afterwards.
+    #[cold]
+    fn grow(&mut self) {
+        self.entries.reserve(1, |entry| hash_key(&entry.key));
+        self.places = None;
+        if let Some(freeze) = &mut self.freeze {
+            (freeze.places, freeze.next) = (None, 0);
         }
     }
 
@@ -94,7 +176,8 @@ impl<K: Key, V: Clone> Table<K, V> {
     /// Puts in an entry that a checkpoint holds.
     pub(crate) fn restore(&mut self, hash: u64, key: K, value: V) {
         self.stored = true;
-        self.entries.insert_unique(hash, Entry { value, key, dirty: false }, |entry| hash_key(&entry.key));
+        self.entries
+            .insert_unique(hash, Entry { value, key, mark: Mark::Clean }, |entry| hash_key(&entry.key));
     }
 
     /// Every key with its value, in no particular order.
@@ -105,38 +188,87 @@ impl<K: Key, V: Clone> Table<K, V> {
     /// Takes up to `most` entries out and hands each to `each`.
     pub(crate) fn take(&mut self, most: usize, mut each: impl FnMut(K, V)) {
         self.torn = self.stored;
-        let hand_over = |entry: Entry<K, V>| each(entry.key, entry.value);
-        if most >= self.entries.len() {
-            self.any_dirty = false;
-            self.entries.drain().for_each(hand_over);
+        let Table { entries, now, dirty, freeze, .. } = self;
+        let hand_over = |mut entry: Entry<K, V>| {
+            if let Some(freeze) = freeze {
+                freeze.copy(&mut entry, now.other());
+            }
+            *dirty -= usize::from(entry.mark == *now);
+            each(entry.key, entry.value);
+        };
+        if most >= entries.len() {
+            entries.drain().for_each(hand_over);
         } else {
-            self.entries.extract_if(|_| true).take(most).for_each(hand_over);
+            entries.extract_if(|_| true).take(most).for_each(hand_over);
         }
     }
 
     /// Makes an empty table like a new one, with the memory it has.
     pub(crate) fn renew(&mut self) {
-        debug_assert!(self.is_empty());
-        (self.any_dirty, self.stored, self.torn) = (false, false, false);
+        debug_assert!(self.is_empty() && self.freeze.is_none());
+        (self.dirty, self.places, self.stored, self.torn) = (0, None, false, false);
     }
 
-    /// A copy of every dirty entry (of all of them if the table is torn), which all count as stored from now on; with whether
-    /// these are all entries there are. Nothing, if nothing changed.
-    pub(crate) fn freeze(&mut self) -> Option<(bool, Vec<(K, V)>)> {
-        if !self.any_dirty && !self.torn {
-            return None;
+    /// Fixes what is to be copied: the dirty entries, or all of them if the table is torn. All count as stored from now on.
+    pub(crate) fn begin_freeze(&mut self) {
+        debug_assert!(self.freeze.is_none() && self.now != Mark::Clean);
+        if self.torn {
+            // Which ones are gone nobody knows any more.
+            self.entries.iter_mut().for_each(|entry| entry.mark = self.now);
+            (self.dirty, self.places) = (self.len(), None);
+        } else if self.dirty == 0 {
+            return;
         }
-        let all = self.torn;
-        (self.any_dirty, self.stored, self.torn) = (false, true, false);
-        // Memory that is not written to is not there: only what is copied counts.
-        let mut changed = Vec::with_capacity(self.entries.len());
-        for entry in self.entries.iter_mut() {
-            if entry.dirty || all {
-                entry.dirty = false;
-                changed.push((entry.key.clone(), entry.value.clone()));
+        let copies = Copies { whole: self.dirty == self.len(), entries: Vec::with_capacity(self.dirty) };
+        let places = self.places.replace(Bits::new(self.entries.num_buckets()));
+        self.freeze = Some(Freeze { places, next: 0, copies });
+        (self.now, self.dirty, self.stored, self.torn) = (self.now.other(), 0, true, false);
+    }
+
+    /// Goes on with a freeze, looking at `most` places at most, which becomes what is left of it; whether all is copied.
+    pub(crate) fn copy_some(&mut self, most: &mut usize) -> bool {
+        let Some(freeze) = &mut self.freeze else { return true };
+        let places = self.entries.num_buckets();
+        while freeze.next < places {
+            if *most == 0 {
+                return false;
+            }
+            *most -= 1;
+            let place = match &freeze.places {
+                Some(bits) => bits.next(freeze.next).unwrap_or(places),
+                None => freeze.next,
+            };
+            freeze.next = place + 1;
+            if let Some(entry) = self.entries.get_bucket_mut(place) {
+                freeze.copy(entry, self.now.other());
             }
         }
-        Some((changed.len() == self.entries.len(), changed))
+        true
+    }
+
+    /// What was copied, once all is; nothing, if nothing had changed.
+    pub(crate) fn take_copies(&mut self) -> Option<Copies<K, V>> {
+        Some(self.freeze.take()?.copies)
+    }
+}
+
+impl<K: Clone, V: Clone> Freeze<K, V> {
+    /// Copies an entry if it still waits for that.
+    #[inline]
+    fn copy(&mut self, entry: &mut Entry<K, V>, waiting: Mark) {
+        if entry.mark == waiting {
+            entry.mark = Mark::Clean;
+            self.copies.entries.push((entry.key.clone(), entry.value.clone()));
+        }
+    }
+}
+
+/// An entry has become dirty.
+#[inline]
+fn note(dirty: &mut usize, places: &mut Option<Bits>, place: usize) {
+    *dirty += 1;
+    if let Some(places) = places {
+        places.set(place);
     }
 }
 
@@ -149,80 +281,153 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Update(u16),
-        Freeze,
+        /// Begins a freeze, if none is open.
+        Begin,
+        /// Goes on with it, looking at so many places.
+        Copy(usize),
         Take(usize),
         Drain,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            10 => (0..300u16).prop_map(Step::Update),
-            2 => Just(Step::Freeze),
+            20 => (0..300u16).prop_map(Step::Update),
+            3 => Just(Step::Begin),
+            6 => (0..200usize).prop_map(Step::Copy),
             1 => (0..30usize).prop_map(Step::Take),
             1 => Just(Step::Drain),
         ];
-        prop::collection::vec(step, 0..300)
+        prop::collection::vec(step, 0..500)
+    }
+
+    /// A table, what it should hold, and what the checkpoints that were made of it hold.
+    struct Tried {
+        table: Table<u16, u64>,
+        model: BTreeMap<u16, u64>,
+        stored: BTreeMap<u16, u64>,
+        dirty: BTreeSet<u16>,
+        torn: bool,
+        /// What the open freeze must amount to, what may be in it, and whether that is all.
+        cut: Option<(BTreeMap<u16, u64>, Option<BTreeSet<u16>>, bool)>,
+    }
+
+    impl Tried {
+        fn begin(&mut self) {
+            let may = (!self.torn).then(|| std::mem::take(&mut self.dirty));
+            let whole = may.as_ref().is_none_or(|may| may.len() == self.model.len());
+            let nothing = may.as_ref().is_some_and(BTreeSet::is_empty);
+            self.table.begin_freeze();
+            if !nothing {
+                self.cut = Some((self.model.clone(), may, whole));
+                assert!(self.table.is_stored());
+            }
+            self.dirty.clear();
+            self.torn = false;
+        }
+
+        fn copy(&mut self, most: usize) {
+            let mut left = most;
+            let done = self.table.copy_some(&mut left);
+            assert!(self.cut.is_some() || (done && left == most), "nothing is open");
+            if done {
+                self.end();
+            }
+        }
+
+        fn end(&mut self) {
+            let copies = self.table.take_copies();
+            assert_eq!(copies.is_some(), self.cut.is_some());
+            let Some((Copies { whole, entries }, (model, may, all))) = copies.zip(self.cut.take()) else { return };
+            let count = entries.len();
+            let copied: BTreeMap<u16, u64> = entries.into_iter().collect();
+            assert_eq!(copied.len(), count, "a key is there twice");
+            assert_eq!(whole, all);
+            if let Some(may) = may {
+                assert!(copied.keys().eq(&may), "what was dirty, and nothing else");
+            }
+            if whole {
+                self.stored.clear();
+            }
+            self.stored.extend(copied);
+            assert_eq!(self.stored, model, "what there was when the freeze began");
+        }
+
+        fn take(&mut self, most: usize) {
+            let (before, model) = (self.table.len(), &mut self.model);
+            self.table.take(most, |key, value| assert_eq!(model.remove(&key), Some(value)));
+            assert_eq!(self.table.len(), before.saturating_sub(most));
+            self.dirty.retain(|key| self.model.contains_key(key));
+            self.torn |= self.table.is_stored();
+        }
     }
 
     proptest! {
-        /// What a freeze copies, put over what was stored before unless it is whole, is always what there is.
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// What a freeze copies, put over what was stored before unless it is whole, is always what there was when it began,
+        /// whatever changed, grew or went since.
         #[test]
         fn what_is_frozen_makes_up_the_table(restored in prop::collection::btree_set(0..300u16, 0..50), steps in steps()) {
             let mut table = Table::default();
-            let mut model: BTreeMap<u16, u64> = restored.iter().map(|key| (*key, 1)).collect();
-            let (mut stored, mut dirty, mut torn) = (model.clone(), BTreeSet::new(), false);
+            table.track();
+            let model: BTreeMap<u16, u64> = restored.iter().map(|key| (*key, 1)).collect();
             for key in restored {
                 table.restore(hash_key(&key), key, 1);
             }
+            let (stored, dirty) = (model.clone(), BTreeSet::new());
+            let mut tried = Tried { table, model, stored, dirty, torn: false, cut: None };
             for step in steps {
                 match step {
                     Step::Update(key) => {
-                        *table.update(hash_key(&key), &key, || 0) += 1;
-                        *model.entry(key).or_insert(0) += 1;
-                        dirty.insert(key);
+                        *tried.table.update(hash_key(&key), &key, || 0) += 1;
+                        *tried.model.entry(key).or_insert(0) += 1;
+                        tried.dirty.insert(key);
                     }
-                    Step::Freeze => {
-                        if let Some((whole, changed)) = table.freeze() {
-                            let count = changed.len();
-                            let changed: BTreeMap<u16, u64> = changed.into_iter().collect();
-                            prop_assert_eq!(changed.len(), count, "a key is there twice");
-                            prop_assert!(torn || changed.keys().all(|key| dirty.contains(key)));
-                            prop_assert_eq!(whole, count == model.len());
-                            if whole {
-                                stored.clear();
-                            }
-                            stored.extend(changed);
-                        }
-                        prop_assert_eq!(&stored, &model);
-                        prop_assert!(table.freeze().is_none());
-                        prop_assert!(table.is_stored() || model.is_empty());
-                        dirty.clear();
-                        torn = false;
-                    }
-                    Step::Take(most) => {
-                        let before = table.len();
-                        table.take(most, |key, value| assert_eq!(model.remove(&key), Some(value)));
-                        prop_assert_eq!(table.len(), before.saturating_sub(most));
-                        dirty.retain(|key| model.contains_key(key));
-                        torn |= table.is_stored();
-                    }
+                    Step::Begin if tried.cut.is_none() => tried.begin(),
+                    Step::Begin => {}
+                    Step::Copy(most) => tried.copy(most),
+                    Step::Take(most) => tried.take(most),
                     Step::Drain => {
-                        table.take(usize::MAX, |key, value| assert_eq!(model.remove(&key), Some(value)));
-                        prop_assert!(table.is_stored() || stored.is_empty());
-                        table.renew();
-                        prop_assert!(table.freeze().is_none() && model.is_empty());
-                        stored.clear();
-                        dirty.clear();
-                        torn = false;
+                        tried.take(usize::MAX);
+                        // What has left was copied before: nothing waits any more.
+                        tried.end();
+                        tried.table.renew();
+                        prop_assert!(tried.model.is_empty() && !tried.table.is_stored());
+                        tried.stored.clear();
+                        tried.dirty.clear();
+                        tried.torn = false;
                     }
                 }
-                prop_assert_eq!(table.len(), model.len());
-                prop_assert_eq!(table.is_empty(), model.is_empty());
+                prop_assert_eq!(tried.table.len(), tried.model.len());
+                prop_assert_eq!(tried.table.is_empty(), tried.model.is_empty());
             }
+            tried.copy(usize::MAX);
+            tried.begin();
+            tried.copy(usize::MAX);
+            prop_assert_eq!(&tried.stored, &tried.model);
             for key in 0..300u16 {
-                prop_assert_eq!(table.get(hash_key(&key), &key), model.get(&key));
+                prop_assert_eq!(tried.table.get(hash_key(&key), &key), tried.model.get(&key));
             }
-            prop_assert_eq!(table.iter().map(|(key, value)| (*key, *value)).collect::<BTreeMap<_, _>>(), model);
+            let found: BTreeMap<_, _> = tried.table.iter().map(|(key, value)| (*key, *value)).collect();
+            prop_assert_eq!(found, tried.model);
         }
+    }
+
+    #[test]
+    fn a_freeze_looks_at_what_changed_and_not_at_what_there_is() {
+        let mut table = Table::default();
+        table.track();
+        let mut freeze = |keys: std::ops::Range<u64>| {
+            for key in keys {
+                *table.update(hash_key(&key), &key, || 0) += 1;
+            }
+            table.begin_freeze();
+            let mut left = 1_000_000;
+            assert!(table.copy_some(&mut left));
+            (1_000_000 - left, table.take_copies().map(|copies| copies.entries.len()))
+        };
+        assert!(freeze(0..10_000).0 >= 10_000, "a table that has grown is looked at as a whole");
+        assert_eq!(freeze(0..0), (0, None));
+        assert_eq!(freeze(17..20), (4, Some(3)), "three, and that there are no more");
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::Duration;
 
 use timely::dataflow::Scope;
 use timely::dataflow::channels::Stamp;
@@ -77,6 +77,7 @@ pub(super) fn build<'scope>(
             epoch: task.first_epoch,
             fired: EventTime::MIN,
             firing: None,
+            closing: None,
             stash: VecDeque::new(),
             travelled: counted,
             is_sink: outputs == 0,
@@ -94,7 +95,13 @@ pub(super) fn build<'scope>(
             }
             // An empty frontier means teardown, never that everything may fire.
             let Some(bound) = lower_bound(frontiers[0].frontier().iter()) else { return };
-            match operator.advance(&mut inbox, bound) {
+            let fired = operator.advance(&mut inbox, bound).and_then(|fired| {
+                if !operator.work_on_part()? {
+                    activator.activate();
+                }
+                Ok(fired)
+            });
+            match fired {
                 Ok(Fired::All) => {}
                 // What was fired last may have filled a worker's queue; that worker empties it without waiting for us.
                 Ok(Fired::More) if shared.is_crowded(operator.task.in_flight) => activator.activate_after(RETRY),
@@ -116,6 +123,17 @@ struct Firing {
     turns: u32,
 }
 
+/// How long an operator works on its part of a checkpoint before others have their turn.
+const TURN_NS: u64 = 200_000;
+
+/// An epoch that has ended, and whose part in the checkpoint is not complete.
+struct Closing {
+    epoch: Epoch,
+    /// How long the operator has stood still for it since others had their turn, and the longest of these times.
+    still_ns: u64,
+    longest_ns: u64,
+}
+
 struct Stateful {
     logic: Box<dyn EpochLogic>,
     caps: Vec<Capability<Moment>>,
@@ -127,6 +145,8 @@ struct Stateful {
     fired: EventTime,
     /// What is being fired now, since when, and in how many turns so far.
     firing: Option<Firing>,
+    /// Of what is written while work goes on.
+    closing: Option<Closing>,
     /// Batches of later epochs, in the order in which they came.
     stash: VecDeque<Arrival>,
     /// Whether batches came through an exchange between workers.
@@ -216,16 +236,42 @@ impl Stateful {
         downgrade(&self.task, &mut self.caps, Moment::new(self.epoch, watermark));
     }
 
-    /// All of the current epoch has been applied: hand over its part of the checkpoint, and go on to the next.
+    /// All of the current epoch has been applied: fixes its part of the checkpoint, and goes on to the next.
     fn close(&mut self) -> Result<()> {
-        let start = Instant::now();
-        let part = self.logic.close(self.epoch)?;
-        let pause = start.elapsed();
-        add(&self.task.stats().busy_ns, pause.as_nanos() as u64);
-        tracing::trace!(operator = %self.task.name, epoch = self.epoch, pause_us = pause.as_micros() as u64, "epoch closed");
-        self.task.shared.report(Report::Closed { node: self.task.node, epoch: self.epoch, part, pause });
+        let start_ns = self.task.shared.probe.now_ns();
+        if self.closing.is_some() {
+            return Err(
+                Error::internal("an epoch ended before the one before it was written").in_operator(&self.task.name)
+            );
+        }
+        self.logic.close(self.epoch)?;
+        let still_ns = self.task.shared.probe.now_ns() - start_ns;
+        add(&self.task.stats().busy_ns, still_ns);
+        self.closing = Some(Closing { epoch: self.epoch, still_ns, longest_ns: 0 });
         self.epoch += 1;
         Ok(())
+    }
+
+    /// Gets on with the part of the epoch that is being closed, and hands it over when it is complete; `false`: there is more
+    /// to do.
+    fn work_on_part(&mut self) -> Result<bool> {
+        let Some(closing) = &mut self.closing else { return Ok(true) };
+        let start_ns = self.task.shared.probe.now_ns();
+        let (part, took_ns) = loop {
+            let part = self.logic.part()?;
+            let took_ns = self.task.shared.probe.now_ns() - start_ns;
+            if part.is_some() || took_ns >= TURN_NS {
+                break (part, took_ns);
+            }
+        };
+        add(&self.task.stats().busy_ns, took_ns);
+        closing.longest_ns = closing.longest_ns.max(std::mem::take(&mut closing.still_ns) + took_ns);
+        let Some(part) = part else { return Ok(false) };
+        let (epoch, pause) = (closing.epoch, Duration::from_nanos(closing.longest_ns));
+        tracing::trace!(operator = %self.task.name, epoch, pause_us = pause.as_micros() as u64, "epoch closed");
+        self.closing = None;
+        self.task.shared.report(Report::Closed { node: self.task.node, epoch, part, pause });
+        Ok(true)
     }
 
     /// Applies what had come early for the epoch that is now current.

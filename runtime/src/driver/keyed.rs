@@ -35,6 +35,8 @@ pub(crate) struct CombiningNode<O>(pub O);
 struct KeyedLogic<O: KeyedOperator> {
     operator: O,
     state: O::State,
+    /// How many entries there were when the epoch that is being closed ended.
+    entries: u64,
     cx: Context<O::In, O::Out>,
     /// Takes in what combiners have made of records, for operators that have such.
     on_combined: Option<OnCombined<O>>,
@@ -118,7 +120,7 @@ impl<O: KeyedOperator> KeyedLogic<O> {
     fn restored(operator: O, on_combined: Option<OnCombined<O>>, task: Task) -> Result<Self> {
         let state = guard(&task.name, || restore(&operator, &task))?;
         let cx = Context::new(task.connected[1]);
-        Ok(KeyedLogic { operator, state, cx, on_combined, task })
+        Ok(KeyedLogic { operator, state, entries: 0, cx, on_combined, task })
     }
 
     /// Moves what the operator emitted into the outbox, in batches that others can take in bites.
@@ -144,6 +146,9 @@ pub(super) fn place_of<K: Key, T>(rows: &KeyedRows<K, T>, row: usize) -> String 
     });
     place.unwrap_or_default()
 }
+
+/// How many entries are looked at in one go for a checkpoint.
+const COPIES: usize = 512;
 
 /// How many results travel together at most.
 const BATCH: usize = 4096;
@@ -206,12 +211,23 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
         Ok(fired)
     }
 
-    fn close(&mut self, _epoch: Epoch) -> Result<Part> {
-        let (state, kept) = (&mut self.state, self.task.db.is_some());
-        // Freezing copies keys and values, which is user code.
+    fn close(&mut self, _epoch: Epoch) -> Result<()> {
+        self.entries = self.state.entries();
+        if self.task.db.is_some() {
+            self.state.begin_freeze();
+        }
+        Ok(())
+    }
+
+    fn part(&mut self) -> Result<Option<Part>> {
+        let (state, entries, kept) = (&mut self.state, self.entries, self.task.db.is_some());
+        // Copying keys and values is user code.
         guard(&self.task.name, || {
-            let frozen = if kept { state.freeze() } else { None };
-            Ok(Part::State { frozen, entries: state.entries() })
+            if kept && !state.copy_some(&mut COPIES.clone()) {
+                return Ok(None);
+            }
+            let frozen = if kept { state.take_frozen() } else { None };
+            Ok(Some(Part::State { frozen, entries }))
         })
     }
 }

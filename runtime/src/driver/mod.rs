@@ -76,8 +76,10 @@ pub(crate) trait EpochLogic {
     fn fire(&mut self, _watermark: EventTime, _out: &mut Outbox) -> Result<Fired> {
         Ok(Fired::All)
     }
-    /// Everything of `epoch` has been applied; what is its part in the checkpoint?
-    fn close(&mut self, epoch: Epoch) -> Result<Part>;
+    /// Everything of `epoch` has been applied: fixes this operator's part in the checkpoint.
+    fn close(&mut self, epoch: Epoch) -> Result<()>;
+    /// Does some of what is left to be done for that part, a few microseconds' worth; returns it when it is complete.
+    fn part(&mut self) -> Result<Option<Part>>;
 }
 
 /// Runs code that may call user code; a panic in it becomes an error. Both name the operator; the caller adds the record.

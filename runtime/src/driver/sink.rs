@@ -34,6 +34,8 @@ impl<T, S> SinkNode<T, S> {
 
 struct SinkLogic<T, W> {
     writer: W,
+    /// What was prepared in the epoch that is being closed.
+    prepared: Vec<String>,
     clock: SinkClock,
     task: Task,
     item: PhantomData<fn(T)>,
@@ -52,7 +54,7 @@ impl<T: Data, S: Sink<T>> SinkFactory for SinkNode<T, S> {
         let of = SinkTask { worker: task.worker, execution: task.execution.clone() };
         let writer = guard(&task.name, || self.sink.writer(&of))?;
         let clock = SinkClock { sink: task.node, latencies: BTreeMap::new(), recent: None };
-        Ok(Box::new(SinkLogic { writer, clock, task, item: PhantomData }))
+        Ok(Box::new(SinkLogic { writer, prepared: Vec::new(), clock, task, item: PhantomData }))
     }
 }
 
@@ -139,8 +141,13 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
         Ok(())
     }
 
-    fn close(&mut self, epoch: Epoch) -> Result<Part> {
+    fn close(&mut self, epoch: Epoch) -> Result<()> {
         let writer = &mut self.writer;
-        guard(&self.task.name, || writer.prepare(epoch)).map(Part::Prepared)
+        self.prepared = guard(&self.task.name, || writer.prepare(epoch))?;
+        Ok(())
+    }
+
+    fn part(&mut self) -> Result<Option<Part>> {
+        Ok(Some(Part::Prepared(std::mem::take(&mut self.prepared))))
     }
 }
