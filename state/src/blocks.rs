@@ -30,7 +30,7 @@ const MAX_BLOCK: usize = 3 << 30;
 /// Which blocks stand in the database, by slice. A state shares it with the changes that it hands over, and these note here
 /// what they write: they are written one after the other, in the order in which they were frozen.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Stored(Arc<Mutex<BTreeMap<i64, Groups>>>);
+pub(crate) struct Blocks(Arc<Mutex<BTreeMap<i64, Groups>>>);
 
 /// What changed in one slice.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(crate) struct Changed<K, V> {
     pub(crate) copies: Copies<K, V>,
 }
 
-impl Stored {
+impl Blocks {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<i64, Groups>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,7 +62,7 @@ impl Stored {
             written |= group_bit;
             let replaces = whole || before & group_bit == 0;
             let block = pack(&block);
-            run.push(group, key, if replaces { Change::Put(block) } else { Change::Merge(block) });
+            run.push(group, key, if replaces { Change::Put(&block) } else { Change::Merge(&block) });
         }
         if whole {
             remove(run, key, before & !written);

@@ -81,6 +81,10 @@ impl State for GroupMarks {
     fn entries(&self) -> u64 {
         0
     }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>()
+    }
 }
 
 #[derive(Debug)]
@@ -89,7 +93,7 @@ struct FrozenMarks(Vec<(KeyGroup, i64)>);
 impl Frozen for FrozenMarks {
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
         for (group, mark) in &self.0 {
-            run.push(*group, &[], Change::Put(mark.to_le_bytes().to_vec()));
+            run.push(*group, &[], Change::Put(&mark.to_le_bytes()));
         }
         Ok(())
     }

@@ -1,34 +1,210 @@
 //! One value per key.
+//!
+//! **State**: in memory as long as it fits. A state that may take only so much of it (see [`State::limit`]) is *spilled* when it
+//! comes near that: its next checkpoint stores every entry under a key of its own, and no longer in blocks. From then on
+//! entries that are not dirty can leave memory, and are read back when they are needed, all that a batch needs together.
+//! What is not stored cannot leave, so a limited state may ask for a checkpoint; and until that is written it may take more than
+//! it should.
+//!
+//! A key in the database, behind the operator's prefix: nothing for a block of entries; 0 for how many entries a key group has; 1
+//! and the key's bytes for an entry.
 
-use crate::Result;
-use crate::blocks::{self, Changed, Stored};
-use crate::snapshot::{Frozen, Key, Run, State, StoredEntry, Value};
-use crate::table::Table;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::blocks::{self, Blocks, Changed};
+use crate::hash::hash_key;
+use crate::key_group::{KEY_GROUPS, group_of};
+use crate::rocks::Stored;
+use crate::snapshot::{Change, Frozen, Key, Pressure, Run, State, StoredEntry, Value};
+use crate::table::{Copies, Table};
+use crate::{Result, StateError, codec};
+
+/// Into how many tables keys are dealt out, so that nothing that is done to a table as a whole takes long.
+const SHARDS: usize = 64;
 
 /// Keyed state with one value per key, sharded by key group.
 #[derive(Debug)]
 pub struct KeyedState<K, V> {
-    table: Table<K, V>,
+    shards: Vec<Table<K, V>>,
+    blocks: Blocks,
+    spilled: Option<Spilled>,
+    limit: Option<Limit>,
+    freeze: Option<Freezing>,
+}
+
+/// Entries stand in the database one by one, or will when a freeze is written that has begun.
+#[derive(Debug)]
+struct Spilled {
+    /// How many each key group has, wherever they are.
+    entries: Counts,
+}
+
+/// A number per key group.
+type Counts = Box<[u64; KEY_GROUPS as usize]>;
+
+/// What a state needs that may have only so much memory.
+#[derive(Debug)]
+struct Limit {
+    bytes: usize,
     stored: Stored,
+    /// How often something was handed over to be written, and of these, how often it has been.
+    frozen: u64,
+    written: Arc<AtomicU64>,
+    /// How many bytes keys and values take when they are written, each: about what they own besides their place in a table.
+    entry_bytes: Arc<AtomicU64>,
+}
+
+/// A freeze that is not done.
+#[derive(Debug)]
+struct Freezing {
+    /// The first shard that is not copied.
+    next: usize,
+    /// Entries leave their blocks with it.
+    spills: bool,
+    /// How many entries key groups had when it began, for spilled state.
+    entries: Option<Counts>,
 }
 
 impl<K, V> Default for KeyedState<K, V> {
     fn default() -> Self {
-        KeyedState { table: Table::default(), stored: Stored::default() }
+        let shards = std::iter::repeat_with(Table::default).take(SHARDS).collect();
+        KeyedState { shards, blocks: Blocks::default(), spilled: None, limit: None, freeze: None }
     }
 }
 
+/// Uses bits that choose neither the key group nor, in small tables, the place.
+#[inline]
+fn shard_of(hash: u64) -> usize {
+    (hash >> 32) as usize % SHARDS
+}
+
 impl<K: Key, V: Value> KeyedState<K, V> {
-    /// The value of `key`, whose hash is `hash`, to be changed; made by `create` when there is none.
+    /// The value of `key`, whose hash is `hash`, to be changed; made by `create` when there is none. A state that may be limited
+    /// must have been asked to [`load`](Self::load) the key since the last batch.
     #[inline]
     pub fn update(&mut self, hash: u64, key: &K, create: impl FnOnce() -> V) -> &mut V {
-        self.table.update(hash, key, create)
+        self.shards[shard_of(hash)].update(hash, key, create)
     }
 
-    /// The value of `key`, whose hash is `hash`.
+    /// Has the values of these keys in memory, to be changed. Next to no work unless the state is spilled.
+    ///
+    /// # Errors
+    /// When they cannot be read back.
+    pub fn load<'a>(&mut self, keys: impl IntoIterator<Item = (u64, &'a K)>) -> Result<()> {
+        if self.spilled.is_none() {
+            return Ok(());
+        }
+        if self.may_let_go() && self.limit.as_ref().is_some_and(|limit| self.bytes() > limit.bytes) {
+            (0..SHARDS).for_each(|shard| self.let_go(shard));
+        }
+        let missing: Vec<_> =
+            keys.into_iter().filter(|(hash, key)| !self.shards[shard_of(*hash)].hold(*hash, key)).collect();
+        if missing.is_empty() { Ok(()) } else { self.read_back(missing) }
+    }
+
+    #[cold]
+    fn read_back(&mut self, missing: Vec<(u64, &K)>) -> Result<()> {
+        let mut room = [0; SHARDS];
+        missing.iter().for_each(|(hash, _)| room[shard_of(*hash)] += 1);
+        room.into_iter().enumerate().for_each(|(shard, room)| self.make_room(shard, room));
+        let KeyedState { shards, spilled: Some(spilled), limit, .. } = self else { return Ok(()) };
+        let stored = limit.as_ref().map(|limit| &limit.stored);
+        let mut wanted = Vec::with_capacity(missing.len());
+        for (hash, key) in missing {
+            let mut place = stored.map_or_else(Vec::new, |stored| stored.prefix(group_of(hash)));
+            write_key(key, &mut place)?;
+            wanted.push((place, hash, key));
+        }
+        wanted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        wanted.dedup_by(|a, b| a.0 == b.0);
+        let mut values = match stored {
+            Some(stored) => stored.get_many(wanted.iter().map(|(place, ..)| place.as_slice()))?.into_iter(),
+            // Without a limit all there is is in memory.
+            None => Vec::new().into_iter(),
+        };
+        for (_, hash, key) in &wanted {
+            match values.next().flatten() {
+                Some(value) => {
+                    let value: V = codec::decode(&value)?;
+                    shards[shard_of(*hash)].update(*hash, key, || value);
+                }
+                // It is new, and made by whoever asked for it.
+                None => spilled.entries[usize::from(group_of(*hash))] += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for so many entries in a shard, by letting go of others rather than by growing where the limit is reached.
+    fn make_room(&mut self, shard: usize, entries: usize) {
+        let (Some(limit), table) = (&self.limit, &self.shards[shard]) else { return };
+        let grown = table.bytes_if_grown() + (table.len() + entries) * limit.owned::<K, V>();
+        if table.room() < entries && grown > limit.bytes / SHARDS && self.may_let_go() {
+            self.let_go(shard);
+        }
+    }
+
+    /// Whether what is clean is stored.
+    fn may_let_go(&self) -> bool {
+        self.freeze.is_none() && self.limit.as_ref().is_some_and(Limit::all_is_written)
+    }
+
+    fn let_go(&mut self, shard: usize) {
+        if let Some(limit) = &self.limit {
+            self.shards[shard].let_go(limit.bytes / SHARDS, limit.owned::<K, V>());
+        }
+    }
+
+    /// The value of `key`, whose hash is `hash`, if it is in memory.
     #[cfg(test)]
     pub(crate) fn get(&self, hash: u64, key: &K) -> Option<&V> {
-        self.table.get(hash, key)
+        self.shards[shard_of(hash)].get(hash, key)
+    }
+
+    fn sum(&self, of: impl Fn(&Table<K, V>) -> usize) -> usize {
+        self.shards.iter().map(of).sum()
+    }
+
+    /// Whether tables cannot grow without coming over the limit.
+    fn is_at_limit(&self, limit: &Limit) -> bool {
+        self.sum(Table::bytes_if_grown) + self.sum(Table::len) * limit.owned::<K, V>() > limit.bytes
+    }
+}
+
+impl Limit {
+    fn all_is_written(&self) -> bool {
+        self.written.load(Ordering::SeqCst) == self.frozen
+    }
+
+    /// How many bytes an entry owns besides its place in a table, about.
+    fn owned<K, V>(&self) -> usize {
+        if std::mem::needs_drop::<(K, V)>() { self.entry_bytes.load(Ordering::Relaxed) as usize } else { 0 }
+    }
+}
+
+const COUNT: u8 = 0;
+const ENTRY: u8 = 1;
+
+fn write_key<K: Key>(key: &K, out: &mut Vec<u8>) -> Result<()> {
+    out.push(ENTRY);
+    codec::encode_into(key, out)
+}
+
+/// Every entry in what stands under one key of the database.
+pub(crate) fn read<K: Key, V: Value>(entry: StoredEntry<'_>, mut each: impl FnMut(u64, K, V)) -> Result<()> {
+    match entry.key {
+        [] => blocks::read(entry, each),
+        [COUNT] => Ok(()),
+        [ENTRY, key @ ..] => {
+            let (hash, key) = entry.decode_key(key)?;
+            each(hash, key, codec::decode(entry.value)?);
+            Ok(())
+        }
+        other => {
+            let reason = format!("its key of {} bytes begins with {}", other.len(), other[0]);
+            Err(StateError::Codec { what: "a stored entry".into(), reason })
+        }
     }
 }
 
@@ -38,43 +214,192 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
     }
 
     fn track(&mut self) {
-        self.table.track();
+        self.shards.iter_mut().for_each(Table::track);
+    }
+
+    fn limit(&mut self, bytes: usize, stored: Stored) {
+        let (written, entry_bytes) = (Arc::default(), Arc::default());
+        self.limit = Some(Limit { bytes, stored, frozen: 0, written, entry_bytes });
     }
 
     fn begin_freeze(&mut self) {
-        self.table.begin_freeze();
+        debug_assert!(self.freeze.is_none());
+        let spills = self.spilled.is_none() && self.limit.as_ref().is_some_and(|limit| self.is_at_limit(limit));
+        if spills {
+            let mut entries = Box::new([0; KEY_GROUPS as usize]);
+            for (key, _) in self.shards.iter().flat_map(Table::iter) {
+                entries[usize::from(group_of(hash_key(key)))] += 1;
+            }
+            self.spilled = Some(Spilled { entries });
+            self.shards.iter_mut().for_each(Table::tear);
+        }
+        self.shards.iter_mut().for_each(Table::begin_freeze);
+        let entries = self.spilled.as_ref().map(|spilled| spilled.entries.clone());
+        self.freeze = Some(Freezing { next: 0, spills, entries });
     }
 
     fn copy_some(&mut self, most: &mut usize) -> bool {
-        self.table.copy_some(most)
+        let Some(freeze) = &mut self.freeze else { return true };
+        while let Some(shard) = self.shards.get_mut(freeze.next) {
+            if !shard.copy_some(most) {
+                return false;
+            }
+            freeze.next += 1;
+        }
+        true
     }
 
     fn take_frozen(&mut self) -> Option<Box<dyn Frozen>> {
-        let copies = self.table.take_copies()?;
-        Some(Box::new(FrozenKeyed { changed: Changed { slice: ONLY, copies }, stored: self.stored.clone() }))
+        let freeze = self.freeze.take()?;
+        let mut copies = Copies { whole: true, entries: Vec::new() };
+        let mut any = false;
+        for table in &mut self.shards {
+            match table.take_copies() {
+                Some(more) => {
+                    any = true;
+                    copies.whole &= more.whole;
+                    copies.entries.extend(more.entries);
+                }
+                None => copies.whole &= table.is_empty(),
+            }
+        }
+        if !any {
+            return None;
+        }
+        let blocks = self.blocks.clone();
+        let tell = self.limit.as_mut().map(|limit| {
+            limit.frozen += 1;
+            Tell {
+                written: Arc::clone(&limit.written),
+                number: limit.frozen,
+                entry_bytes: Arc::clone(&limit.entry_bytes),
+            }
+        });
+        Some(match freeze.entries {
+            None => Box::new(FrozenBlocks { changed: Changed { slice: ONLY, copies }, blocks, tell }),
+            Some(counts) => {
+                let leave = freeze.spills.then_some(blocks);
+                Box::new(FrozenEntries { entries: copies.entries, counts, leave, tell })
+            }
+        })
+    }
+
+    fn wants(&self, entry: &StoredEntry<'_>) -> bool {
+        self.limit.is_none() || entry.key.first() != Some(&ENTRY)
     }
 
     fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
-        self.stored.note(ONLY, entry.group);
-        blocks::read(entry, |hash, key, value| self.table.restore(hash, key, value))
+        if let [COUNT] = entry.key {
+            let Ok(count) = <[u8; 8]>::try_from(entry.value) else {
+                let reason = format!("{} bytes instead of 8", entry.value.len());
+                return Err(StateError::Codec { what: "a number of entries".into(), reason });
+            };
+            let none = || Spilled { entries: Box::new([0; KEY_GROUPS as usize]) };
+            let spilled = self.spilled.get_or_insert_with(none);
+            spilled.entries[usize::from(entry.group)] = u64::from_le_bytes(count);
+            return Ok(());
+        }
+        if entry.key.is_empty() {
+            self.blocks.note(ONLY, entry.group);
+        }
+        read(entry, |hash, key, value| self.shards[shard_of(hash)].restore(hash, key, value))
     }
 
     fn entries(&self) -> u64 {
-        self.table.len() as u64
+        match &self.spilled {
+            Some(spilled) => spilled.entries.iter().sum(),
+            None => self.sum(Table::len) as u64,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let owned = self.limit.as_ref().map_or(0, Limit::owned::<K, V>);
+        self.sum(Table::bytes) + self.sum(Table::len) * owned
+    }
+
+    fn pressure(&self) -> Pressure {
+        let Some(limit) = self.limit.as_ref().filter(|limit| self.is_at_limit(limit)) else { return Pressure::None };
+        if self.bytes() > limit.bytes {
+            return Pressure::Over;
+        }
+        // What cannot leave, and from how many eighths of what there is room for on it is too much.
+        let (stuck, soon, over) = match self.spilled {
+            Some(_) => (self.sum(Table::dirty), 3, 6),
+            None => (self.sum(Table::len), 5, 7),
+        };
+        let room = self.sum(Table::len) + self.sum(Table::room);
+        match 8 * stuck {
+            stuck if stuck > over * room => Pressure::Over,
+            stuck if stuck > soon * room => Pressure::Soon,
+            _ => Pressure::None,
+        }
     }
 }
 
 /// The number of the only slice.
 const ONLY: i64 = 0;
 
-struct FrozenKeyed<K, V> {
+struct FrozenBlocks<K, V> {
     changed: Changed<K, V>,
-    stored: Stored,
+    blocks: Blocks,
+    tell: Option<Tell>,
 }
 
-impl<K: Key, V: Value> Frozen for FrozenKeyed<K, V> {
+/// Whom to tell that something has been written, as which number; and how long entries are.
+struct Tell {
+    written: Arc<AtomicU64>,
+    number: u64,
+    entry_bytes: Arc<AtomicU64>,
+}
+
+impl Tell {
+    fn encoded(self, run: &mut Run, entries: usize, bytes: usize) {
+        if let Some(each) = bytes.checked_div(entries) {
+            self.entry_bytes.store(each as u64, Ordering::Relaxed);
+        }
+        run.when_applied(self.written, self.number);
+    }
+}
+
+impl<K: Key, V: Value> Frozen for FrozenBlocks<K, V> {
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
-        self.stored.write(run, &[], self.changed)
+        let (before, entries) = (run.bytes(), self.changed.copies.entries.len());
+        self.blocks.write(run, &[], self.changed)?;
+        let bytes = run.bytes() - before;
+        self.tell.into_iter().for_each(|tell| tell.encoded(run, entries, bytes));
+        Ok(())
+    }
+}
+
+struct FrozenEntries<K, V> {
+    entries: Vec<(K, V)>,
+    /// How many entries key groups have.
+    counts: Counts,
+    /// Where they stood before.
+    leave: Option<Blocks>,
+    tell: Option<Tell>,
+}
+
+impl<K: Key, V: Value> Frozen for FrozenEntries<K, V> {
+    fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
+        if let Some(blocks) = self.leave {
+            blocks.remove(run, &[], ONLY);
+        }
+        if let Some((key, value)) = self.entries.first() {
+            codec::check_readable(key)?;
+            codec::check_readable(value)?;
+        }
+        let before = run.bytes();
+        for (key, value) in &self.entries {
+            let group = group_of(hash_key(key));
+            run.put(group, |out| write_key(key, out), |out| codec::encode_into(value, out))?;
+        }
+        let bytes = run.bytes() - before;
+        for (group, count) in (0..).zip(*self.counts).filter(|(_, count)| *count > 0) {
+            run.push(group, &[COUNT], Change::Put(&count.to_le_bytes()));
+        }
+        self.tell.into_iter().for_each(|tell| tell.encoded(run, self.entries.len(), bytes));
+        Ok(())
     }
 }
 
@@ -83,7 +408,7 @@ mod tests {
     use super::*;
     use crate::hash::hash_key;
     use crate::key_group::{group_of, groups_of};
-    use crate::rocks::tests::Disk;
+    use crate::rocks::tests::{Disk, OPERATOR, restore};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -149,6 +474,182 @@ mod tests {
                 assert_eq!(parts[owner].get(hash, key), Some(value));
             }
         }
+    }
+
+    /// Steps of a state that may be limited.
+    #[derive(Clone, Debug)]
+    enum Spill {
+        /// Keys that a batch changes.
+        Batch(Vec<u16>),
+        /// Begins a freeze, if none is open.
+        Begin,
+        /// Goes on with it, looking at so many entries; what is done is written.
+        Copy(usize),
+        /// A start from what was written last, with this limit in bytes or none.
+        Crash(Option<usize>),
+    }
+
+    fn limits() -> impl Strategy<Value = Option<usize>> {
+        prop_oneof![1 => Just(None), 6 => (0..100_000usize).prop_map(Some)]
+    }
+
+    fn spills() -> impl Strategy<Value = Vec<Spill>> {
+        let step = prop_oneof![
+            8 => prop::collection::vec(0..900u16, 0..200).prop_map(Spill::Batch),
+            4 => Just(Spill::Begin),
+            6 => (0..700usize).prop_map(Spill::Copy),
+            1 => limits().prop_map(Spill::Crash),
+        ];
+        prop::collection::vec(step, 0..40)
+    }
+
+    /// A type for values, one that owns memory and one that does not.
+    trait Counts: Value + PartialEq + std::fmt::Debug {
+        fn new() -> Self;
+        fn add(&mut self, number: u32);
+    }
+    impl Counts for (u64, u64) {
+        fn new() -> Self {
+            (0, 7)
+        }
+        fn add(&mut self, number: u32) {
+            *self = (self.0 + 1, self.1.wrapping_mul(31).wrapping_add(u64::from(number)));
+        }
+    }
+    impl Counts for Vec<u32> {
+        fn new() -> Self {
+            Vec::new()
+        }
+        fn add(&mut self, number: u32) {
+            self.push(number);
+        }
+    }
+
+    fn limited<V: Counts>(disk: &Disk, groups: std::ops::Range<u32>, limit: Option<usize>) -> KeyedState<u16, V> {
+        let mut state = KeyedState::default();
+        state.track();
+        if let Some(bytes) = limit {
+            state.limit(bytes, disk.db.stored(OPERATOR));
+        }
+        restore(&disk.db, &mut state, groups);
+        state
+    }
+
+    fn write<V: Counts>(disk: &mut Disk, state: &mut KeyedState<u16, V>) {
+        state.take_frozen().into_iter().for_each(|frozen| disk.write(frozen));
+    }
+
+    fn load<'a, V: Counts>(state: &mut KeyedState<u16, V>, keys: impl IntoIterator<Item = &'a u16>) {
+        state.load(keys.into_iter().map(|key| (hash_key(key), key))).unwrap();
+    }
+
+    fn spilled_state_is_like_any_other<V: Counts>(limit: Option<usize>, steps: Vec<Spill>, workers: usize) {
+        let mut disk = Disk::new();
+        let mut state = limited::<V>(&disk, 0..KEY_GROUPS, limit);
+        let (mut model, mut saved) = (BTreeMap::<u16, V>::new(), BTreeMap::new());
+        let (mut cut, mut number) = (None, 0);
+        for step in steps {
+            match step {
+                Spill::Batch(keys) => {
+                    load(&mut state, &keys);
+                    for key in &keys {
+                        number += 1;
+                        state.update(hash_key(key), key, V::new).add(number);
+                        model.entry(*key).or_insert_with(V::new).add(number);
+                    }
+                }
+                Spill::Begin if cut.is_none() => {
+                    state.begin_freeze();
+                    cut = Some(model.clone());
+                }
+                Spill::Begin => {}
+                Spill::Copy(most) => {
+                    if state.copy_some(&mut most.clone())
+                        && let Some(cut) = cut.take()
+                    {
+                        write(&mut disk, &mut state);
+                        saved = cut;
+                    }
+                }
+                Spill::Crash(limit) => {
+                    state = limited(&disk, 0..KEY_GROUPS, limit);
+                    (model, cut) = (saved.clone(), None);
+                }
+            }
+            assert_eq!(state.entries(), model.len() as u64);
+        }
+        if cut.is_some() {
+            assert!(state.copy_some(&mut usize::MAX.clone()));
+            write(&mut disk, &mut state);
+        }
+        disk.save(&mut state);
+        // With and without a limit, on any number of workers, each asked in small batches.
+        for limit in [None, Some(0), Some(20_000)] {
+            for worker in 0..workers {
+                let groups = groups_of(worker, workers);
+                let mut part = limited::<V>(&disk, groups.clone(), limit);
+                let own = |key: &&u16| groups.contains(&u32::from(group_of(hash_key(*key))));
+                let keys: Vec<u16> = model.keys().filter(own).copied().collect();
+                assert_eq!(part.entries(), keys.len() as u64);
+                for keys in keys.chunks(50) {
+                    load(&mut part, keys);
+                    for key in keys {
+                        assert_eq!(part.get(hash_key(key), key), model.get(key), "{key}");
+                    }
+                }
+                assert_eq!(part.entries(), keys.len() as u64, "nothing is new");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn what_leaves_memory_comes_back(limit in limits(), steps in spills(), workers in 1..4usize, owned in any::<bool>()) {
+            if owned {
+                spilled_state_is_like_any_other::<Vec<u32>>(limit, steps, workers);
+            } else {
+                spilled_state_is_like_any_other::<(u64, u64)>(limit, steps, workers);
+            }
+        }
+    }
+
+    /// Ten times as many keys as there is memory for, changed over and over in another order.
+    #[test]
+    fn a_limited_state_stays_within_its_limit() {
+        const KEYS: u64 = 60_000;
+        let mut disk = Disk::new();
+        let mut state = KeyedState::<u64, u64>::default();
+        state.track();
+        let limit = KEYS as usize * 25 / 10;
+        state.limit(limit, disk.db.stored(OPERATOR));
+        let (mut most, mut from_disk) = (0, 0);
+        for round in 0..4 {
+            for batch in 0..KEYS / 500 {
+                let keys: Vec<u64> =
+                    (0..500).map(|n| (batch * 500 + n).wrapping_mul(7919 + 2 * round) % KEYS).collect();
+                from_disk += keys.iter().filter(|key| round > 0 && state.get(hash_key(*key), key).is_none()).count();
+                state.load(keys.iter().map(|key| (hash_key(key), key))).unwrap();
+                for key in &keys {
+                    *state.update(hash_key(key), key, || 0) += 1;
+                }
+                most = most.max(state.bytes());
+                if state.pressure() > Pressure::None {
+                    disk.save(&mut state);
+                }
+            }
+        }
+        assert_eq!(state.entries(), KEYS);
+        assert!(state.sum(Table::len) < KEYS as usize / 4, "{} entries are in memory", state.sum(Table::len));
+        assert!(from_disk > KEYS as usize, "{from_disk} came back");
+        assert!(most <= 2 * limit, "{most} bytes of {limit}");
+        let mut found = 0;
+        for key in 0..KEYS {
+            state.load([(hash_key(&key), &key)]).unwrap();
+            found += state.get(hash_key(&key), &key).unwrap();
+        }
+        assert_eq!(found, 4 * KEYS);
     }
 
     /// Often enough for RocksDB to compact, which merges blocks.

@@ -8,18 +8,27 @@ use std::fs;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{DB, DBCompressionType, IngestExternalFileOptions, MergeOperands, Options, SstFileWriter};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBPinnableSlice, IngestExternalFileOptions, MergeOperands,
+    Options, SstFileWriter, properties,
+};
 
+use crate::key_group::KeyGroup;
 use crate::manifest::FileEntry;
-use crate::snapshot::{Change, Run, StoredEntry};
+use crate::snapshot::{Change, Run, StoredEntry, prefix};
 use crate::{Result, StateError, blocks};
+
+/// The name of the one column family.
+const DEFAULT: &str = "default";
 
 /// See the module.
 pub struct StateDb {
-    db: DB,
+    db: Arc<DB>,
     dir: PathBuf,
+    cache: Cache,
     files_written: u64,
     /// Size and checksum of SST files, by name: they never change, so each is read once.
     digests: HashMap<String, FileEntry>,
@@ -31,8 +40,16 @@ impl std::fmt::Debug for StateDb {
     }
 }
 
-fn options() -> Options {
+fn options(cache: &Cache) -> Options {
     let mut options = Options::default();
+    let mut tables = BlockBasedOptions::default();
+    tables.set_block_cache(cache);
+    // Indexes and filters count as well.
+    tables.set_cache_index_and_filter_blocks(true);
+    tables.set_cache_index_and_filter_blocks_with_high_priority(true);
+    tables.set_bloom_filter(10.0, false);
+    tables.set_whole_key_filtering(true);
+    options.set_block_based_table_factory(&tables);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(1);
@@ -50,14 +67,12 @@ fn merge(_key: &[u8], value: Option<&[u8]>, operands: &MergeOperands) -> Option<
 }
 
 impl StateDb {
-    /// Creates an empty database in `dir`, which must not exist.
+    /// Creates an empty database in `dir`, which must not exist. What it reads is kept in a cache of so many bytes.
     ///
     /// # Errors
     /// When RocksDB cannot create it.
-    pub fn create(dir: &Path) -> Result<Self> {
-        let mut options = options();
-        options.create_if_missing(true);
-        Self::open(&options, dir, HashMap::new())
+    pub fn create(dir: &Path, cache_bytes: usize) -> Result<Self> {
+        Self::open(dir, cache_bytes, true, HashMap::new())
     }
 
     /// Opens a copy, in `dir`, of the database in a checkpoint: SST files are hard-linked (copied where that is not
@@ -65,7 +80,7 @@ impl StateDb {
     ///
     /// # Errors
     /// When a file cannot be linked or copied, or RocksDB cannot open the copy.
-    pub fn open_copy(checkpoint: &Path, files: &[FileEntry], dir: &Path) -> Result<Self> {
+    pub fn open_copy(checkpoint: &Path, files: &[FileEntry], dir: &Path, cache_bytes: usize) -> Result<Self> {
         fs::create_dir_all(dir).map_err(StateError::io("create", dir))?;
         let mut digests = HashMap::new();
         for file in files {
@@ -77,12 +92,29 @@ impl StateDb {
                 fs::copy(&from, &to).map_err(StateError::io("copy", &from))?;
             }
         }
-        Self::open(&options(), dir, digests)
+        Self::open(dir, cache_bytes, false, digests)
     }
 
-    fn open(options: &Options, dir: &Path, digests: HashMap<String, FileEntry>) -> Result<Self> {
-        let db = DB::open(options, dir).map_err(rocks_error(dir))?;
-        Ok(StateDb { db, dir: dir.to_path_buf(), files_written: 0, digests })
+    fn open(dir: &Path, cache_bytes: usize, create: bool, digests: HashMap<String, FileEntry>) -> Result<Self> {
+        let cache = Cache::new_lru_cache(cache_bytes);
+        let mut options = options(&cache);
+        options.create_if_missing(create);
+        // Named, because only of a column family that one has in hand can many values be read together.
+        let family = options.clone();
+        let db = DB::open_cf_with_opts(&options, dir, [(DEFAULT, family)]).map_err(rocks_error(dir))?;
+        Ok(StateDb { db: Arc::new(db), dir: dir.to_path_buf(), cache, files_written: 0, digests })
+    }
+
+    /// How many bytes of memory RocksDB takes: its cache, with indexes and filters, and its tables.
+    pub fn memory(&self) -> usize {
+        let property = |name| self.db.property_int_value(name).ok().flatten().unwrap_or_default() as usize;
+        let tables = property(properties::CUR_SIZE_ALL_MEM_TABLES) + property(properties::ESTIMATE_TABLE_READERS_MEM);
+        self.cache.get_usage() + tables
+    }
+
+    /// A way to read what is stored of one operator, also while the database takes in more.
+    pub fn stored(&self, operator: u32) -> Stored {
+        Stored { db: Arc::clone(&self.db), dir: self.dir.clone(), operator, state: 0 }
     }
 
     /// Takes in the changes of one epoch, which must be sorted; returns the bytes written.
@@ -91,11 +123,12 @@ impl StateDb {
     /// When the file cannot be written or taken in. The database must then not be used again.
     pub fn apply(&mut self, run: &Run) -> Result<u64> {
         if run.is_empty() {
+            run.applied();
             return Ok(0);
         }
         self.files_written += 1;
         let path = self.dir.join(format!("incoming-{:06}.sst", self.files_written));
-        let options = options();
+        let options = options(&self.cache);
         let mut writer = SstFileWriter::create(&options);
         writer.open(&path).map_err(rocks_error(&path))?;
         for (key, change) in run.iter() {
@@ -111,6 +144,7 @@ impl StateDb {
         let mut ingest = IngestExternalFileOptions::default();
         ingest.set_move_files(true);
         self.db.ingest_external_file_opts(&ingest, vec![&path]).map_err(rocks_error(&path))?;
+        run.applied();
         Ok(size)
     }
 
@@ -151,6 +185,19 @@ impl StateDb {
         groups: Range<u32>,
         mut each: impl FnMut(StoredEntry<'_>) -> Result<()>,
     ) -> Result<()> {
+        self.walk(operator, groups, |entry| each(entry).map(|()| Next::Entry))
+    }
+
+    /// As [`scan`](Self::scan), where `each` says how to go on.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn walk(
+        &self,
+        operator: u32,
+        groups: Range<u32>,
+        mut each: impl FnMut(StoredEntry<'_>) -> Result<Next>,
+    ) -> Result<()> {
         let bound = |group: u32| {
             let mut key = operator.to_be_bytes().to_vec();
             key.extend_from_slice(&(group as u16).to_be_bytes());
@@ -171,10 +218,74 @@ impl StateDb {
             let [_, _, _, _, high, low, state, key @ ..] = key else {
                 return Err(StateError::damaged(&self.dir, format!("an entry's key has only {} bytes", key.len())));
             };
-            each(StoredEntry { group: u16::from_be_bytes([*high, *low]), state: *state, key, value })?;
-            entries.next();
+            let (group, state) = (u16::from_be_bytes([*high, *low]), *state);
+            match each(StoredEntry { group, state, key, value })? {
+                Next::Entry => entries.next(),
+                Next::State => {
+                    let behind = match state.checked_add(1) {
+                        Some(state) => prefix(operator, group, state),
+                        None => prefix(operator, group + 1, 0),
+                    };
+                    entries.seek(behind);
+                }
+            }
         }
         entries.status().map_err(rocks_error(&self.dir))
+    }
+}
+
+/// How a [walk](StateDb::walk) goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// With the entry behind.
+    Entry,
+    /// With the first entry of the state behind, or of the key group behind if there is none.
+    State,
+}
+
+/// Reads what is stored of one state of an operator, from any thread.
+#[derive(Clone)]
+pub struct Stored {
+    db: Arc<DB>,
+    dir: PathBuf,
+    operator: u32,
+    state: u8,
+}
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stored")
+            .field("operator", &self.operator)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stored {
+    /// The same of another of the operator's states.
+    #[must_use]
+    pub fn of_state(&self, state: u8) -> Stored {
+        Stored { state, ..self.clone() }
+    }
+
+    /// The bytes in front of the state's own keys.
+    pub(crate) fn prefix(&self, group: KeyGroup) -> Vec<u8> {
+        prefix(self.operator, group, self.state).to_vec()
+    }
+
+    /// The value of each of `keys`, which must be sorted, in their order.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub(crate) fn get_many<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Vec<Option<DBPinnableSlice<'_>>>> {
+        let Some(family) = self.db.cf_handle(DEFAULT) else {
+            return Err(StateError::damaged(&self.dir, "the database has no column family"));
+        };
+        let values = self.db.batched_multi_get_cf(&family, keys, true);
+        values.into_iter().map(|value| value.map_err(rocks_error(&self.dir))).collect()
     }
 }
 
@@ -213,7 +324,9 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     /// The operator whose state a [`Disk`] holds.
-    const OPERATOR: u32 = 7;
+    pub(crate) const OPERATOR: u32 = 7;
+
+    const CACHE: usize = 1 << 20;
 
     /// A whole freeze in one go.
     pub(crate) fn freeze(state: &mut impl State) -> Option<Box<dyn Frozen>> {
@@ -232,7 +345,7 @@ pub(crate) mod tests {
     impl Disk {
         pub(crate) fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let db = StateDb::create(&dir.path().join("live")).unwrap();
+            let db = StateDb::create(&dir.path().join("live"), CACHE).unwrap();
             Disk { dir, db, checkpoints: 0 }
         }
 
@@ -263,15 +376,26 @@ pub(crate) mod tests {
             let checkpoint = self.dir.path().join(format!("checkpoint-{}", self.checkpoints));
             let files = self.db.checkpoint(&checkpoint).unwrap();
             let live = self.dir.path().join(format!("copy-{}", self.checkpoints));
-            let copy = StateDb::open_copy(&checkpoint, &files, &live).unwrap();
+            let copy = StateDb::open_copy(&checkpoint, &files, &live, CACHE).unwrap();
             load(&copy, fresh, 0..KEY_GROUPS)
         }
     }
 
-    fn load<S: State>(db: &StateDb, mut fresh: S, groups: Range<u32>) -> S {
+    /// `fresh`, which must be empty, with what is stored in `groups`.
+    pub(crate) fn load<S: State>(db: &StateDb, mut fresh: S, groups: Range<u32>) -> S {
         fresh.track();
-        db.scan(OPERATOR, groups, |entry| fresh.restore(entry)).unwrap();
+        restore(db, &mut fresh, groups);
         fresh
+    }
+
+    pub(crate) fn restore(db: &StateDb, state: &mut impl State, groups: Range<u32>) {
+        let each = |entry: StoredEntry<'_>| {
+            if !state.wants(&entry) {
+                return Ok(Next::State);
+            }
+            state.restore(entry).map(|()| Next::Entry)
+        };
+        db.walk(OPERATOR, groups, each).unwrap();
     }
 
     /// Entries by operator, group and key.
@@ -284,7 +408,7 @@ pub(crate) mod tests {
         let mut run = Run::default();
         for (operator, group, key, value) in changes {
             run.begin(*operator);
-            run.push(*group, key, value.map_or(Change::Remove, |value| Change::Put(value.to_vec())));
+            run.push(*group, key, value.map_or(Change::Remove, |value| Change::Put(value)));
         }
         run.sort();
         db.apply(&run).unwrap()
@@ -378,7 +502,7 @@ pub(crate) mod tests {
         for (number, (dir, files, expected)) in then.iter().enumerate() {
             assert_eq!(*files, fingerprint(dir), "checkpoint {number} was changed by later writes");
             let live = disk.dir.path().join(format!("copy-{number}"));
-            let mut copy = StateDb::open_copy(dir, files, &live).unwrap();
+            let mut copy = StateDb::open_copy(dir, files, &live, CACHE).unwrap();
             assert_eq!(entries(&copy, &[1]), *expected, "checkpoint {number}");
             // The copy goes its own way, and the checkpoint stays as it is.
             apply(&mut copy, &[(1, 5, b"new", Some(b"new"))]);

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::blocks::{self, Changed, Stored};
+use crate::blocks::{self, Blocks, Changed};
 use crate::snapshot::{Frozen, Key, Run, State, StoredEntry, Value};
 use crate::table::Table;
 use crate::{Result, StateError};
@@ -26,7 +26,7 @@ pub struct SliceState<K, V> {
     /// An emptied table, kept for the next slice so that it need not grow again.
     spare: Option<Table<K, V>>,
     freeze: Option<Freeze<K, V>>,
-    stored: Stored,
+    stored: Blocks,
     tracked: bool,
 }
 
@@ -55,7 +55,7 @@ impl<K, V> Default for SliceState<K, V> {
             gone: Vec::new(),
             spare: None,
             freeze: None,
-            stored: Stored::default(),
+            stored: Blocks::default(),
             tracked: false,
         }
     }
@@ -236,6 +236,10 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
         blocks::read(entry, |hash, key, value| table.restore(hash, key, value))
     }
 
+    fn bytes(&self) -> usize {
+        self.slices.iter().map(|(_, table)| table.bytes()).sum()
+    }
+
     fn entries(&self) -> u64 {
         self.slices.iter().map(|(_, table)| table.len() as u64).sum()
     }
@@ -244,7 +248,7 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
 struct FrozenSlices<K, V> {
     changed: Vec<Changed<K, V>>,
     gone: Vec<i64>,
-    stored: Stored,
+    stored: Blocks,
 }
 
 /// The slice's number, big-endian, with the sign turned so that bytes sort as numbers do.

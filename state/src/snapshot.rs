@@ -1,9 +1,13 @@
 //! What one operator's state hands over for one checkpoint.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::key_group::{KeyGroup, group_of};
+use crate::rocks::Stored;
 use crate::{Result, StateError, codec, hash};
 
 /// What can be a key: compared, cloned, sent, and written to checkpoints.
@@ -44,6 +48,36 @@ pub trait State: Send + 'static {
 
     /// How many entries are kept now.
     fn entries(&self) -> u64;
+
+    /// Lets it have only so many bytes of memory, about, and read back from `stored` what it has let go. Called of empty state, after
+    /// [`track`](Self::track). State that does not know how keeps everything in memory.
+    fn limit(&mut self, _bytes: usize, _stored: Stored) {}
+
+    /// Whether it wants [`restore`](Self::restore) to be called with this entry, and with the others of this group and state
+    /// behind it.
+    fn wants(&self, _entry: &StoredEntry<'_>) -> bool {
+        true
+    }
+
+    /// How many bytes of memory it takes, about.
+    fn bytes(&self) -> usize;
+
+    /// Whether it needs a checkpoint before it can let go of anything more.
+    fn pressure(&self) -> Pressure {
+        Pressure::None
+    }
+}
+
+/// How badly state needs a checkpoint, because only what is stored can leave memory. In order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// Not at all.
+    #[default]
+    None,
+    /// Soon.
+    Soon,
+    /// It takes more than it should until then: nothing more should come in.
+    Over,
 }
 
 /// An entry as it stands in the store, behind the operator's prefix.
@@ -123,6 +157,22 @@ macro_rules! tuple_of_states {
             fn entries(&self) -> u64 {
                 0 $(+ self.$number.entries())*
             }
+            fn limit(&mut self, bytes: usize, stored: Stored) {
+                let states = [$($number),*].len();
+                $(self.$number.limit(bytes / states, stored.of_state($number));)*
+            }
+            fn wants(&self, entry: &StoredEntry<'_>) -> bool {
+                match entry.state {
+                    $($number => self.$number.wants(entry),)*
+                    _ => true,
+                }
+            }
+            fn bytes(&self) -> usize {
+                0 $(+ self.$number.bytes())*
+            }
+            fn pressure(&self) -> Pressure {
+                [$(self.$number.pressure()),*].into_iter().max().unwrap_or_default()
+            }
         }
     };
 }
@@ -147,20 +197,45 @@ impl Frozen for FrozenParts {
 /// and the state's own key, so that a worker finds all it owns of one operator in one range.
 #[derive(Debug, Default)]
 pub struct Run {
-    entries: Vec<(Vec<u8>, Change)>,
+    /// Keys and values, one after another.
+    bytes: Vec<u8>,
+    entries: Vec<Item>,
     operator: u32,
     state: u8,
+    when_applied: Vec<(Arc<AtomicU64>, u64)>,
+}
+
+/// Where in the bytes an entry stands.
+#[derive(Debug)]
+struct Item {
+    key: usize,
+    value: usize,
+    end: usize,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Put,
+    Merge,
+    Remove,
 }
 
 /// What becomes of a stored entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
     /// Its value is this from now on.
-    Put(Vec<u8>),
+    Put(&'a [u8]),
     /// Its value, a block, is merged with this block. For an entry that is stored.
-    Merge(Vec<u8>),
+    Merge(&'a [u8]),
     /// It is removed.
     Remove,
+}
+
+/// The bytes in front of a state's own key.
+pub(crate) fn prefix(operator: u32, group: KeyGroup, state: u8) -> [u8; 7] {
+    let ([a, b, c, d], [e, f]) = (operator.to_be_bytes(), group.to_be_bytes());
+    [a, b, c, d, e, f, state]
 }
 
 impl Run {
@@ -180,20 +255,72 @@ impl Run {
         self.entries.is_empty()
     }
 
+    /// How many bytes keys and values have.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Adds the change of an entry, which is known by its key behind operator, group and state.
-    pub fn push(&mut self, group: KeyGroup, key: &[u8], change: Change) {
-        let head = [&self.operator.to_be_bytes()[..], &group.to_be_bytes(), &[self.state]];
-        self.entries.push(([head.concat().as_slice(), key].concat(), change));
+    pub fn push(&mut self, group: KeyGroup, key: &[u8], change: Change<'_>) {
+        let (kind, value) = match change {
+            Change::Put(value) => (Kind::Put, value),
+            Change::Merge(value) => (Kind::Merge, value),
+            Change::Remove => (Kind::Remove, &[][..]),
+        };
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&prefix(self.operator, group, self.state));
+        self.bytes.extend_from_slice(key);
+        let middle = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.entries.push(Item { key: start, value: middle, end: self.bytes.len(), kind });
+    }
+
+    /// Adds an entry whose key and value are written by these functions.
+    ///
+    /// # Errors
+    /// Theirs.
+    pub(crate) fn put(
+        &mut self,
+        group: KeyGroup,
+        key: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+        value: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&prefix(self.operator, group, self.state));
+        key(&mut self.bytes)?;
+        let middle = self.bytes.len();
+        value(&mut self.bytes)?;
+        self.entries.push(Item { key: start, value: middle, end: self.bytes.len(), kind: Kind::Put });
+        Ok(())
+    }
+
+    /// Stores `number` when the database has taken the run in, so that whoever waits for that can see it.
+    pub(crate) fn when_applied(&mut self, to: Arc<AtomicU64>, number: u64) {
+        self.when_applied.push((to, number));
+    }
+
+    /// The database has taken it in.
+    pub(crate) fn applied(&self) {
+        self.when_applied.iter().for_each(|(to, number)| to.store(*number, Ordering::SeqCst));
     }
 
     /// Sorts the entries by key, as an SST file wants them.
     pub fn sort(&mut self) {
-        self.entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let bytes = &self.bytes;
+        self.entries.sort_unstable_by(|a, b| bytes[a.key..a.value].cmp(&bytes[b.key..b.value]));
     }
 
     /// Every entry's key and change.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Change)> {
-        self.entries.iter().map(|(key, change)| (key.as_slice(), change))
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Change<'_>)> {
+        self.entries.iter().map(|item| {
+            let value = &self.bytes[item.value..item.end];
+            let change = match item.kind {
+                Kind::Put => Change::Put(value),
+                Kind::Merge => Change::Merge(value),
+                Kind::Remove => Change::Remove,
+            };
+            (&self.bytes[item.key..item.value], change)
+        })
     }
 }
 
@@ -221,11 +348,11 @@ mod tests {
         ) {
             let mut shuffled: Vec<_> = entries.iter().collect();
             shuffled.sort_by_key(|entry| hash_key(&(seed, &entry.0.2, entry.0.0, entry.0.1)));
-            let change = |value: &Option<Vec<u8>>| value.clone().map_or(Change::Remove, Change::Put);
+            let change = |value: &Option<Vec<u8>>| value.clone().map_or((b'r', Vec::new()), |value| (b'p', value));
             let mut run = Run::default();
             for ((second, group, key), value) in shuffled {
                 run.begin(1 + u32::from(*second));
-                run.push(*group, key, change(value));
+                run.push(*group, key, value.as_ref().map_or(Change::Remove, |value| Change::Put(value)));
             }
             run.sort();
             let expected = entries.iter().map(|((second, group, key), value)| {
@@ -235,7 +362,12 @@ mod tests {
                 bytes.extend_from_slice(key);
                 (bytes, change(value))
             });
-            let found: Vec<_> = run.iter().map(|(key, change)| (key.to_vec(), change.clone())).collect();
+            let kind = |change| match change {
+                Change::Put(value) => (b'p', value.to_vec()),
+                Change::Merge(value) => (b'm', value.to_vec()),
+                Change::Remove => (b'r', Vec::new()),
+            };
+            let found: Vec<_> = run.iter().map(|(key, change)| (key.to_vec(), kind(change))).collect();
             prop_assert!(found.windows(2).all(|pair| pair[0].0 < pair[1].0));
             prop_assert_eq!(found, expected.collect::<Vec<_>>());
         }

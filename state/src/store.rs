@@ -351,7 +351,7 @@ mod tests {
     /// Publishes a checkpoint of an empty database.
     fn publish(store: &CheckpointStore, epoch: u64) -> Manifest {
         let live = store.live_dir(&format!("{epoch}"));
-        let mut db = StateDb::create(&live).unwrap();
+        let mut db = StateDb::create(&live, 1 << 20).unwrap();
         fs::create_dir_all(store.epoch_dir(epoch)).unwrap();
         let mut manifest = example(epoch);
         manifest.files = db.checkpoint(&store.db_dir(epoch)).unwrap();
