@@ -64,6 +64,7 @@ where
         state: &mut Self::State,
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
+        state.load(rows.records.iter().map(|record| (record.hash, &record.key)))?;
         let mut behind = BehindWalk::new(&rows.behind);
         for (row, record) in rows.records.iter().enumerate() {
             cx.row = row;

@@ -46,6 +46,16 @@ pub(crate) enum Kind {
     Other,
 }
 
+impl Kind {
+    /// The number under which its state is stored.
+    pub(crate) fn id(self) -> Option<u32> {
+        match self {
+            Kind::Keyed { id } => Some(id),
+            _ => None,
+        }
+    }
+}
+
 /// See the module. Made by [`execute`](crate::execute), then runs on a thread of its own.
 pub(crate) struct Coordinator {
     pub job: String,
@@ -188,6 +198,8 @@ impl Coordinator {
         let mut due = Instant::now() + interval;
         let mut shown = Instant::now();
         let mut read_at_cut = 0;
+        // The last epoch that an operator wants closed soon.
+        let mut pressed = 0;
         let mut progress = Progress::new(self.settings.progress);
         let instances = self.sources * self.settings.workers;
         loop {
@@ -214,6 +226,7 @@ impl Coordinator {
                         (Part::State { .. }, _) => return Err(Error::internal("state from a stateless operator")),
                     }
                 }
+                Ok(Report::Pressed(epoch)) => pressed = pressed.max(epoch),
                 Ok(Report::Ended) => ended += 1,
                 Ok(Report::Failed) => return Err(self.failure()),
                 Ok(Report::Left) => {
@@ -236,7 +249,13 @@ impl Coordinator {
             let now = Instant::now();
             if now.duration_since(shown) >= SHOW {
                 shown = now;
+                if let Some(db) = &self.db {
+                    let memory = db.read().unwrap_or_else(std::sync::PoisonError::into_inner).memory();
+                    self.shared.rocksdb_bytes.store(memory as u64, Ordering::Relaxed);
+                }
                 let status = Status::read(&self.shared, &self.status_names());
+                summary.most_state_bytes = summary.most_state_bytes.max(status.state_bytes);
+                summary.most_rocksdb_bytes = summary.most_rocksdb_bytes.max(status.rocksdb_bytes);
                 metrics::publish(&self.job, &status);
                 progress.show(&status, self.started.elapsed());
                 if let Some(open) = &mut open {
@@ -259,6 +278,8 @@ impl Coordinator {
                     Some(Reason::Finish)
                 } else if stop {
                     Some(Reason::Stop)
+                } else if self.store.is_some() && pressed >= self.shared.announced.load(Ordering::SeqCst) {
+                    Some(Reason::Interval)
                 } else if self.store.is_some() && Instant::now() >= due {
                     due = Instant::now() + interval;
                     (read != read_at_cut).then_some(Reason::Interval)

@@ -103,7 +103,7 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     };
     recover_sinks(&mut committers, &names, restored.as_deref(), committed, withdraw)?;
 
-    let open = |store| open_db(store, settings.retain, restored.as_deref(), &execution);
+    let open = |store| open_db(store, &settings, restored.as_deref(), &execution);
     let db = store.as_ref().map(open).transpose()?;
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
@@ -116,7 +116,8 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
     warn_about_replay(&job.name, &graph, &names, store.is_some());
 
-    let plan = Plan::new(&graph, &names, splits, &settings, &execution, &shared, db.clone(), restored.clone());
+    let ids = operators.iter().map(|operator| operator.kind.id()).collect();
+    let plan = Plan::new(&graph, &names, splits, ids, &settings, &execution, &shared, db.clone(), restored.clone());
     drop(graph);
     let graph = Arc::clone(&job.graph);
     let workers = run_workers(&job.name, settings.workers, &shared, move |worker| {
@@ -223,15 +224,15 @@ fn clear_up(store: &CheckpointStore, retain: usize) -> Result<()> {
 
 fn open_db(
     store: &CheckpointStore,
-    retain: usize,
+    settings: &Settings,
     restored: Option<&Manifest>,
     execution: &str,
 ) -> Result<Arc<RwLock<StateDb>>> {
-    clear_up(store, retain)?;
-    let live = store.live_dir(execution);
+    clear_up(store, settings.retain)?;
+    let (live, cache) = (store.live_dir(execution), settings.cache_bytes());
     let db = match restored {
-        Some(manifest) => StateDb::open_copy(&store.db_dir(manifest.epoch), &manifest.files, &live)?,
-        None => StateDb::create(&live)?,
+        Some(manifest) => StateDb::open_copy(&store.db_dir(manifest.epoch), &manifest.files, &live, cache)?,
+        None => StateDb::create(&live, cache)?,
     };
     Ok(Arc::new(RwLock::new(db)))
 }
@@ -294,6 +295,8 @@ struct Plan {
     task: Task,
     names: Vec<String>,
     splits: HashMap<usize, Vec<(u32, String)>>,
+    /// Per node: the number under which its state is stored.
+    ids: Vec<Option<u32>>,
     chains: Vec<Vec<usize>>,
     connected: HashMap<Port, usize>,
 }
@@ -304,6 +307,7 @@ impl Plan {
         graph: &Graph,
         names: &[String],
         splits: HashMap<usize, Vec<(u32, String)>>,
+        ids: Vec<Option<u32>>,
         settings: &Settings,
         execution: &str,
         shared: &Arc<Shared>,
@@ -327,10 +331,15 @@ impl Plan {
             positions: graph.positions,
             connected: [true; 2],
             shared: Arc::clone(shared),
+            state_id: 0,
+            state_bytes: settings.memory.map(|bytes| {
+                let instances = settings.workers * ids.iter().flatten().count().max(1);
+                bytes as usize / 2 / instances
+            }),
             db,
             restored,
         };
-        Plan { task, names: names.to_vec(), splits, chains: graph.chains(), connected: graph.consumers() }
+        Plan { task, names: names.to_vec(), splits, ids, chains: graph.chains(), connected: graph.consumers() }
     }
 
     fn task(&self, node: usize, worker: usize) -> Task {
@@ -339,6 +348,7 @@ impl Plan {
             node,
             name: self.names[node].clone(),
             worker,
+            state_id: self.ids[node].unwrap_or_default(),
             connected: [connected(0), connected(1)],
             own_splits: self
                 .splits

@@ -197,6 +197,10 @@ pub struct Status {
     pub epoch: Epoch,
     /// Records on their way between workers.
     pub in_flight: u64,
+    /// Bytes of memory that keyed state takes, about.
+    pub state_bytes: u64,
+    /// Bytes of memory that RocksDB takes: its cache, with indexes and filters, and its tables.
+    pub rocksdb_bytes: u64,
     /// The operators, in the order in which they were described.
     pub operators: Vec<OperatorStatus>,
 }
@@ -234,6 +238,8 @@ pub struct OperatorStatus {
     pub bad: u64,
     /// Windows fired.
     pub windows_fired: u64,
+    /// Bytes of memory that its state takes, about.
+    pub state_bytes: u64,
     /// For sources, operators with state and sinks, per worker: the epoch it is in and its watermark.
     pub instances: Vec<(Epoch, EventTime)>,
     /// How long its code ran, over all workers: reading and giving event times for a source, taking records together on the
@@ -270,6 +276,7 @@ impl OperatorStatus {
 impl Status {
     pub(crate) fn read(shared: &Shared, names: &[(String, Kind)]) -> Status {
         let mut status = Status { epoch: shared.announced.load(Ordering::Relaxed), ..Status::default() };
+        status.rocksdb_bytes = shared.rocksdb_bytes.load(Ordering::Relaxed);
         status.in_flight = shared.in_flight.iter().map(|n| n.0.load(Ordering::Relaxed).max(0) as u64).sum();
         for (node, (name, kind)) in names.iter().enumerate() {
             let mut operator = OperatorStatus {
@@ -279,6 +286,7 @@ impl Status {
                 late: shared.total(node, |stats| &stats.late),
                 bad: shared.total(node, |stats| &stats.bad),
                 windows_fired: shared.total(node, |stats| &stats.fired),
+                state_bytes: shared.total(node, |stats| &stats.state_bytes),
                 instances: if *kind == Kind::Other { Vec::new() } else { instances(shared, node) },
                 kind: match kind {
                     Kind::Source => OperatorKind::Source,
@@ -305,6 +313,7 @@ impl Status {
             status.late += operator.late;
             status.bad += operator.bad;
             status.windows_fired += operator.windows_fired;
+            status.state_bytes += operator.state_bytes;
             status.operators.push(operator);
         }
         status

@@ -29,6 +29,8 @@ pub struct Settings {
     /// How often a checkpoint is taken; by default every 10 seconds. A due one is skipped while the one before is open, or
     /// when nothing was read since.
     pub checkpoint_interval: Duration,
+    /// How many bytes of memory keyed state may take, with RocksDB's own; by default it may take what it needs. See [`Job::memory`].
+    pub memory: Option<u64>,
     /// How many checkpoints are kept; by default 3.
     pub retain: usize,
     /// What to start from; by default the newest checkpoint.
@@ -47,12 +49,24 @@ impl Default for Settings {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             checkpoint_dir: None,
             checkpoint_interval: Duration::from_secs(10),
+            memory: None,
             retain: 3,
             start_from: StartFrom::Newest,
             batch_size: 2048,
             in_flight: 64 << 10,
             progress: false,
         }
+    }
+}
+
+/// The least memory for state that makes sense.
+const LEAST_MEMORY: u64 = 1 << 20;
+
+impl Settings {
+    /// How many bytes RocksDB's cache may take.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        // Without a limit little is ever read back.
+        self.memory.map_or(8 << 20, |bytes| bytes / 4) as usize
     }
 }
 
@@ -106,6 +120,19 @@ impl Job {
     #[must_use]
     pub fn checkpoint_every(mut self, interval: Duration) -> Self {
         self.settings.checkpoint_interval = interval;
+        self
+    }
+
+    /// How many bytes of memory keyed state may take: what is not needed for the moment leaves memory and is read back from
+    /// RocksDB when it is. Needs a checkpoint directory.
+    ///
+    /// Half of it is for entries, divided evenly among the operators with state and the workers, a quarter for RocksDB's cache, and
+    /// the rest for what is on its way to the disk. Only what is stored can leave, so a checkpoint may be taken
+    /// before it is due. State that is still smaller than its share is not touched, and costs nothing more than without.
+    /// One value per key (`fold`, `reduce`) can leave memory; the state of open windows stays in it.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.settings.memory = Some(bytes);
         self
     }
 
@@ -196,6 +223,16 @@ impl Job {
         }
         if settings.checkpoint_interval < Duration::from_millis(1) {
             return Err(Error::config("a checkpoint interval below 1 ms").hint("200ms is short, 10s is usual"));
+        }
+        if let Some(bytes) = settings.memory {
+            if settings.checkpoint_dir.is_none() {
+                return Err(Error::config("state cannot leave memory without a checkpoint directory")
+                    .hint("give one with `checkpoint_dir`, or leave `memory` out"));
+            }
+            if bytes < LEAST_MEMORY {
+                return Err(Error::config(format!("{bytes} bytes of memory for state"))
+                    .hint("choose at least 1 MiB; a tenth of the state is slow, half of it is not"));
+            }
         }
         if settings.retain == 0 {
             return Err(Error::config("no checkpoints would be retained").hint("retain at least 1; 3 is usual"));

@@ -15,6 +15,8 @@
 //! | `millstream_latency_seconds` | seconds | job, operator, of, quantile |
 //! | `millstream_watermark_seconds` | seconds since 1970 | job |
 //! | `millstream_in_flight` | records | job |
+//! | `millstream_state_bytes` | bytes of memory | job, operator |
+//! | `millstream_rocksdb_bytes` | bytes of memory | job |
 //! | `millstream_checkpoints_total` | checkpoints | job |
 //! | `millstream_checkpoint_seconds` | seconds | job |
 //!
@@ -44,6 +46,9 @@ pub(crate) fn publish(job: &str, status: &Status) {
             }
         }
         let labels = [("job", job.to_string()), ("operator", operator.name.clone())];
+        if operator.state_bytes > 0 {
+            metrics::gauge!("millstream_state_bytes", &labels).set(operator.state_bytes as f64);
+        }
         quantiles("millstream_queue_seconds", &labels, &operator.queue);
         quantiles("millstream_exchange_seconds", &labels, &operator.exchange);
         for (of, latency) in operator.latencies() {
@@ -55,6 +60,7 @@ pub(crate) fn publish(job: &str, status: &Status) {
     if watermark != EventTime::MIN && watermark != EventTime::MAX {
         metrics::gauge!("millstream_watermark_seconds", "job" => job.to_string()).set(watermark.micros() as f64 / 1e6);
     }
+    metrics::gauge!("millstream_rocksdb_bytes", "job" => job.to_string()).set(status.rocksdb_bytes as f64);
     metrics::gauge!("millstream_in_flight", "job" => job.to_string()).set(status.in_flight as f64);
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum Report {
     Cut { node: usize, epoch: Epoch, splits: Vec<SplitEntry> },
     /// An operator instance has seen all of `epoch`.
     Closed { node: usize, epoch: Epoch, part: Part, pause: Duration },
+    /// State needs this epoch to be closed soon, before it can leave memory.
+    Pressed(Epoch),
     /// A source instance has nothing more to read, ever.
     Ended,
     /// Something failed; the error is in [`Shared`].
@@ -53,6 +55,10 @@ pub(crate) struct Shared {
     pub announced: AtomicU64,
     /// The last epoch whose checkpoint is complete.
     pub closed: AtomicU64,
+    /// Sources take epochs but read nothing until this epoch is closed: until then state takes more memory than it may.
+    pub full: AtomicU64,
+    /// How much memory RocksDB takes.
+    pub rocksdb_bytes: AtomicU64,
     /// Sources take epochs but read no more.
     pub hold: AtomicBool,
     /// All is done: workers drop their dataflows and leave.
@@ -97,6 +103,8 @@ pub(crate) struct Stats {
     pub late: AtomicU64,
     pub bad: AtomicU64,
     pub fired: AtomicU64,
+    /// How much memory its state takes.
+    pub state_bytes: AtomicU64,
     /// How long its code ran.
     pub busy_ns: AtomicU64,
     /// How long records were dealt out to the workers that own their keys, on this worker.
@@ -162,6 +170,8 @@ impl Shared {
         Shared {
             announced: AtomicU64::new(first_epoch),
             closed: AtomicU64::new(first_epoch.saturating_sub(1)),
+            full: AtomicU64::new(0),
+            rocksdb_bytes: AtomicU64::new(0),
             hold: AtomicBool::new(false),
             teardown: AtomicBool::new(false),
             failed: AtomicBool::new(false),

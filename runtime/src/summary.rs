@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::bench::words::span;
+use crate::bench::words::{bytes, span};
 use crate::handle::OperatorStatus;
 
 /// How a run ended.
@@ -47,6 +47,10 @@ pub struct Summary {
     pub longest_pause: Duration,
     /// The longest that a checkpoint took from its announcement to its publication.
     pub longest_checkpoint: Duration,
+    /// The most memory that keyed state took, in bytes, and that RocksDB took; looked at four times a second.
+    pub most_state_bytes: u64,
+    /// See above.
+    pub most_rocksdb_bytes: u64,
     /// From the start to the end.
     pub elapsed: Duration,
     /// What each operator did, and where time went: operators in the order in which they were described.
@@ -69,6 +73,8 @@ impl Summary {
             checkpoint_bytes: 0,
             longest_pause: Duration::ZERO,
             longest_checkpoint: Duration::ZERO,
+            most_state_bytes: 0,
+            most_rocksdb_bytes: 0,
             elapsed: Duration::ZERO,
             operators: Vec::new(),
         }
@@ -119,6 +125,10 @@ impl fmt::Display for Summary {
                 self.longest_pause.as_secs_f64() * 1e3
             )?,
             None => writeln!(f, "  state     no checkpoints (no checkpoint directory)")?,
+        }
+        if self.most_state_bytes > 0 {
+            let (state, rocksdb) = (bytes(self.most_state_bytes), bytes(self.most_rocksdb_bytes));
+            writeln!(f, "  memory    state {state}, RocksDB {rocksdb}, at the most")?;
         }
         write!(
             f,

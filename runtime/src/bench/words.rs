@@ -13,7 +13,7 @@ pub(crate) fn span(ns: u64) -> String {
 }
 
 /// A number of bytes, in powers of ten: `812 B`, `1.20 MB`.
-pub(super) fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
         1_000..999_500 => digits(bytes as f64 / 1e3, "kB"),

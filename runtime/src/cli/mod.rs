@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use millstream_state::checkpoint::StartFrom;
 
@@ -29,6 +30,9 @@ pub struct JobArgs {
     /// How often a checkpoint is taken, such as 200ms [default: as the job says, else 10s]
     #[arg(long, value_name = "SPAN", value_parser = parse_duration, global = true)]
     pub checkpoint_interval: Option<Duration>,
+    /// How much memory keyed state may take, such as 512MiB; the rest stays on disk [default: as the job says, else all]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, global = true)]
+    pub memory: Option<u64>,
     /// How many checkpoints are kept [default: 3]
     #[arg(long, value_name = "N", global = true)]
     pub retain: Option<usize>,
@@ -82,6 +86,10 @@ fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     Ok(Duration::from_micros(span.as_micros() as u64))
 }
 
+fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
+    text.parse::<ByteSize>().map(|size| size.as_u64())
+}
+
 #[derive(Parser)]
 #[command(about = "A Millstream job", disable_help_subcommand = true)]
 struct Alone {
@@ -126,6 +134,9 @@ impl JobArgs {
         }
         if let Some(interval) = self.checkpoint_interval {
             settings.checkpoint_interval = interval;
+        }
+        if self.memory.is_some() {
+            settings.memory = self.memory;
         }
         if let Some(retain) = self.retain {
             settings.retain = retain;

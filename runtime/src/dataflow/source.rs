@@ -134,12 +134,15 @@ fn take_epochs(task: &Task, logic: &dyn SourceLogic, epoch: &mut Epoch, caps: &m
     Ok(())
 }
 
-/// Whether a source must stop reading for now: a worker has too much to do or to fire, or too much waits for an older epoch.
+/// Whether a source must stop reading for now: a worker has too much to do or to fire,
+/// state takes too much memory, or too much waits for an older epoch.
 fn congested(shared: &Shared, epoch: Epoch, in_flight: usize) -> bool {
     let workers = shared.in_flight.len() as i64;
     let limit = i64::try_from(in_flight).unwrap_or(i64::MAX);
-    let ahead = epoch > shared.closed.load(Ordering::Relaxed) + 1;
+    let closed = shared.closed.load(Ordering::Relaxed);
+    let ahead = epoch > closed + 1;
     shared.is_crowded(in_flight)
+        || shared.full.load(Ordering::Relaxed) > closed
         || shared.firing.0.load(Ordering::Relaxed) > 0
         || (ahead && shared.stashed.0.load(Ordering::Relaxed) > limit.saturating_mul(workers))
 }

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use millstream_state::StateError;
 use millstream_state::key_group::groups_of;
-use millstream_state::snapshot::{Key, State};
+use millstream_state::rocks::Next;
+use millstream_state::snapshot::{Key, Pressure, State};
 
 use super::combine::{Combine, CombineLogic, CombinedRows};
 use super::{EpochLogic, Outbox, Task, guard};
@@ -14,7 +15,7 @@ use crate::moment::Epoch;
 use crate::operator::{Combining, Context, Fired, KeyedOperator};
 use crate::record::Data;
 use crate::rows::{AnyRows, KeyedRows, Rows, downcast, is};
-use crate::shared::Part;
+use crate::shared::{Part, Report};
 use crate::time::EventTime;
 
 pub(crate) trait KeyedFactory: Send {
@@ -40,6 +41,8 @@ struct KeyedLogic<O: KeyedOperator> {
     cx: Context<O::In, O::Out>,
     /// Takes in what combiners have made of records, for operators that have such.
     on_combined: Option<OnCombined<O>>,
+    /// The last epoch that was asked to be closed soon.
+    pressed: Epoch,
     task: Task,
 }
 
@@ -98,11 +101,19 @@ fn restore<O: KeyedOperator>(operator: &O, task: &Task) -> Result<O::State> {
     let groups = groups_of(task.worker, task.workers);
     let mut state = operator.state(groups.clone());
     let Some(db) = &task.db else { return Ok(state) };
+    let db = db.read().unwrap_or_else(std::sync::PoisonError::into_inner);
     state.track();
+    if let Some(bytes) = task.state_bytes {
+        state.limit(bytes, db.stored(task.state_id));
+    }
     let entry = task.restored.as_ref().and_then(|m| m.operators.iter().find(|entry| entry.name == task.name));
     if let Some(entry) = entry {
-        let db = db.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let restored = db.scan(entry.id, groups, |stored| state.restore(stored));
+        let restored = db.walk(entry.id, groups, |stored| {
+            if !state.wants(&stored) {
+                return Ok(Next::State);
+            }
+            state.restore(stored).map(|()| Next::Entry)
+        });
         restored.map_err(|error| restore_error(error).in_operator(&task.name))?;
         tracing::debug!(operator = %task.name, entries = state.entries(), "state restored");
     }
@@ -120,7 +131,24 @@ impl<O: KeyedOperator> KeyedLogic<O> {
     fn restored(operator: O, on_combined: Option<OnCombined<O>>, task: Task) -> Result<Self> {
         let state = guard(&task.name, || restore(&operator, &task))?;
         let cx = Context::new(task.connected[1]);
-        Ok(KeyedLogic { operator, state, entries: 0, cx, on_combined, task })
+        Ok(KeyedLogic { operator, state, entries: 0, cx, on_combined, pressed: 0, task })
+    }
+
+    /// Tells how much memory the state takes, and asks for a checkpoint where it needs one.
+    fn weigh(&mut self, epoch: Epoch) {
+        let shared = &self.task.shared;
+        self.task.stats().state_bytes.store(self.state.bytes() as u64, Ordering::Relaxed);
+        let pressure = self.state.pressure();
+        if pressure == Pressure::None || self.task.db.is_none() {
+            return;
+        }
+        if pressure == Pressure::Over {
+            shared.full.fetch_max(epoch, Ordering::Relaxed);
+        }
+        if self.pressed < epoch {
+            self.pressed = epoch;
+            shared.report(Report::Pressed(epoch));
+        }
     }
 
     /// Moves what the operator emitted into the outbox, in batches that others can take in bites.
@@ -180,7 +208,7 @@ fn in_batches<T: Data>(rows: Rows<T>, mut each: impl FnMut(Rows<T>)) {
 }
 
 impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
-    fn apply(&mut self, _epoch: Epoch, rows: Box<dyn AnyRows>, born: Born, out: &mut Outbox) -> Result<()> {
+    fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, born: Born, out: &mut Outbox) -> Result<()> {
         self.cx.row = 0;
         self.cx.pressed = born.pressed;
         if let Some(on_combined) = self.on_combined
@@ -189,6 +217,7 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
             let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
             guard(&self.task.name, || on_combined(operator, cx, state, rows))?;
             self.drain(out);
+            self.weigh(epoch);
             return Ok(());
         }
         let mut rows = *downcast::<KeyedRows<O::Key, O::In>>(rows);
@@ -199,6 +228,7 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
             return Err(error.at_place(place_of(&rows, self.cx.row)));
         }
         self.drain(out);
+        self.weigh(epoch);
         Ok(())
     }
 

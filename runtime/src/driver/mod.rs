@@ -53,6 +53,10 @@ pub(crate) struct Task {
     /// Whether each output has a consumer.
     pub connected: [bool; 2],
     pub shared: Arc<Shared>,
+    /// The number under which its state is stored.
+    pub state_id: u32,
+    /// How much memory its state may take, if that is limited.
+    pub state_bytes: Option<usize>,
     /// Where checkpoints are kept, when they are.
     pub db: Option<Arc<RwLock<StateDb>>>,
     /// What to restore.
