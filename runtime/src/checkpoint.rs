@@ -222,7 +222,12 @@ impl Coordinator {
                             open.state.extend(frozen.map(|frozen| (id, frozen)));
                             *open.entries.entry(node).or_default() += entries;
                         }
-                        (Part::Prepared(handles), _) => open.handles.entry(node).or_default().extend(handles),
+                        (Part::Prepared { handles, finish }, _) => {
+                            if let Some(finish) = finish {
+                                guard(&self.operators[node].name, finish)?;
+                            }
+                            open.handles.entry(node).or_default().extend(handles);
+                        }
                         (Part::State { .. }, _) => return Err(Error::internal("state from a stateless operator")),
                     }
                 }

@@ -12,6 +12,7 @@ use crate::bench::probe::{Born, Probe};
 use crate::bench::times::Times;
 use crate::error::Error;
 use crate::moment::Epoch;
+use crate::sink::Finish;
 use crate::time::EventTime;
 
 /// What a worker tells the coordinator.
@@ -45,8 +46,8 @@ pub enum StopMode {
 pub(crate) enum Part {
     /// Changes of keyed state, and how many entries there are now.
     State { frozen: Option<Box<dyn Frozen>>, entries: u64 },
-    /// Output that is durable and waits for its commit.
-    Prepared(Vec<String>),
+    /// Output that waits for its commit, and what is to be done before it is durable.
+    Prepared { handles: Vec<String>, finish: Option<Finish> },
 }
 
 /// See the module.

@@ -55,12 +55,22 @@ pub trait SinkWriter<T: Data>: Send + 'static {
         None
     }
 
-    /// Makes everything written since the last call durable, and names it. Nothing written: no handles.
+    /// Ends what was written since the last call, and names it. Nothing written: no handles. It must be durable when this returns,
+    /// or when what [`finish`](Self::finish) returns has run.
     ///
     /// # Errors
     /// An error fails the job; nothing of this epoch will be committed.
     fn prepare(&mut self, epoch: Epoch) -> Result<Vec<String>>;
+
+    /// Called after each [`prepare`](Self::prepare): what is still to be done until all that it named is durable. It runs on another
+    /// thread, before the checkpoint is published, while this worker goes on: a disk may take long. `None`: nothing.
+    fn finish(&mut self) -> Option<Finish> {
+        None
+    }
 }
+
+/// The last step of making prepared output durable; see [`SinkWriter::finish`].
+pub type Finish = Box<dyn FnOnce() -> Result<()> + Send>;
 
 /// Makes prepared output visible, on the coordinator's thread.
 pub trait Committer: Send + 'static {

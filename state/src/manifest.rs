@@ -108,7 +108,13 @@ pub struct FileEntry {
     pub size: u64,
     /// The CRC-32C of its content.
     pub crc32c: u32,
+    /// The CRC-32C of each stretch of [`STRETCH`] bytes of it, so that damage can be found. Missing in checkpoints of before 0.1.0.
+    #[serde(default)]
+    pub stretches: Vec<u32>,
 }
+
+/// How many bytes of a file have a checksum of their own.
+pub const STRETCH: usize = 256 << 10;
 
 impl Manifest {
     /// The bytes of the manifest file.

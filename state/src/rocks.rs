@@ -17,7 +17,7 @@ use rocksdb::{
 };
 
 use crate::key_group::KeyGroup;
-use crate::manifest::FileEntry;
+use crate::manifest::{FileEntry, STRETCH};
 use crate::snapshot::{Change, Run, StoredEntry, prefix};
 use crate::{Result, StateError, blocks};
 
@@ -298,21 +298,25 @@ fn rocks_error(path: &Path) -> impl FnOnce(rocksdb::Error) -> StateError {
     move |error| StateError::Rocks { path, message: error.into_string() }
 }
 
-/// Reads a file for its size and checksum.
+/// Reads a file for its size and checksums.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn digest(path: &Path, name: String) -> Result<FileEntry> {
     let mut file = fs::File::open(path).map_err(StateError::io("open", path))?;
-    let (mut size, mut crc32c) = (0, 0);
-    let mut buffer = vec![0; 256 << 10];
+    let mut entry = FileEntry { name, size: 0, crc32c: 0, stretches: Vec::new() };
+    let mut stretch = Vec::with_capacity(STRETCH);
     loop {
-        let read = file.read(&mut buffer).map_err(StateError::io("read", path))?;
+        stretch.clear();
+        let read = file.by_ref().take(STRETCH as u64).read_to_end(&mut stretch);
+        let read = read.map_err(StateError::io("read", path))?;
         if read == 0 {
-            return Ok(FileEntry { name, size, crc32c });
+            return Ok(entry);
         }
-        size += read as u64;
-        crc32c = crc32c::crc32c_append(crc32c, &buffer[..read]);
+        let crc32c = crc32c::crc32c(&stretch);
+        entry.stretches.push(crc32c);
+        entry.size += read as u64;
+        entry.crc32c = crc32c::crc32c_combine(entry.crc32c, crc32c, read);
     }
 }
 

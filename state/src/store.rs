@@ -15,7 +15,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{Found, Health, collectable};
-use crate::manifest::{FileEntry, Manifest};
+use crate::manifest::{FileEntry, Manifest, STRETCH};
 use crate::{Result, StateError, rocks};
 
 const LOCK: &str = ".millstream-lock";
@@ -164,13 +164,7 @@ impl CheckpointStore {
             if !path.try_exists().map_err(StateError::io("look up", &path))? {
                 return Err(StateError::damaged(path, "the file is missing"));
             }
-            let FileEntry { size, crc32c, .. } = rocks::digest(&path, file.name.clone())?;
-            if size != file.size {
-                return Err(StateError::damaged(path, format!("it has {size} bytes and should have {}", file.size)));
-            }
-            if crc32c != file.crc32c {
-                let reason =
-                    format!("the checksum of its {size} bytes is {crc32c:08x} and should be {:08x}", file.crc32c);
+            if let Some(reason) = difference(file, &rocks::digest(&path, file.name.clone())?) {
                 return Err(StateError::damaged(path, reason));
             }
         }
@@ -299,6 +293,26 @@ impl CheckpointStore {
         let dir = self.epoch_dir(epoch);
         fs::remove_dir_all(&dir).map_err(StateError::io("delete", dir))
     }
+}
+
+/// In which way a file is not what it should be.
+fn difference(should: &FileEntry, is: &FileEntry) -> Option<String> {
+    if is.size != should.size {
+        return Some(format!("it has {} bytes and should have {}", is.size, should.size));
+    }
+    if is.crc32c == should.crc32c {
+        return None;
+    }
+    let wrong = should.stretches.iter().zip(&is.stretches).position(|(should, is)| should != is);
+    let (place, is, should) = match wrong {
+        Some(number) => {
+            let from = (number * STRETCH) as u64;
+            let to = is.size.min(from + STRETCH as u64) - 1;
+            (format!("bytes {from} to {to}"), is.stretches[number], should.stretches[number])
+        }
+        None => (format!("its {} bytes", is.size), is.crc32c, should.crc32c),
+    };
+    Some(format!("the checksum of {place} is {is:08x} and should be {should:08x}"))
 }
 
 /// The epoch of a checkpoint's directory; only names that we give count.
@@ -492,7 +506,7 @@ mod tests {
         for name in ["../../secret", "/etc/passwd", ".hidden", "a/b", "a\\b"] {
             let (_dir, store) = store();
             let mut manifest = publish(&store, 1);
-            manifest.files = vec![FileEntry { name: name.into(), size: 0, crc32c: 0 }];
+            manifest.files = vec![FileEntry { name: name.into(), size: 0, crc32c: 0, stretches: vec![] }];
             store.publish(&manifest).unwrap();
             let error = store.verify(1).unwrap_err().to_string();
             assert!(error.contains("file name"), "{name}: {error}");

@@ -114,8 +114,8 @@ impl Part {
         }
     }
 
-    /// Writes the rest, and returns when all of it is on disk.
-    pub(super) fn close(self) -> io::Result<()> {
+    /// Writes the rest, and returns the file, which is not yet synced.
+    pub(super) fn close(self) -> io::Result<File> {
         let output = match self.rows {
             Rows::Csv(csv) => csv.into_inner().map_err(|e| io::Error::other(e.to_string()))?,
             Rows::JsonLines(output) => output,
@@ -158,12 +158,12 @@ impl Output {
         Output { to, bytes: 0 }
     }
 
-    fn close(self) -> io::Result<()> {
+    fn close(self) -> io::Result<File> {
         let file = match self.to {
             Packing::Plain(file) => file,
             Packing::Gzip(encoder) => encoder.finish()?,
         };
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+        file.into_inner().map_err(io::IntoInnerError::into_error)
     }
 }
 

@@ -1,11 +1,12 @@
 //! A sink of part files, each of which belongs to one epoch and appears when that epoch's checkpoint is published.
 //!
 //! A writer opens a part with the epoch's first record, under a pending name, and closes it when it is full or the epoch
-//! is over. `prepare` returns when the parts and the directory's entries for them are on disk (`fsync`); see `commit` for
+//! is over. `finish` then syncs the parts and the directory's entries for them, away from the worker; see `commit` for
 //! the second step. An epoch without records makes no file.
 //!
 //! **Errors**: `User` for a value that the format cannot express, `External` when the disk fails.
 
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::moment::Epoch;
 use millstream_runtime::record::{Data, Record};
-use millstream_runtime::sink::{Committer, Sink, SinkTask, SinkWriter};
+use millstream_runtime::sink::{Committer, Finish, Sink, SinkTask, SinkWriter};
 use serde::Serialize;
 
 use super::commit::FileCommitter;
@@ -107,13 +108,24 @@ impl<T: Serialize + Data> Sink<T> for FileSink<T> {
 
     fn writer(&self, task: &SinkTask) -> Result<FileSinkWriter<T>> {
         let (settings, task) = (self.settings.clone(), task.clone());
-        Ok(FileSinkWriter { settings, task, last: None, part: None, closed: Vec::new(), of: PhantomData })
+        Ok(FileSinkWriter {
+            settings,
+            task,
+            last: None,
+            part: None,
+            closed: Vec::new(),
+            unsynced: Vec::new(),
+            of: PhantomData,
+        })
     }
 
     fn committer(&self, job: &str) -> Option<Box<dyn Committer>> {
         Some(Box::new(FileCommitter::new(self.settings.dir.clone(), job)))
     }
 }
+
+/// How many closed parts may stay open until they are synced away from the worker; an epoch with more waits for the disk.
+const OPEN_FILES: usize = 64;
 
 /// Writes the parts of one worker of a [`FileSink`].
 pub struct FileSinkWriter<T> {
@@ -123,8 +135,10 @@ pub struct FileSinkWriter<T> {
     last: Option<(Epoch, u32)>,
     /// The open part, with its epoch and name.
     part: Option<(Epoch, String, Part)>,
-    /// Closed parts that are not yet named to the checkpoint.
-    closed: Vec<(Epoch, String)>,
+    /// Closed parts that are not yet named to the checkpoint, with those files that are not yet synced.
+    closed: Vec<(Epoch, String, Option<File>)>,
+    /// Named parts that are not yet synced.
+    unsynced: Vec<Option<File>>,
     of: PhantomData<fn(T)>,
 }
 
@@ -152,12 +166,22 @@ impl<T: Serialize + Data> SinkWriter<T> for FileSinkWriter<T> {
             self.close()?;
         }
         let (ready, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.closed).into_iter().partition(|(of, _)| *of <= epoch);
+            std::mem::take(&mut self.closed).into_iter().partition(|(of, ..)| *of <= epoch);
         self.closed = later;
-        if !ready.is_empty() {
-            sync_dir(&self.settings.dir)?;
-        }
-        Ok(ready.into_iter().map(|(_, name)| name).collect())
+        let (names, files): (Vec<_>, Vec<_>) = ready.into_iter().map(|(_, name, file)| (name, file)).unzip();
+        self.unsynced = files;
+        Ok(names)
+    }
+
+    fn finish(&mut self) -> Option<Finish> {
+        let files = std::mem::take(&mut self.unsynced);
+        let dir = self.settings.dir.clone();
+        (!files.is_empty()).then(|| {
+            Box::new(move || {
+                files.iter().flatten().try_for_each(File::sync_all).map_err(|e| failed(&dir, e.into()))?;
+                Ok(sync_dir(&dir)?)
+            }) as Finish
+        })
     }
 }
 
@@ -176,8 +200,12 @@ impl<T> FileSinkWriter<T> {
 
     fn close(&mut self) -> Result<()> {
         if let Some((epoch, name, part)) = self.part.take() {
-            part.close().map_err(|e| failed(&self.settings.dir, e.into()))?;
-            self.closed.push((epoch, name));
+            let file = part.close().map_err(|e| failed(&self.settings.dir, e.into()))?;
+            let unsynced = self.closed.len() < OPEN_FILES;
+            if !unsynced {
+                file.sync_all().map_err(|e| failed(&self.settings.dir, e.into()))?;
+            }
+            self.closed.push((epoch, name, unsynced.then_some(file)));
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::moment::Epoch;
 use crate::record::Data;
 use crate::rows::{AnyRows, Lineage, Rows, downcast};
 use crate::shared::{Part, add};
-use crate::sink::{Committer, Sink, SinkTask, SinkWriter};
+use crate::sink::{Committer, Finish, Sink, SinkTask, SinkWriter};
 use crate::time::EventTime;
 
 pub(crate) trait SinkFactory: Send {
@@ -35,7 +35,7 @@ impl<T, S> SinkNode<T, S> {
 struct SinkLogic<T, W> {
     writer: W,
     /// What was prepared in the epoch that is being closed.
-    prepared: Vec<String>,
+    prepared: (Vec<String>, Option<Finish>),
     clock: SinkClock,
     task: Task,
     item: PhantomData<fn(T)>,
@@ -54,7 +54,7 @@ impl<T: Data, S: Sink<T>> SinkFactory for SinkNode<T, S> {
         let of = SinkTask { worker: task.worker, execution: task.execution.clone() };
         let writer = guard(&task.name, || self.sink.writer(&of))?;
         let clock = SinkClock { sink: task.node, latencies: BTreeMap::new(), recent: None };
-        Ok(Box::new(SinkLogic { writer, prepared: Vec::new(), clock, task, item: PhantomData }))
+        Ok(Box::new(SinkLogic { writer, prepared: (Vec::new(), None), clock, task, item: PhantomData }))
     }
 }
 
@@ -143,11 +143,15 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
 
     fn close(&mut self, epoch: Epoch) -> Result<()> {
         let writer = &mut self.writer;
-        self.prepared = guard(&self.task.name, || writer.prepare(epoch))?;
+        self.prepared = guard(&self.task.name, || {
+            let handles = writer.prepare(epoch)?;
+            Ok((handles, writer.finish()))
+        })?;
         Ok(())
     }
 
     fn part(&mut self) -> Result<Option<Part>> {
-        Ok(Some(Part::Prepared(std::mem::take(&mut self.prepared))))
+        let (handles, finish) = std::mem::take(&mut self.prepared);
+        Ok(Some(Part::Prepared { handles, finish }))
     }
 }
