@@ -15,6 +15,7 @@ mod w4_checkpoints;
 mod w5_latency;
 mod w6_restore;
 mod w7_idle;
+mod w8_memory;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ use kit::report::Report;
 type Workload = (&'static str, fn(Plan, &mut Report));
 
 /// In the order in which they run.
-const WORKLOADS: [Workload; 9] = [
+const WORKLOADS: [Workload; 10] = [
     ("w0", w0_noop::run),
     ("w1", w1_chain::run),
     ("w2", w2_tumbling::run),
@@ -35,6 +36,7 @@ const WORKLOADS: [Workload; 9] = [
     ("w4", w4_checkpoints::run),
     ("w5", w5_latency::run),
     ("w6", w6_restore::run),
+    ("w8", w8_memory::run),
     ("idle", w7_idle::run),
     ("flights", flights::run),
 ];

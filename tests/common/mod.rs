@@ -146,6 +146,8 @@ pub fn assert_same(what: &str, got: &[String], want: &[String]) {
 /// A command line of the example.
 #[derive(Clone, Debug)]
 pub struct Delays {
+    /// What runs it, if it is not started by itself.
+    under: Vec<String>,
     program: PathBuf,
     output: PathBuf,
     options: Vec<String>,
@@ -159,7 +161,7 @@ impl Delays {
     pub fn of_program(program: &Path, input: &[PathBuf], output: &Path) -> Self {
         let mut options = vec!["--output".to_string(), output.display().to_string(), "--input".to_string()];
         options.extend(input.iter().map(|path| path.display().to_string()));
-        Delays { program: program.to_path_buf(), output: output.to_path_buf(), options }
+        Delays { under: Vec::new(), program: program.to_path_buf(), output: output.to_path_buf(), options }
     }
 
     /// The same with further options, separated by spaces. What has a value already gets another one.
@@ -172,6 +174,11 @@ impl Delays {
         }
         with.options.extend(options.split_whitespace().map(str::to_string));
         with
+    }
+
+    /// The same, run by another program such as `strace`.
+    pub fn under(&self, command: &[String]) -> Self {
+        Delays { under: command.to_vec(), ..self.clone() }
     }
 
     pub fn windows(&self) -> PathBuf {
@@ -194,8 +201,14 @@ impl Delays {
     pub fn start(&self) -> Started {
         let (stdout, stderr) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
         let into = |file: &File| Stdio::from(file.try_clone().expect("a second handle"));
-        let mut command = Command::new(&self.program);
-        command.args(&self.options).stdin(Stdio::null()).stdout(into(&stdout)).stderr(into(&stderr));
+        let mut words = self.under.iter().map(std::ffi::OsStr::new).chain([self.program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command
+            .args(words)
+            .args(&self.options)
+            .stdin(Stdio::null())
+            .stdout(into(&stdout))
+            .stderr(into(&stderr));
         let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.program.display()));
         Started { child, command: format!("flight_delays {}", self.options.join(" ")), stdout, stderr }
     }

@@ -1,0 +1,211 @@
+//! What the kernel sees of a job, by `strace`: everything is on disk before a manifest vouches for it, and a job that is killed at any
+//! system call of a start, a checkpoint, a commit or a deletion has its newest checkpoint whole and loses nothing.
+//!
+//! `MILLSTREAM_TORTURE_SEED` and `MILLSTREAM_TORTURE_COUNT` repeat a run or make a longer one. Without `strace` these tests are
+//! skipped, and say so.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+#[allow(dead_code)] // each test file uses its own part of this
+mod patience;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Delays, LATE_HEADER, WINDOWS_HEADER};
+use millstream::state::checkpoint::Health;
+use patience::Random;
+
+fn setting(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
+}
+
+/// Whether programs can be traced here.
+fn can_trace() -> bool {
+    let traced = Command::new("strace").args(["-e", "trace=none", "true"]).output();
+    let can = traced.is_ok_and(|output| output.status.success());
+    if !can {
+        eprintln!("SKIPPED: strace is not there, or may not trace; on Debian: apt-get install strace");
+    }
+    can
+}
+
+fn input(dir: &Path, records: usize) -> PathBuf {
+    let path = dir.join("departures.csv");
+    fs::write(&path, common::first_departures(records)).expect("writes");
+    path
+}
+
+fn rows(of: &Delays) -> (Vec<String>, Vec<String>) {
+    (common::rows(&of.windows(), WINDOWS_HEADER), common::rows(&of.late(), LATE_HEADER))
+}
+
+/// What a trace says of files: a line for each call that ended well, in the order in which they ended.
+fn calls(trace: &str) -> Vec<(String, String)> {
+    let mut open: HashMap<&str, String> = HashMap::new();
+    let mut calls = Vec::new();
+    for line in trace.lines() {
+        let Some((process, rest)) = line.split_once(' ') else { continue };
+        let rest = rest.trim_start();
+        // A call of one thread may be told in two parts, with those of others in between.
+        let whole = if let Some(begun) = rest.strip_suffix(" <unfinished ...>") {
+            open.insert(process, begun.to_string());
+            continue;
+        } else if let Some((_, end)) = rest.split_once(" resumed>") {
+            open.remove(process).unwrap_or_default() + end
+        } else {
+            rest.to_string()
+        };
+        if let Some((call, arguments)) = whole.split_once('(')
+            && whole.contains(") = 0")
+        {
+            calls.push((call.to_string(), arguments.to_string()));
+        }
+    }
+    calls
+}
+
+/// The path of a file that was synced: of `5</some/path>) = 0`.
+fn synced(arguments: &str) -> Option<PathBuf> {
+    let path = arguments.split_once('<')?.1;
+    Some(path.split_once(">)")?.0.into())
+}
+
+/// The path that a file was given by a rename: the second in quotes.
+fn renamed(arguments: &str) -> Option<PathBuf> {
+    arguments.split('"').nth(3).map(Into::into)
+}
+
+#[test]
+fn everything_is_on_disk_before_a_manifest_names_it() {
+    if !can_trace() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    // A path as the kernel has it.
+    let dir = dir.path().canonicalize().expect("a path");
+    let delays = Delays::new(&[input(&dir, 12_000)], &dir.join("out"))
+        .with("--rate 12000 --checkpoint-interval 100ms --retain 100 --workers 2");
+    let trace = dir.join("trace");
+    let mut strace = vec!["strace".to_string(), "-f".into(), "-y".into(), "-o".into(), trace.display().to_string()];
+    strace.extend(["-e".into(), "trace=fsync,fdatasync,rename,renameat,renameat2".into()]);
+    delays.under(&strace).run().succeeded();
+
+    let store = delays.checkpoints();
+    let (mut done, mut published, mut committed) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+    for (number, (call, arguments)) in calls(&fs::read_to_string(trace).expect("a trace")).into_iter().enumerate() {
+        if call.ends_with("sync") {
+            done.extend(synced(&arguments));
+        } else if let Some(to) = renamed(&arguments) {
+            if to.ends_with("manifest") {
+                published.insert(to, (number, done.clone()));
+            } else if to.extension().is_some_and(|extension| extension == "csv") {
+                committed.insert(to, number);
+            }
+        }
+    }
+    let epochs = store.epochs().expect("lists");
+    assert!(epochs.len() > 3 && published.len() >= epochs.len(), "{epochs:?} {:?}", published.keys());
+    let mut files = 0;
+    let mut seen = BTreeSet::new();
+    for epoch in epochs {
+        let manifest = store.manifest(epoch).expect("a manifest");
+        let (when, before) = &published[&store.manifest_path(epoch)];
+        let must = |path: &Path| assert!(before.contains(path), "{} was not synced before {epoch}", path.display());
+        let db = store.db_dir(epoch);
+        for file in &manifest.files {
+            // An SST file is the same in all checkpoints: synced once, under the name that it had first.
+            if seen.insert(file.name.clone()) || !file.name.ends_with(".sst") {
+                must(&db.join(&file.name));
+                files += 1;
+            }
+        }
+        must(&store.epoch_dir(epoch).join("manifest.draft"));
+        [&db, &store.epoch_dir(epoch), &dir.join("out/checkpoints")].map(|dir| must(dir));
+        for (sink, output) in manifest.sinks.iter().map(|sink| (sink, dir.join("out").join(&sink.name))) {
+            for handle in &sink.handles {
+                must(&output.join(handle));
+                must(&output);
+                let visible = output.join(handle.split_once(".pending-").expect("a pending part").0);
+                assert!(committed[&visible] > *when, "{} was committed before its manifest", visible.display());
+                files += 1;
+            }
+        }
+    }
+    assert!(files > 20, "only {files} files");
+}
+
+/// System calls that change what is on disk.
+const CALLS: [&str; 12] = [
+    "write",
+    "pwrite64",
+    "fsync",
+    "fdatasync",
+    "rename",
+    "link",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "ftruncate",
+    "openat",
+    "rmdir",
+];
+
+#[test]
+fn a_job_killed_at_any_system_call_has_its_checkpoint_whole_and_loses_nothing() {
+    if !can_trace() {
+        return;
+    }
+    let (seed, count) = (setting("MILLSTREAM_TORTURE_SEED", 1), setting("MILLSTREAM_TORTURE_COUNT", 40));
+    let mut random = Random(seed);
+    let dir = tempfile::tempdir().expect("a directory");
+    let input = input(dir.path(), 6_000);
+    let whole = Delays::new(std::slice::from_ref(&input), &dir.path().join("whole"));
+    whole.run().succeeded();
+    let expected = rows(&whole);
+
+    let (mut jobs, mut kills) = (0, BTreeMap::<&str, u64>::new());
+    let mut delays = whole;
+    let mut newest = None;
+    let mut fresh = true;
+    while kills.values().sum::<u64>() < count {
+        if fresh {
+            jobs += 1;
+            delays = Delays::new(std::slice::from_ref(&input), &dir.path().join(format!("job-{jobs}")));
+            (newest, fresh) = (None, false);
+        }
+        let call = CALLS[random.below(CALLS.len() as u64) as usize];
+        // The first calls are those of the start; the pattern of a checkpoint repeats behind them.
+        let when = if random.below(2) == 0 { 1 + random.below(12) } else { 1 + random.below(60) };
+        let options = format!(
+            "--workers {} --retain {} --checkpoint-interval 30ms --rate 12000",
+            1 + random.below(3),
+            1 + random.below(3)
+        );
+        let story = format!("seed {seed}, job {jobs}: {call} number {when}, {options}");
+        let inject = format!("inject={call}:signal=KILL:when={when}");
+        let strace = ["strace", "-f", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject];
+        let ended = delays.with(&options).under(&strace.map(String::from)).run();
+        if ended.status.success() {
+            fresh = true;
+            assert!(rows(&delays) == expected, "{story}: {ended}");
+            continue;
+        }
+        assert!(ended.status.signal() == Some(9) || ended.status.code() == Some(137), "{story}: {ended}");
+        *kills.entry(call).or_default() += 1;
+        let store = delays.checkpoints();
+        for found in store.survey().expect("a survey") {
+            assert!(matches!(found.health, Health::Intact { .. }), "{story}: {found:?}");
+        }
+        let now = delays.newest_epoch();
+        assert!(now >= newest, "{story}: {now:?} after {newest:?}");
+        newest = now;
+    }
+    delays.run().succeeded();
+    assert!(rows(&delays) == expected, "seed {seed}");
+    println!("{jobs} jobs, kills by system call: {kills:?}");
+}
