@@ -50,6 +50,8 @@ struct Setup {
     batch: usize,
     in_flight: usize,
     checkpoints: bool,
+    /// With next to no memory for state; only with checkpoints.
+    limited: bool,
     pace: Pace,
 }
 
@@ -60,7 +62,7 @@ impl Setup {
             [1, 2, 7, 1024].into_iter().flat_map(move |batch| {
                 [false, true].into_iter().map(move |checkpoints| {
                     let in_flight = if batch == 2 { 1 } else { 65_536 };
-                    Setup { workers, batch, in_flight, checkpoints, pace: Pace::Full }
+                    Setup { workers, batch, in_flight, checkpoints, limited: workers != 2, pace: Pace::Full }
                 })
             })
         })
@@ -187,8 +189,14 @@ fn setups() -> impl Strategy<Value = Vec<Setup>> {
             1 => (1usize..20).prop_map(Pace::Dozing),
             2 => (1usize..20).prop_map(Pace::Uneven),
         ];
-        (batch, in_flight, prop::bool::weighted(0.25), pace).prop_map(move |(batch, in_flight, checkpoints, pace)| {
-            Setup { workers, batch, in_flight, checkpoints, pace }
+        let kept = (prop::bool::weighted(0.4), any::<bool>());
+        (batch, in_flight, kept, pace).prop_map(move |(batch, in_flight, (checkpoints, limited), pace)| Setup {
+            workers,
+            batch,
+            in_flight,
+            checkpoints,
+            limited,
+            pace,
         })
     };
     (any_setup(1), any_setup(2), any_setup(3), any_setup(8)).prop_map(|(a, b, c, d)| vec![a, b, c, d])
@@ -211,6 +219,9 @@ fn new_job(setup: &Setup, dir: &tempfile::TempDir) -> Job {
     job.settings_mut().in_flight = setup.in_flight;
     if setup.checkpoints {
         job = job.checkpoint_dir(dir.path()).checkpoint_every(Duration::from_millis(1));
+    }
+    if setup.checkpoints && setup.limited {
+        job = job.memory(4096);
     }
     job
 }
@@ -419,7 +430,8 @@ fn counts(splits: Vec<Vec<Item>>, shape: Shape, delay: i64, setup: &Setup) -> (V
     (sorted(counts.collect()), sorted(values(late.take()).into_iter().map(|item| item.at).collect()))
 }
 
-const ONE: Setup = Setup { workers: 1, batch: 1, in_flight: 65_536, checkpoints: false, pace: Pace::Full };
+const ONE: Setup =
+    Setup { workers: 1, batch: 1, in_flight: 65_536, checkpoints: false, limited: false, pace: Pace::Full };
 
 #[test]
 fn a_window_closes_when_the_watermark_is_at_its_end_and_not_before() {
@@ -870,7 +882,8 @@ fn run_through(
     let dir = tempdir();
     let all: Vec<&Item> = splits.iter().copied().flatten().collect();
     let start = |attempt: usize, faults: &[Fault]| {
-        let setup = Setup { workers: workers[attempt % workers.len()], checkpoints: true, ..setup.clone() };
+        let limited = setup.limited ^ (attempt % 3 == 2);
+        let setup = Setup { workers: workers[attempt % workers.len()], checkpoints: true, limited, ..setup.clone() };
         let job = new_job(&setup, &dir);
         make(&job, faults);
         job.start().expect("the job starts")
@@ -965,11 +978,12 @@ fn slow_setup() -> impl Strategy<Value = Setup> {
     ];
     let batch = prop::sample::select(vec![1024usize, 7, 2, 1]);
     let in_flight = prop::sample::select(vec![65_536usize, 10, 1]);
-    (pace, batch, in_flight).prop_map(|(pace, batch, in_flight)| Setup {
+    (pace, batch, in_flight, any::<bool>()).prop_map(|(pace, batch, in_flight, limited)| Setup {
         workers: 1,
         batch,
         in_flight,
         checkpoints: true,
+        limited,
         pace,
     })
 }

@@ -60,7 +60,7 @@ impl Default for Settings {
 }
 
 /// The least memory for state that makes sense.
-const LEAST_MEMORY: u64 = 1 << 20;
+const LEAST_MEMORY: u64 = 4096;
 
 impl Settings {
     /// How many bytes RocksDB's cache may take.
@@ -129,7 +129,8 @@ impl Job {
     /// Half of it is for entries, divided evenly among the operators with state and the workers, a quarter for RocksDB's cache, and
     /// the rest for what is on its way to the disk. Only what is stored can leave, so a checkpoint may be taken
     /// before it is due. State that is still smaller than its share is not touched, and costs nothing more than without.
-    /// One value per key (`fold`, `reduce`) can leave memory; the state of open windows stays in it.
+    /// What leaves are values by key (`fold`, `reduce`) one by one, and slices of windows as a whole, but not the one that records
+    /// are added to: a window's state takes at least that.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.settings.memory = Some(bytes);
@@ -231,7 +232,7 @@ impl Job {
             }
             if bytes < LEAST_MEMORY {
                 return Err(Error::config(format!("{bytes} bytes of memory for state"))
-                    .hint("choose at least 1 MiB; a tenth of the state is slow, half of it is not"));
+                    .hint("choose at least 4 KiB; a tenth of the state is slow, half of it is not"));
             }
         }
         if settings.retain == 0 {

@@ -50,6 +50,12 @@ impl Blocks {
         *self.lock().entry(slice).or_default() |= 1 << group;
     }
 
+    /// The key groups that have a block of a slice.
+    pub(crate) fn groups(&self, slice: i64) -> impl Iterator<Item = KeyGroup> + use<> {
+        let groups = self.lock().get(&slice).copied().unwrap_or_default();
+        (0..KEY_GROUPS as KeyGroup).filter(move |group| groups & (1 << group) != 0)
+    }
+
     /// Writes blocks into `run`; `key` is the slice's part of their keys.
     pub(crate) fn write<K: Key, V: Value>(&self, run: &mut Run, key: &[u8], changed: Changed<K, V>) -> Result<()> {
         let Changed { slice, copies: Copies { whole, entries } } = changed;
@@ -117,6 +123,20 @@ pub(crate) fn read<K: Key, V: Value>(entry: StoredEntry<'_>, mut each: impl FnMu
             return Ok(());
         }
     }
+}
+
+/// How many entries a stored block has.
+pub(crate) fn count(entry: StoredEntry<'_>) -> Result<u64> {
+    let rows = unpack(entry.value).unwrap_or_default();
+    let (mut rest, mut count) = (&*rows, 0);
+    while let (Some(_), Some(_)) = (take_part(&mut rest), take_part(&mut rest)) {
+        count += 1;
+    }
+    if count > 0 && rest.is_empty() {
+        return Ok(count);
+    }
+    let reason = format!("there is no entry in the last {} of {} bytes", rest.len(), rows.len());
+    Err(StateError::Codec { what: "a block of entries".into(), reason })
 }
 
 /// The entries of several blocks, oldest block first, with the newest value of every key; nothing, if they are no blocks.

@@ -9,12 +9,10 @@
 //! A key in the database, behind the operator's prefix: nothing for a block of entries; 0 for how many entries a key group has; 1
 //! and the key's bytes for an entry.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::blocks::{self, Blocks, Changed};
 use crate::hash::hash_key;
 use crate::key_group::{KEY_GROUPS, group_of};
+use crate::limit::{Limit, Tell};
 use crate::rocks::Stored;
 use crate::snapshot::{Change, Frozen, Key, Pressure, Run, State, StoredEntry, Value};
 use crate::table::{Copies, Table};
@@ -42,18 +40,6 @@ struct Spilled {
 
 /// A number per key group.
 type Counts = Box<[u64; KEY_GROUPS as usize]>;
-
-/// What a state needs that may have only so much memory.
-#[derive(Debug)]
-struct Limit {
-    bytes: usize,
-    stored: Stored,
-    /// How often something was handed over to be written, and of these, how often it has been.
-    frozen: u64,
-    written: Arc<AtomicU64>,
-    /// How many bytes keys and values take when they are written, each: about what they own besides their place in a table.
-    entry_bytes: Arc<AtomicU64>,
-}
 
 /// A freeze that is not done.
 #[derive(Debug)]
@@ -139,7 +125,7 @@ impl<K: Key, V: Value> KeyedState<K, V> {
     /// Makes room for so many entries in a shard, by letting go of others rather than by growing where the limit is reached.
     fn make_room(&mut self, shard: usize, entries: usize) {
         let (Some(limit), table) = (&self.limit, &self.shards[shard]) else { return };
-        let grown = table.bytes_if_grown() + (table.len() + entries) * limit.owned::<K, V>();
+        let grown = table.bytes_if_grown() + (table.len() + entries) * limit.owned::<(K, V)>();
         if table.room() < entries && grown > limit.bytes / SHARDS && self.may_let_go() {
             self.let_go(shard);
         }
@@ -152,7 +138,7 @@ impl<K: Key, V: Value> KeyedState<K, V> {
 
     fn let_go(&mut self, shard: usize) {
         if let Some(limit) = &self.limit {
-            self.shards[shard].let_go(limit.bytes / SHARDS, limit.owned::<K, V>());
+            self.shards[shard].let_go(limit.bytes / SHARDS, limit.owned::<(K, V)>());
         }
     }
 
@@ -168,18 +154,7 @@ impl<K: Key, V: Value> KeyedState<K, V> {
 
     /// Whether tables cannot grow without coming over the limit.
     fn is_at_limit(&self, limit: &Limit) -> bool {
-        self.sum(Table::bytes_if_grown) + self.sum(Table::len) * limit.owned::<K, V>() > limit.bytes
-    }
-}
-
-impl Limit {
-    fn all_is_written(&self) -> bool {
-        self.written.load(Ordering::SeqCst) == self.frozen
-    }
-
-    /// How many bytes an entry owns besides its place in a table, about.
-    fn owned<K, V>(&self) -> usize {
-        if std::mem::needs_drop::<(K, V)>() { self.entry_bytes.load(Ordering::Relaxed) as usize } else { 0 }
+        self.sum(Table::bytes_if_grown) + self.sum(Table::len) * limit.owned::<(K, V)>() > limit.bytes
     }
 }
 
@@ -218,8 +193,7 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
     }
 
     fn limit(&mut self, bytes: usize, stored: Stored) {
-        let (written, entry_bytes) = (Arc::default(), Arc::default());
-        self.limit = Some(Limit { bytes, stored, frozen: 0, written, entry_bytes });
+        self.limit = Some(Limit::new(bytes, stored));
     }
 
     fn begin_freeze(&mut self) {
@@ -267,14 +241,7 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
             return None;
         }
         let blocks = self.blocks.clone();
-        let tell = self.limit.as_mut().map(|limit| {
-            limit.frozen += 1;
-            Tell {
-                written: Arc::clone(&limit.written),
-                number: limit.frozen,
-                entry_bytes: Arc::clone(&limit.entry_bytes),
-            }
-        });
+        let tell = self.limit.as_mut().map(Limit::frozen);
         Some(match freeze.entries {
             None => Box::new(FrozenBlocks { changed: Changed { slice: ONLY, copies }, blocks, tell }),
             Some(counts) => {
@@ -313,11 +280,11 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
     }
 
     fn bytes(&self) -> usize {
-        let owned = self.limit.as_ref().map_or(0, Limit::owned::<K, V>);
+        let owned = self.limit.as_ref().map_or(0, Limit::owned::<(K, V)>);
         self.sum(Table::bytes) + self.sum(Table::len) * owned
     }
 
-    fn pressure(&self) -> Pressure {
+    fn relieve(&mut self) -> Pressure {
         let Some(limit) = self.limit.as_ref().filter(|limit| self.is_at_limit(limit)) else { return Pressure::None };
         if self.bytes() > limit.bytes {
             return Pressure::Over;
@@ -343,22 +310,6 @@ struct FrozenBlocks<K, V> {
     changed: Changed<K, V>,
     blocks: Blocks,
     tell: Option<Tell>,
-}
-
-/// Whom to tell that something has been written, as which number; and how long entries are.
-struct Tell {
-    written: Arc<AtomicU64>,
-    number: u64,
-    entry_bytes: Arc<AtomicU64>,
-}
-
-impl Tell {
-    fn encoded(self, run: &mut Run, entries: usize, bytes: usize) {
-        if let Some(each) = bytes.checked_div(entries) {
-            self.entry_bytes.store(each as u64, Ordering::Relaxed);
-        }
-        run.when_applied(self.written, self.number);
-    }
 }
 
 impl<K: Key, V: Value> Frozen for FrozenBlocks<K, V> {
@@ -635,7 +586,7 @@ mod tests {
                     *state.update(hash_key(key), key, || 0) += 1;
                 }
                 most = most.max(state.bytes());
-                if state.pressure() > Pressure::None {
+                if state.relieve() > Pressure::None {
                     disk.save(&mut state);
                 }
             }

@@ -14,6 +14,7 @@ pub mod groups;
 pub mod hash;
 pub mod key_group;
 pub mod keyed;
+mod limit;
 pub mod manifest;
 mod prefetch;
 pub mod rocks;

@@ -3,11 +3,17 @@
 //! A slice is one of the disjoint pieces of event time that overlapping windows share. It is known by its number, which
 //! may be negative; what number means what time is the window's business. A record is added to one slice, whatever the
 //! overlap. When the last window that needs a slice has fired, the slice goes as a whole.
+//!
+//! **State**: where memory is limited, slices that nobody changes for the moment leave it as a whole, and are read back as a whole
+//! when they are needed. The slice that records are added to stays, whatever it takes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::blocks::{self, Blocks, Changed};
-use crate::snapshot::{Frozen, Key, Run, State, StoredEntry, Value};
+use crate::key_group::KeyGroup;
+use crate::limit::{Limit, Tell};
+use crate::rocks::Stored;
+use crate::snapshot::{Frozen, Key, Pressure, Run, State, StoredEntry, Value};
 use crate::table::Table;
 use crate::{Result, StateError};
 
@@ -17,8 +23,11 @@ pub const AT_ONCE: usize = 16;
 /// Keyed state in slices, sharded by key group.
 #[derive(Debug)]
 pub struct SliceState<K, V> {
-    /// In order of their numbers; none is empty.
+    /// In order of their numbers; none is empty, but some are away.
     slices: VecDeque<(i64, Table<K, V>)>,
+    /// How many entries slices have that are not in memory.
+    away: BTreeMap<i64, u64>,
+    limit: Option<Limit>,
     /// The place of the slice that was used last: records come mostly in order.
     hot: usize,
     /// Slices of which a checkpoint holds something and that are gone since.
@@ -26,7 +35,7 @@ pub struct SliceState<K, V> {
     /// An emptied table, kept for the next slice so that it need not grow again.
     spare: Option<Table<K, V>>,
     freeze: Option<Freeze<K, V>>,
-    stored: Blocks,
+    blocks: Blocks,
     tracked: bool,
 }
 
@@ -51,11 +60,13 @@ impl<K, V> Default for SliceState<K, V> {
     fn default() -> Self {
         SliceState {
             slices: VecDeque::new(),
+            away: BTreeMap::new(),
+            limit: None,
             hot: 0,
             gone: Vec::new(),
             spare: None,
             freeze: None,
-            stored: Blocks::default(),
+            blocks: Blocks::default(),
             tracked: false,
         }
     }
@@ -87,8 +98,70 @@ impl<K: Key, V: Value> SliceState<K, V> {
         }
     }
 
+    /// Has slices in memory: all of these that there are. Must be asked for each slice that is to be read or changed, or it may be
+    /// away; nothing is, and this does nothing, where memory is not limited.
+    ///
+    /// # Errors
+    /// When one cannot be read back.
+    #[inline]
+    pub fn load(&mut self, slices: impl IntoIterator<Item = i64>) -> Result<()> {
+        if self.away.is_empty() {
+            return Ok(());
+        }
+        slices.into_iter().try_for_each(|slice| self.read_back(slice))
+    }
+
+    /// As [`load`](Self::load), of the slices from `from` up to but not including `to`.
+    ///
+    /// # Errors
+    /// When one cannot be read back.
+    pub fn load_range(&mut self, from: i64, to: i64) -> Result<()> {
+        while let Some(slice) = self.next_away(from, to) {
+            self.read_back(slice)?;
+        }
+        Ok(())
+    }
+
+    /// The first slice from `from` up to but not including `to` that is not in memory.
+    pub fn next_away(&self, from: i64, to: i64) -> Option<i64> {
+        self.away.range(from..to.max(from)).next().map(|(slice, _)| *slice)
+    }
+
+    #[cold]
+    fn read_back(&mut self, slice: i64) -> Result<()> {
+        let SliceState { slices, away, limit: Some(limit), blocks, .. } = self else { return Ok(()) };
+        let Ok(place) = slices.binary_search_by_key(&slice, |(number, _)| *number) else { return Ok(()) };
+        let Some(entries) = away.remove(&slice) else { return Ok(()) };
+        let groups: Vec<KeyGroup> = blocks.groups(slice).collect();
+        let keys: Vec<Vec<u8>> =
+            groups.iter().map(|group| [&limit.stored.prefix(*group)[..], &key_of(slice)].concat()).collect();
+        let mut table = Table::with_capacity(entries as usize);
+        table.track();
+        let values = limit.stored.get_many(keys.iter().map(Vec::as_slice))?;
+        for (group, value) in groups.into_iter().zip(values) {
+            let Some(value) = value else {
+                let reason = format!("its block of key group {group} is not there");
+                return Err(StateError::Codec { what: format!("slice {slice}"), reason });
+            };
+            let entry = StoredEntry { group, state: 0, key: &[], value: &value };
+            blocks::read(entry, |hash, key, value| table.restore(hash, key, value))?;
+        }
+        slices[place].1 = table;
+        Ok(())
+    }
+
+    /// The slice that can leave memory and will be needed latest: the newest, but not the one that was used last.
+    fn can_leave(&self) -> Option<usize> {
+        let leaves = |place: &usize| {
+            let (number, table) = &self.slices[*place];
+            *place != self.hot && table.is_clean() && table.is_stored() && !self.away.contains_key(number)
+        };
+        (0..self.slices.len()).rev().find(leaves)
+    }
+
     /// Out of order mostly means the slice before or after; more rarely any other.
     fn find_or_add(&mut self, slice: i64) -> usize {
+        assert!(!self.away.contains_key(&slice), "slice {slice} was not loaded");
         for near in [self.hot.wrapping_sub(1), self.hot.wrapping_add(1)] {
             if self.slices.get(near).is_some_and(|(number, _)| *number == slice) {
                 return near;
@@ -128,12 +201,14 @@ impl<K: Key, V: Value> SliceState<K, V> {
 
     /// How many keys `slice` has.
     pub fn keys_in(&self, slice: i64) -> usize {
-        self.place(slice).map_or(0, |place| self.slices[place].1.len())
+        let away = self.away.get(&slice).map_or(0, |entries| *entries as usize);
+        self.place(slice).map_or(0, |place| self.slices[place].1.len()) + away
     }
 
     /// Every key and value in the slices from `from` up to but not including `to`, slice after slice, with its number.
     pub fn range(&self, from: i64, to: i64) -> impl Iterator<Item = (i64, &K, &V)> {
         let place = |slice| self.place(slice).unwrap_or_else(|place| place);
+        assert!(self.next_away(from, to).is_none(), "slices {from} to {to} were not loaded");
         let (from, to) = (place(from), place(to.max(from)));
         self.slices
             .range(from..to)
@@ -148,11 +223,21 @@ impl<K: Key, V: Value> SliceState<K, V> {
     /// Takes up to `most` entries of `slice` out; returns whether that was all.
     pub fn take_some(&mut self, slice: i64, most: usize, each: impl FnMut(K, V)) -> bool {
         let Ok(place) = self.place(slice) else { return true };
+        assert!(!self.away.contains_key(&slice), "slice {slice} was not loaded");
         let table = &mut self.slices[place].1;
         table.take(most, each);
         if !table.is_empty() {
             return false;
         }
+        self.remove(place);
+        true
+    }
+
+    /// Takes out a slice that is empty, or that nobody needs any more.
+    fn remove(&mut self, place: usize) {
+        let (slice, table) = &mut self.slices[place];
+        let slice = *slice;
+        self.away.remove(&slice);
         if let Some(freeze) = &mut self.freeze {
             freeze.add(slice, table);
         }
@@ -161,13 +246,13 @@ impl<K: Key, V: Value> SliceState<K, V> {
         }
         table.renew();
         self.spare = self.slices.remove(place).map(|(_, table)| table);
-        true
     }
 
-    /// Drops all slices before `to`.
+    /// Drops all slices before `to`; they need not be in memory.
     pub fn drop_before(&mut self, to: i64) {
-        while let Some(first) = self.first().filter(|first| *first < to) {
-            self.take(first, |_, _| ());
+        while self.first().is_some_and(|first| first < to) {
+            self.slices[0].1.take(usize::MAX, |_, _| ());
+            self.remove(0);
         }
     }
 }
@@ -220,8 +305,11 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
 
     fn take_frozen(&mut self) -> Option<Box<dyn Frozen>> {
         let Freeze { changed, gone, .. } = self.freeze.take()?;
-        let nothing = changed.is_empty() && gone.is_empty();
-        (!nothing).then(|| Box::new(FrozenSlices { changed, gone, stored: self.stored.clone() }) as Box<dyn Frozen>)
+        if changed.is_empty() && gone.is_empty() {
+            return None;
+        }
+        let tell = self.limit.as_mut().map(Limit::frozen);
+        Some(Box::new(FrozenSlices { changed, gone, blocks: self.blocks.clone(), tell }))
     }
 
     fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
@@ -230,25 +318,61 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
             return Err(StateError::Codec { what: "a slice".into(), reason });
         };
         let slice = (u64::from_be_bytes(number) ^ (1 << 63)) as i64;
-        self.stored.note(slice, entry.group);
+        self.blocks.note(slice, entry.group);
+        if self.limit.is_some() {
+            let entries = blocks::count(entry)?;
+            if let Err(place) = self.place(slice) {
+                self.slices.insert(place, (slice, Table::stored_elsewhere()));
+            }
+            *self.away.entry(slice).or_default() += entries;
+            return Ok(());
+        }
         self.hot = self.find_or_add(slice);
         let table = &mut self.slices[self.hot].1;
         blocks::read(entry, |hash, key, value| table.restore(hash, key, value))
     }
 
+    fn limit(&mut self, bytes: usize, stored: Stored) {
+        self.limit = Some(Limit::new(bytes, stored));
+    }
+
     fn bytes(&self) -> usize {
-        self.slices.iter().map(|(_, table)| table.bytes()).sum()
+        let tables = self.slices.iter().map(|(_, table)| table).chain(&self.spare);
+        let owned = self.limit.as_ref().map_or(0, Limit::owned::<(K, V)>);
+        tables.map(|table| table.bytes() + table.len() * owned).sum()
+    }
+
+    fn relieve(&mut self) -> Pressure {
+        let Some(limit) = &self.limit else { return Pressure::None };
+        let (most, may_leave) = (limit.bytes, self.freeze.is_none() && limit.all_is_written());
+        if self.bytes() <= most {
+            return Pressure::None;
+        }
+        self.spare = None;
+        while may_leave
+            && self.bytes() > most
+            && let Some(place) = self.can_leave()
+        {
+            let (number, table) = &mut self.slices[place];
+            let table = std::mem::replace(table, Table::stored_elsewhere());
+            self.away.insert(*number, table.len() as u64);
+        }
+        // A checkpoint makes other slices clean than the one that is changing.
+        let others = self.slices.iter().enumerate().any(|(place, (_, table))| place != self.hot && !table.is_clean());
+        if self.bytes() > most && others { Pressure::Soon } else { Pressure::None }
     }
 
     fn entries(&self) -> u64 {
-        self.slices.iter().map(|(_, table)| table.len() as u64).sum()
+        let here: u64 = self.slices.iter().map(|(_, table)| table.len() as u64).sum();
+        here + self.away.values().sum::<u64>()
     }
 }
 
 struct FrozenSlices<K, V> {
     changed: Vec<Changed<K, V>>,
     gone: Vec<i64>,
-    stored: Blocks,
+    blocks: Blocks,
+    tell: Option<Tell>,
 }
 
 /// The slice's number, big-endian, with the sign turned so that bytes sort as numbers do.
@@ -258,12 +382,16 @@ fn key_of(slice: i64) -> [u8; 8] {
 
 impl<K: Key, V: Value> Frozen for FrozenSlices<K, V> {
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
+        let (before, mut entries) = (run.bytes(), 0);
         for changed in self.changed {
-            self.stored.write(run, &key_of(changed.slice), changed)?;
+            entries += changed.copies.entries.len();
+            self.blocks.write(run, &key_of(changed.slice), changed)?;
         }
+        let bytes = run.bytes() - before;
         for slice in self.gone {
-            self.stored.remove(run, &key_of(slice), slice);
+            self.blocks.remove(run, &key_of(slice), slice);
         }
+        self.tell.into_iter().for_each(|tell| tell.encoded(run, entries, bytes));
         Ok(())
     }
 }
@@ -272,8 +400,9 @@ impl<K: Key, V: Value> Frozen for FrozenSlices<K, V> {
 mod tests {
     use super::*;
     use crate::hash::hash_key;
+    use crate::key_group::KEY_GROUPS;
     use crate::key_group::groups_of;
-    use crate::rocks::tests::{Disk, freeze};
+    use crate::rocks::tests::{Disk, OPERATOR, freeze, restore};
     use crate::snapshot::Change;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -315,6 +444,7 @@ mod tests {
         let numbers: Vec<i64> = state.numbers_from(i64::MIN).collect();
         let mut model = Model::new();
         for number in numbers {
+            state.load([number]).unwrap();
             state.take(number, |key, value| {
                 assert!(model.entry(number).or_default().insert(key, value).is_none(), "a key is there twice");
             });
@@ -333,16 +463,22 @@ mod tests {
         /// Also a slice that was taken and comes back before the next checkpoint: its keys were once both written and
         /// removed by the same run, which RocksDB refused.
         #[test]
-        fn what_was_frozen_last_is_restored(steps in steps(), workers in 1..5usize) {
+        fn what_was_frozen_last_is_restored(steps in steps(), workers in 1..5usize, limit in prop::option::of(0..3000usize)) {
             let mut disk = Disk::new();
-            let mut state = SliceState::<String, u32>::default();
-            state.track();
+            let fresh = |disk: &Disk| {
+                let mut state = SliceState::<String, u32>::default();
+                state.track();
+                limit.into_iter().for_each(|bytes| state.limit(bytes, disk.db.stored(OPERATOR)));
+                state
+            };
+            let mut state = fresh(&disk);
             let (mut model, mut saved) = (Model::new(), Model::new());
             let mut cut = None;
             for step in steps {
                 match step {
                     Step::Update(slice, key, add) => {
                         let slice = NUMBERS[slice];
+                        state.load([slice]).unwrap();
                         let value = state.update(slice, hash_key(&key), &key, || 0);
                         *value = value.wrapping_add(add);
                         let value = model.entry(slice).or_default().entry(key).or_default();
@@ -350,12 +486,15 @@ mod tests {
                     }
                     Step::Take(slice) => {
                         let slice = NUMBERS[slice];
+                        state.load([slice]).unwrap();
                         let mut taken = BTreeMap::new();
                         state.take(slice, |key, value| assert!(taken.insert(key, value).is_none()));
                         assert_eq!(taken, model.remove(&slice).unwrap_or_default());
                     }
                     Step::TakeSome(slice, most) => {
                         let slice = NUMBERS[slice];
+                        state.load_range(slice, slice.saturating_add(1)).unwrap();
+                        state.load([slice]).unwrap();
                         let there = model.remove(&slice).unwrap_or_default();
                         let mut left = there.clone();
                         let all = state.take_some(slice, most, |key, value| assert_eq!(left.remove(&key), Some(value)));
@@ -382,9 +521,16 @@ mod tests {
                     }
                     Step::Crash => {
                         cut = None;
-                        state = disk.load_copy(SliceState::default());
+                        state = fresh(&disk);
+                        restore(&disk.db, &mut state, 0..KEY_GROUPS);
                         model = saved.clone();
                     }
+                }
+                state.relieve();
+                if let Some(limit) = limit && state.bytes() > limit && cut.is_none() {
+                    let left = state.slices.iter().enumerate().filter(|(place, _)| *place != state.hot);
+                    let left = left.filter(|(_, (number, table))| table.is_clean() && !state.away.contains_key(number));
+                    assert_eq!(left.count(), 0, "more could have left");
                 }
                 assert_eq!(state.entries(), count(&model));
                 assert!(state.numbers_from(i64::MIN).eq(model.keys().copied()));

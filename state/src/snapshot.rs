@@ -62,8 +62,9 @@ pub trait State: Send + 'static {
     /// How many bytes of memory it takes, about.
     fn bytes(&self) -> usize;
 
-    /// Whether it needs a checkpoint before it can let go of anything more.
-    fn pressure(&self) -> Pressure {
+    /// Lets go of what it can if it takes more memory than it may; whether it needs a checkpoint before it can let go of more.
+    /// Called between batches.
+    fn relieve(&mut self) -> Pressure {
         Pressure::None
     }
 }
@@ -158,8 +159,8 @@ macro_rules! tuple_of_states {
                 0 $(+ self.$number.entries())*
             }
             fn limit(&mut self, bytes: usize, stored: Stored) {
-                let states = [$($number),*].len();
-                $(self.$number.limit(bytes / states, stored.of_state($number));)*
+                // Which of them will be large nobody knows; the others hardly count.
+                $(self.$number.limit(bytes, stored.of_state($number));)*
             }
             fn wants(&self, entry: &StoredEntry<'_>) -> bool {
                 match entry.state {
@@ -170,8 +171,8 @@ macro_rules! tuple_of_states {
             fn bytes(&self) -> usize {
                 0 $(+ self.$number.bytes())*
             }
-            fn pressure(&self) -> Pressure {
-                [$(self.$number.pressure()),*].into_iter().max().unwrap_or_default()
+            fn relieve(&mut self) -> Pressure {
+                [$(self.$number.relieve()),*].into_iter().max().unwrap_or_default()
             }
         }
     };

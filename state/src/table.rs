@@ -240,6 +240,16 @@ impl<K: Key, V: Clone> Table<K, V> {
         self.entries.find(hash, |entry| entry.key == *key).map(|entry| &entry.value)
     }
 
+    /// An empty table of which a checkpoint holds something.
+    pub(crate) fn stored_elsewhere() -> Self {
+        Table { now: Mark::DirtyA, stored: true, ..Table::default() }
+    }
+
+    /// Whether nothing changed since the last freeze, and that is done.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dirty == 0 && !self.torn && self.freeze.is_none()
+    }
+
     /// Puts in an entry that a checkpoint holds.
     pub(crate) fn restore(&mut self, hash: u64, key: K, value: V) {
         self.stored = true;

@@ -12,7 +12,7 @@ use millstream_state::groups::GroupMarks;
 use millstream_state::hash::hash_key;
 use millstream_state::key_group::group_of;
 use millstream_state::slices::{AT_ONCE, SliceState};
-use millstream_state::snapshot::{Key, Value};
+use millstream_state::snapshot::{Key, State, Value};
 
 use super::Window;
 use super::assign::WindowAssigner;
@@ -97,6 +97,8 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
     ) -> Result<()> {
         let mut behind = BehindWalk::new(&rows.behind);
         let fired = marks.bounds().1;
+        slices.load(rows.records.iter().map(|record| self.places.of(record.at).slice))?;
+        partial.load_range(i64::MIN, i64::MAX)?;
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
@@ -143,18 +145,18 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
                 return Ok(Fired::More);
             }
             let all = match self.windows.is_tumbling() {
-                true => self.fire_slice(cx, state, number),
+                true => self.fire_slice(cx, state, number)?,
                 // Who is behind gains nothing by turns: the windows that are due already would wait for them.
-                false => self.fire(cx, state, number, cx.is_pressed() || number < open - 1),
+                false => self.fire(cx, state, number, cx.is_pressed() || number < open - 1)?,
             };
             if !all {
                 return Ok(Fired::More);
             }
-            self.leave_behind(state, number + 1);
+            self.leave_behind(state, number + 1)?;
         }
-        self.leave_behind(state, open);
+        self.leave_behind(state, open)?;
         if !cx.is_pressed() {
-            self.prepare(state, open);
+            self.prepare(state, open)?;
         }
         Ok(Fired::All)
     }
@@ -180,6 +182,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
         (slices, _, _): &mut Self::State,
         rows: &mut KeyedRows<K, Slice<A::Acc>>,
     ) -> Result<()> {
+        slices.load(rows.records.iter().map(|record| record.value.slice))?;
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
@@ -258,12 +261,39 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     ///
     /// That costs a step for every record, instead of one for every key of a slice. Whoever keeps up has the time for it, as
     /// long as nobody waits for a result.
-    fn prepare(&mut self, (slices, _, _): &WindowState<K, A::Acc>, open: i64) {
+    fn prepare(&mut self, (slices, _, _): &mut WindowState<K, A::Acc>, open: i64) -> Result<()> {
         if A::INVERTIBLE && !self.windows.is_tumbling() {
-            let (from, to) = self.windows.slices_of(open);
-            self.running.move_to(from, to, slices, &self.aggregate);
+            self.move_sums(slices, open)?;
             self.prepared = true;
         }
+        Ok(())
+    }
+
+    /// Moves the sums on to those of a window. Of slices that are not in memory one is there at a time.
+    fn move_sums(&mut self, slices: &mut SliceState<K, A::Acc>, number: i64) -> Result<()> {
+        let (from, to) = self.windows.slices_of(number);
+        self.leave_sums(slices, from)?;
+        while let Some(slice) = slices.next_away(self.running.to().max(from), to) {
+            slices.load([slice])?;
+            self.running.move_to(from, slice + 1, slices, &self.aggregate);
+            slices.relieve();
+        }
+        self.running.move_to(from, to, slices, &self.aggregate);
+        Ok(())
+    }
+
+    /// Takes the slices before `first` out of the sums.
+    fn leave_sums(&mut self, slices: &mut SliceState<K, A::Acc>, first: i64) -> Result<()> {
+        // Where all slices leave, none need be subtracted.
+        while first < self.running.to()
+            && let Some(slice) = slices.next_away(self.running.from(), first)
+        {
+            slices.load([slice])?;
+            self.running.leave(slice + 1, slices, &self.aggregate);
+            slices.relieve();
+        }
+        self.running.leave(first, slices, &self.aggregate);
+        Ok(())
     }
 
     /// Adds to the sums what the slices that are in them got of a batch.
@@ -291,11 +321,14 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     fn fire(
         &mut self,
         cx: &mut Context<T, (K, Window, A::Out)>,
-        state: &WindowState<K, A::Acc>,
+        state: &mut WindowState<K, A::Acc>,
         number: i64,
         whole: bool,
-    ) -> bool {
-        let mut firing = self.firing.take().unwrap_or_else(|| self.begin(state, number));
+    ) -> Result<bool> {
+        let mut firing = match self.firing.take() {
+            Some(firing) => firing,
+            None => self.begin(state, number)?,
+        };
         let window = self.windows.window(number);
         let (aggregate, fires) = (&self.aggregate, firing_groups(&state.2, number));
         let emit = |cx: &mut Context<_, _>, key: K, acc: &A::Acc| {
@@ -329,7 +362,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         if !all {
             self.firing = Some(firing);
         }
-        all
+        Ok(all)
     }
 
     /// Emits panes of window `number`, which is tumbling; returns whether that was all. What was emitted has left its slice.
@@ -338,20 +371,23 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         cx: &mut Context<T, (K, Window, A::Out)>,
         (slices, _, marks): &mut WindowState<K, A::Acc>,
         number: i64,
-    ) -> bool {
+    ) -> Result<bool> {
         let window = self.windows.window(number);
+        let slice = self.windows.slices_of(number).0;
         let fires = firing_groups(marks, number);
-        slices.take_some(self.windows.slices_of(number).0, PANES_A_TURN, |key, acc| {
+        slices.load([slice])?;
+        Ok(slices.take_some(slice, PANES_A_TURN, |key, acc| {
             if fires(&key) {
                 cx.fired();
                 cx.emit(window.last(), (key, window, self.aggregate.finish(&acc)));
             }
-        })
+        }))
     }
 
     /// Gathers what the panes of window `number` are made of.
-    fn begin(&mut self, (slices, partial, _): &WindowState<K, A::Acc>, number: i64) -> Firing<K, A::Acc> {
+    fn begin(&mut self, (slices, partial, _): &mut WindowState<K, A::Acc>, number: i64) -> Result<Firing<K, A::Acc>> {
         let mut firing = Firing::new(number);
+        partial.load_range(number, i64::MAX)?;
         for (_, key, parts) in partial.range(number, i64::MAX) {
             for (first, acc) in parts {
                 if *first <= number {
@@ -359,27 +395,37 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
                 }
             }
         }
-        let (from, to) = self.windows.slices_of(number);
         if A::INVERTIBLE {
-            self.running.move_to(from, to, slices, &self.aggregate);
+            self.move_sums(slices, number)?;
             self.prepared = false;
-        } else {
+            return Ok(firing);
+        }
+        let (mut from, to) = self.windows.slices_of(number);
+        let mut join = |slices: &SliceState<K, A::Acc>, from, to| {
             for (_, key, acc) in slices.range(from, to) {
                 firing.panes.join(&self.aggregate, key, acc);
             }
+        };
+        while let Some(slice) = slices.next_away(from, to) {
+            slices.load([slice])?;
+            join(slices, from, slice + 1);
+            from = slice + 1;
+            slices.relieve();
         }
-        firing
+        join(slices, from, to);
+        Ok(firing)
     }
 
     /// All windows before `open` have been fired: drops what only they needed.
-    fn leave_behind(&mut self, (slices, partial, marks): &mut WindowState<K, A::Acc>, open: i64) {
+    fn leave_behind(&mut self, (slices, partial, marks): &mut WindowState<K, A::Acc>, open: i64) -> Result<()> {
         marks.raise(open);
         let first = self.windows.slices_of(open).0;
         if A::INVERTIBLE && !self.windows.is_tumbling() {
-            self.running.leave(first, slices, &self.aggregate);
+            self.leave_sums(slices, first)?;
         }
         slices.drop_before(first);
         partial.drop_before(open);
+        Ok(())
     }
 }
 

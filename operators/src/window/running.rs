@@ -105,6 +105,11 @@ impl<K: Key, Acc: Value> Running<K, Acc> {
         }
     }
 
+    /// The first slice that is in the sums.
+    pub(super) fn from(&self) -> i64 {
+        self.from
+    }
+
     /// The slices before this one are in the sums, as far as they have not left them.
     pub(super) fn to(&self) -> i64 {
         self.to

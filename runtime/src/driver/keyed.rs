@@ -137,8 +137,8 @@ impl<O: KeyedOperator> KeyedLogic<O> {
     /// Tells how much memory the state takes, and asks for a checkpoint where it needs one.
     fn weigh(&mut self, epoch: Epoch) {
         let shared = &self.task.shared;
+        let pressure = self.state.relieve();
         self.task.stats().state_bytes.store(self.state.bytes() as u64, Ordering::Relaxed);
-        let pressure = self.state.pressure();
         if pressure == Pressure::None || self.task.db.is_none() {
             return;
         }
