@@ -188,6 +188,12 @@ impl Store {
         &self.dir
     }
 
+    /// What RocksDB says of itself.
+    #[cfg(test)]
+    pub fn stats(&self) -> String {
+        self.db.property_value("rocksdb.dbstats").unwrap_or_default().unwrap_or_default()
+    }
+
     fn family(&self, name: &str) -> Result<&ColumnFamily, LogError> {
         let missing = || LogError::damaged(&self.dir, format!("column family `{name}` is missing"));
         self.db.cf_handle(name).ok_or_else(missing)

@@ -378,6 +378,40 @@ fn threads_that_append_at_the_same_time_share_syncs_and_keep_their_order() {
     assert_eq!(next, [200; 8]);
 }
 
+/// How often the write-ahead log was synced.
+fn syncs(log: &Log) -> u64 {
+    let stats = log.core().store.stats();
+    let line = stats.lines().find(|line| line.starts_with("Cumulative WAL:")).unwrap_or_else(|| panic!("{stats}"));
+    let syncs = line.split(", ").find_map(|part| part.strip_suffix(" syncs")).unwrap_or_else(|| panic!("{line}"));
+    syncs.trim().parse().unwrap()
+}
+
+#[test]
+fn every_acknowledged_append_was_synced_and_many_share_a_sync() {
+    let fixture = Fixture::new(LogOptions::new());
+    let log = fixture.log();
+    let before = syncs(log);
+    for n in 0..10u64 {
+        log.append("k", &n).unwrap();
+        assert_eq!(syncs(log), before + 1 + n);
+    }
+    log.append_all((0..1_000u64).map(|n| ("k", n))).unwrap();
+    assert_eq!(syncs(log), before + 11);
+    let pending: Vec<_> = (0..1_000u64).map(|n| log.submit([("k", n)]).unwrap()).collect();
+    pending.into_iter().for_each(|pending| assert_eq!(pending.wait().unwrap().len(), 1));
+    let shared = syncs(log) - before - 11;
+    assert!((1..900).contains(&shared), "{shared} syncs for 1,000 appends");
+
+    let later = Fixture::new(LogOptions::new().durability(Durability::SyncedWithin(Duration::from_secs(3600))));
+    let before = syncs(later.log());
+    later.log().append("k", &1u64).unwrap();
+    assert_eq!(syncs(later.log()), before);
+    let handles = written(&sink(later.log()).0, "00000001", 1, 0..5);
+    assert_eq!(syncs(later.log()), before + 1, "what is prepared is durable whatever appends are");
+    sink(later.log()).1.commit(&handles).unwrap();
+    assert_eq!(syncs(later.log()), before + 2);
+}
+
 #[test]
 fn a_reader_that_waits_is_woken_and_one_that_waits_in_vain_gives_up() {
     let fixture = Fixture::new(LogOptions::new());
