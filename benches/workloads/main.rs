@@ -7,6 +7,7 @@
 mod kit;
 
 mod flights;
+mod log;
 mod w0_noop;
 mod w1_chain;
 mod w2_tumbling;
@@ -27,7 +28,7 @@ use kit::report::Report;
 type Workload = (&'static str, fn(Plan, &mut Report));
 
 /// In the order in which they run.
-const WORKLOADS: [Workload; 9] = [
+const WORKLOADS: [Workload; 10] = [
     ("w0", w0_noop::run),
     ("w1", w1_chain::run),
     ("w2", w2_tumbling::run),
@@ -37,6 +38,7 @@ const WORKLOADS: [Workload; 9] = [
     ("w6", w6_restore::run),
     ("idle", w7_idle::run),
     ("flights", flights::run),
+    ("log", log::run),
 ];
 
 /// Whole jobs beside references, interleaved, with results checked.

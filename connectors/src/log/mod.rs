@@ -204,6 +204,19 @@ impl Log {
         self.enqueue(entries.collect::<Result<_, _>>()?)
     }
 
+    /// As [`submit`](Self::submit), with bytes as they are. They are read as [`Raw`].
+    ///
+    /// # Errors
+    /// As [`append_all`](Self::append_all).
+    pub fn submit_bytes<K, B>(&self, records: impl IntoIterator<Item = (K, B)>) -> Result<Appending, LogError>
+    where
+        K: Into<String>,
+        B: Into<Vec<u8>>,
+    {
+        let entries = records.into_iter().map(|(key, value)| Entry::new(key, value.into()));
+        self.enqueue(entries.collect::<Result<_, _>>()?)
+    }
+
     fn enqueue(&self, entries: Vec<Entry>) -> Result<Appending, LogError> {
         let (reply, answer) = Reply::new(None);
         self.core().request(Request::Append { entries, note: None, reply }, true)?;

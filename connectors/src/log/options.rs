@@ -72,8 +72,8 @@ impl LogOptions {
         self
     }
 
-    /// Opens a log whose newest file is damaged in the middle, without the records from there on. Otherwise such a log is
-    /// refused. An append that was cut off at the very end by a crash is no damage.
+    /// Opens a log whose write-ahead log is damaged in the middle, without the records from there on; positions of readers from
+    /// before are then refused. Otherwise such a log is not opened. An append that a crash cut off at the very end is no damage.
     #[must_use]
     pub fn salvage(mut self) -> Self {
         self.salvage = true;

@@ -82,21 +82,27 @@ pub(super) struct Store {
 impl Store {
     pub fn open(dir: &Path, options: &LogOptions, id: &str) -> Result<(Store, Found), LogError> {
         let path = dir.join("db");
-        let db_options = db_options(options.salvage);
-        let family = |name: &str, buffer| {
-            let mut options = db_options.clone();
-            options.set_write_buffer_size(buffer);
-            ColumnFamilyDescriptor::new(name, options)
+        let (db, salvaged) = match open_db(&path, false) {
+            Err(error) if options.salvage && error.kind() == rocksdb::ErrorKind::Corruption => {
+                tracing::warn!("the log in {} is damaged and is opened without its end: {error}", dir.display());
+                (open_db(&path, true), true)
+            }
+            opened => (opened, false),
         };
-        // Files of records are for reading in order, and hold several shards: larger than the rest.
-        let families = [family("default", 1 << 20), family(RECORDS, 16 << 20), family(STAGED, 8 << 20)];
-        let db = DB::open_cf_descriptors(&db_options, &path, families).map_err(LogError::rocks(&path))?;
+        let db = db.map_err(LogError::rocks(&path))?;
         sync_dir(dir)?;
         let store = Store { db, dir: path };
-        let header = match store.json::<Header>(LOG)? {
+        let mut header = match store.json::<Header>(LOG)? {
             Some(header) => header,
             None => store.create(options, id)?,
         };
+        if salvaged {
+            // Numbers of lost records are given again, so positions from before mean nothing any more.
+            header.id = id.to_string();
+            let mut batch = WriteBatch::default();
+            put_json(&mut batch, LOG, &header)?;
+            store.write(batch, true)?;
+        }
         if header.format > FORMAT {
             return Err(LogError::mismatch(format!(
                 "the log in {} has format {}, and this version knows formats up to {FORMAT}",
@@ -348,6 +354,18 @@ impl Records<'_> {
     pub fn seek(&mut self, sequence: u64) {
         self.iterator.seek(record_key((self.shard, sequence)));
     }
+}
+
+fn open_db(path: &Path, salvage: bool) -> Result<DB, rocksdb::Error> {
+    let db_options = db_options(salvage);
+    let family = |name: &str, buffer| {
+        let mut options = db_options.clone();
+        options.set_write_buffer_size(buffer);
+        ColumnFamilyDescriptor::new(name, options)
+    };
+    // Files of records are for reading in order, and hold several shards: larger than the rest.
+    let families = [family("default", 1 << 20), family(RECORDS, 16 << 20), family(STAGED, 8 << 20)];
+    DB::open_cf_descriptors(&db_options, path, families)
 }
 
 fn db_options(salvage: bool) -> Options {

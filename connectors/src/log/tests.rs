@@ -80,10 +80,13 @@ struct Kept {
     ms: u64,
 }
 
+/// Which keys a reader takes.
+type Takes = Box<dyn Fn(&str) -> bool>;
+
 /// One reader, and what it has yet to read.
 struct Reading {
     keys: Keys,
-    takes: Box<dyn Fn(&str) -> bool>,
+    takes: Takes,
     lane: Option<Lane>,
     unread: VecDeque<usize>,
 }
@@ -209,7 +212,7 @@ impl World {
     fn open_reader(&mut self, keys: u8, start: u8) {
         let log = self.fixture.log();
         let shards = log.shards();
-        let (keys, takes): (Keys, Box<dyn Fn(&str) -> bool>) = match keys {
+        let (keys, takes): (Keys, Takes) = match keys {
             0..100 => (Keys::part(0, 1), Box::new(|_| true)),
             100..200 => {
                 let (k, n) = (u32::from(keys % 3), 3);
@@ -537,10 +540,18 @@ fn damage_in_the_middle_is_refused_unless_it_is_salvaged() {
     std::fs::write(&wal, bytes).unwrap();
     let error = millstream_runtime::error::Error::from(Log::open(&damaged, LogOptions::new()).unwrap_err());
     assert!(error.to_string().contains("salvage"), "{error}");
+    let position = fixture.log().reader::<u64>(Start::TrimHorizon).unwrap().position();
     let salvaged = Log::open(&damaged, LogOptions::new().salvage()).unwrap();
     let found = numbers(&salvaged);
+    // What comes next gets numbers that others had before.
+    assert!(salvaged.reader_at::<u64>(position.clone()).is_err());
     assert!((200..500).contains(&found.len()), "{}", found.len());
     assert!(found.into_iter().eq(0..numbers(&salvaged).len() as u64));
+    drop(salvaged);
+    fixture.options = LogOptions::new().salvage();
+    fixture.reopen();
+    assert_eq!(numbers(fixture.log()).len(), 500, "what is whole stays so");
+    fixture.log().reader_at::<u64>(position).unwrap();
 }
 
 #[test]
