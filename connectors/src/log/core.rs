@@ -127,8 +127,8 @@ impl Core {
 
     /// Lets readers see more, and wakes them.
     pub fn publish(&self, table: &Table) {
-        let table = Arc::new(table.clone());
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = table;
+        // A copy of all of it is only made while somebody reads.
+        Arc::make_mut(&mut self.view.write().unwrap_or_else(PoisonError::into_inner)).follow(table);
         self.wake();
     }
 

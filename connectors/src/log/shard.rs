@@ -162,6 +162,18 @@ impl Table {
         id
     }
 
+    /// Becomes equal to `newer`, a later state of the same log, without copying what has not changed: closed shards stay for ever.
+    pub fn follow(&mut self, newer: &Table) {
+        for (own, newer) in self.shards.iter_mut().zip(&newer.shards) {
+            let ends = |shard: &Shard| (shard.next, shard.trimmed, shard.bytes, shard.is_closed());
+            if ends(own) != ends(newer) || own.withdrawn != newer.withdrawn {
+                own.clone_from(newer);
+            }
+        }
+        self.shards.extend_from_slice(&newer.shards[self.shards.len()..]);
+        (self.order, self.last_ms) = (newer.order, newer.last_ms);
+    }
+
     /// Whether what was read from disk can be a table at all.
     pub fn check(&self) -> Result<(), String> {
         for (at, shard) in self.shards.iter().enumerate() {
@@ -209,6 +221,7 @@ mod tests {
             hashes in prop::collection::vec(any::<u64>(), 20),
         ) {
             let mut table = Table::new(shards);
+            let mut follower = table.clone();
             for (split, a, b) in steps {
                 let open: Vec<_> = table.open().map(|shard| shard.id).collect();
                 let pick = |n: u32| open[n as usize % open.len()];
@@ -219,6 +232,13 @@ mod tests {
                     prop_assert_eq!(&table, &before);
                 }
                 prop_assert_eq!(table.check(), Ok(()));
+                table.shards[pick(a) as usize].withdrawn.push(0..u64::from(b));
+                table.shards[pick(b) as usize].next += 1;
+                table.order += 1;
+                if split {
+                    follower.follow(&table);
+                    prop_assert_eq!(&follower, &table);
+                }
             }
             let routes = table.routes();
             for hash in hashes.into_iter().chain([0, u64::MAX]) {
