@@ -11,6 +11,7 @@ mod patience;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -94,7 +95,7 @@ fn child_appends() {
                     let records = batch.iter().map(|n| (key(appender, *n), (appender, *n)));
                     let receipts = log.append_all(records).expect("an append");
                     let lines = batch.iter().zip(receipts);
-                    let lines = lines.map(|(n, at)| format!("ack {appender} {n} {} {}\n", at.shard, at.sequence));
+                    let lines = lines.map(|(n, at)| format!("ack {appender} {n} {} {} end\n", at.shard, at.sequence));
                     let mut out = std::io::stdout().lock();
                     out.write_all(lines.collect::<String>().as_bytes()).and_then(|()| out.flush()).expect("a pipe");
                 }
@@ -154,13 +155,33 @@ fn check_content(log: &Log, content: &Content) {
     }
 }
 
+/// What a child left behind is whole, begins with what was there before, and has all that it acknowledged: returns it, and how much
+/// that was.
+fn check_after_kill(what: &str, path: &Path, before: &Content, lines: &mpsc::Receiver<String>) -> (Content, usize) {
+    let log = Log::open(path, LogOptions::new()).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let now = content(&log);
+    check_content(&log, &now);
+    assert!(now.len() >= before.len() && now[..before.len()] == before[..], "{what}: what was there has changed");
+    let there: HashMap<(u64, u64), Receipt> = now.iter().map(|(at, _, a, n)| ((*a, *n), *at)).collect();
+    // The last line may be cut off.
+    let acknowledged = lines.iter().filter(|line| line.starts_with("ack ") && line.ends_with(" end"));
+    let mut count = 0;
+    for line in acknowledged {
+        let fields: Vec<u64> = line.split(' ').filter_map(|field| field.parse().ok()).collect();
+        let at = Receipt { shard: fields[2] as u32, sequence: fields[3] };
+        assert_eq!(there.get(&(fields[0], fields[1])), Some(&at), "{what}: `{line}` was acknowledged");
+        count += 1;
+    }
+    (now, count)
+}
+
 #[test]
 fn when_an_appending_process_is_killed_then_nothing_acknowledged_is_lost_and_nothing_is_doubled() {
     let mut random = Random(seed());
     let dir = temp();
     let path = dir.path().join("log");
-    let mut before: Content = Vec::new();
-    let (mut acknowledged, mut resharded) = (0, 0);
+    let mut content: Content = Vec::new();
+    let mut acknowledged = 0;
     for round in 0..count(12) {
         let seed = random.below(u64::MAX >> 33);
         let mut process = child("child_appends", &path);
@@ -175,41 +196,52 @@ fn when_an_appending_process_is_killed_then_nothing_acknowledged_is_lost_and_not
         sleep(Duration::from_micros(random.below(most)));
         process.kill().expect("a child may be killed");
         let status = process.wait().expect("the child's end");
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "round {round}: {status}");
-
-        let log = Log::open(&path, LogOptions::new()).expect("the log opens after a kill");
-        let now = content(&log);
-        check_content(&log, &now);
-        assert!(
-            now.len() >= before.len() && now[..before.len()] == before[..],
-            "round {round}: what was there has changed"
-        );
-        let there: HashMap<(u64, u64), Receipt> =
-            now.iter().map(|(at, _, appender, n)| ((*appender, *n), *at)).collect();
-        for line in lines.iter().filter(|line| line.starts_with("ack ")) {
-            let fields: Vec<u64> = line.split(' ').skip(1).map_while(|field| field.parse().ok()).collect();
-            // The last line may be cut off.
-            let [appender, n, shard, sequence] = fields[..] else { continue };
-            let at = there.get(&(appender, n));
-            assert_eq!(at.map(|at| u64::from(at.shard)), Some(shard), "round {round}: {line} was acknowledged");
-            if let Some(at) = at.filter(|_| lines_are_whole(&line)) {
-                assert!(
-                    at.sequence == sequence || at.sequence.to_string().starts_with(&sequence.to_string()),
-                    "{line}"
-                );
-            }
-            acknowledged += 1;
-        }
-        before = now;
-        resharded = log.shards().len();
+        assert_eq!(status.signal(), Some(9), "round {round}: {status}");
+        let (now, more) = check_after_kill(&format!("round {round}"), &path, &content, &lines);
+        content = now;
+        acknowledged += more;
     }
-    println!("{acknowledged} acknowledged, {} records, {resharded} shards", before.len());
-    assert!(acknowledged > 0 && resharded > 2, "the test has tested something");
+    let shards = content.iter().map(|(at, ..)| at.shard).max().unwrap_or(0) + 1;
+    println!("{acknowledged} acknowledged, {} records, {shards} shards", content.len());
+    assert!(acknowledged > 0 && shards > 2, "the test has tested something");
 }
 
-/// Only the last number of a line can have been cut off.
-fn lines_are_whole(line: &str) -> bool {
-    line.split(' ').count() == 5
+/// Killed when one of its threads makes its `i`th system call that changes files, for many `i`: from the first one on.
+#[test]
+fn when_a_process_is_killed_at_any_system_call_then_the_log_opens_and_has_what_was_acknowledged() {
+    if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: strace is not there");
+        return;
+    }
+    let calls = "write,pwrite64,fdatasync,fsync,rename,unlink,mkdir,ftruncate";
+    let mut random = Random(seed());
+    let (mut acknowledged, mut records) = (0, 0);
+    let rounds = count(15);
+    for round in 0..rounds {
+        // All of the first 300, or a part of them, evenly spread.
+        let call = 1 + (300 * round / rounds + random.below(20)) % 300;
+        let dir = temp();
+        let path = dir.path().join("log");
+        let program = child("child_appends", &path);
+        let mut traced = Command::new("strace");
+        traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+        traced.args(["-e", &format!("inject={calls}:signal=KILL:when={call}")]);
+        traced
+            .arg(program.get_program())
+            .args(program.get_args())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        traced.env("MILLSTREAM_LOG_CHILD", &path).env("MILLSTREAM_LOG_SEED", round.to_string());
+        let mut traced = traced.spawn().expect("strace starts");
+        let lines = lines_of(&mut traced);
+        let status = traced.wait().expect("the end of strace");
+        assert_eq!(status.signal(), Some(9), "at call {call}: {status}");
+        let (content, more) = check_after_kill(&format!("killed at call {call}"), &path, &Vec::new(), &lines);
+        records += content.len();
+        acknowledged += more;
+    }
+    println!("{acknowledged} acknowledged, {records} records in {rounds} logs");
+    assert!(records > 0, "the test has tested something");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -436,7 +468,7 @@ fn producer(dir: &Path, log: &Log, count: u64, dies: u64) -> Job {
 }
 
 /// Counts per key what is in the log, and checks that each key is in order.
-fn consumer(dir: &Path, log: &Log, results: &Collected<(String, (u64, u64))>, seen: &Arc<AtomicU64>) -> Job {
+fn consumer(dir: &Path, log: &Log, results: &Collected<(String, (u64, u64))>) -> Job {
     let job = Job::new("consumer").workers(2).checkpoint_dir(dir.join("consumer")).checkpoint_every(ms(5));
     job.source(log.source::<Event>().lanes(3), Watermarks::none(|record: &LogRecord<Event>| record.appended))
         .name("log")
