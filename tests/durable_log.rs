@@ -78,8 +78,8 @@ fn child_appends() {
     };
     let log = Log::open(dir, LogOptions::new().shards(2).durability(durability)).expect("the log opens");
     let mut next = [0; APPENDERS as usize];
-    for record in log.reader::<(u64, u64)>(Start::TrimHorizon).expect("a reader").read(usize::MAX).expect("records") {
-        let (appender, n) = record.value;
+    for record in log.reader::<Numbered>(Start::TrimHorizon).expect("a reader").read(usize::MAX).expect("records") {
+        let (appender, n, _) = record.value;
         next[appender as usize] = n + 1;
     }
     println!("ready");
@@ -92,7 +92,7 @@ fn child_appends() {
                 loop {
                     let batch: Vec<u64> = (n..=n + random.below(5).pow(2)).collect();
                     n += batch.len() as u64;
-                    let records = batch.iter().map(|n| (key(appender, *n), (appender, *n)));
+                    let records = batch.iter().map(|k| (key(appender, *k), (appender, *k, n - 1)));
                     let receipts = log.append_all(records).expect("an append");
                     let lines = batch.iter().zip(receipts);
                     let lines = lines.map(|(n, at)| format!("ack {appender} {n} {} {} end\n", at.shard, at.sequence));
@@ -116,15 +116,18 @@ fn child_appends() {
     });
 }
 
-/// What stands in a log, in its order: where, key, appender, number.
-type Content = Vec<(Receipt, String, u64, u64)>;
+/// Appender, its number, and the last number of the same call.
+type Numbered = (u64, u64, u64);
+
+/// What stands in a log, in its order: where, and with which key.
+type Content = Vec<(Receipt, String, Numbered)>;
 
 fn content(log: &Log) -> Content {
-    let mut reader = log.reader::<(u64, u64)>(Start::TrimHorizon).expect("a reader");
+    let mut reader = log.reader::<Numbered>(Start::TrimHorizon).expect("a reader");
     let records = reader.read(usize::MAX).expect("records").into_iter();
-    let row = |record: LogRecord<(u64, u64)>| {
+    let row = |record: LogRecord<Numbered>| {
         let at = Receipt { shard: record.shard, sequence: record.sequence };
-        (at, record.key, record.value.0, record.value.1)
+        (at, record.key, record.value)
     };
     records.map(row).collect()
 }
@@ -138,7 +141,9 @@ fn check_content(log: &Log, content: &Content) {
     let shards = log.shards();
     let (mut numbers, mut sequences) = (vec![0; APPENDERS as usize], vec![0; shards.len()]);
     let mut newest: HashMap<&str, (Receipt, u64)> = HashMap::new();
-    for (at, of_key, appender, n) in content {
+    let mut open_calls = [None; APPENDERS as usize];
+    for (at, of_key, (appender, n, last)) in content {
+        open_calls[*appender as usize] = (n < last).then_some(last);
         assert_eq!(of_key, &key(*appender, *n), "a record is torn");
         // A batch of one thread goes to several shards, but its records get their places in one go.
         assert_eq!(*n, numbers[*appender as usize], "of appender {appender}, in shard {}", at.shard);
@@ -150,6 +155,7 @@ fn check_content(log: &Log, content: &Content) {
             assert!(descends(&shards, at.shard, before.shard), "key {of_key} went from {before:?} to {at:?}");
         }
     }
+    assert_eq!(open_calls, [None; APPENDERS as usize], "a call is there in part");
     for shard in &shards {
         assert_eq!(sequences[shard.id as usize], shard.next, "records of shard {}", shard.id);
     }
@@ -162,7 +168,7 @@ fn check_after_kill(what: &str, path: &Path, before: &Content, lines: &mpsc::Rec
     let now = content(&log);
     check_content(&log, &now);
     assert!(now.len() >= before.len() && now[..before.len()] == before[..], "{what}: what was there has changed");
-    let there: HashMap<(u64, u64), Receipt> = now.iter().map(|(at, _, a, n)| ((*a, *n), *at)).collect();
+    let there: HashMap<(u64, u64), Receipt> = now.iter().map(|(at, _, (a, n, _))| ((*a, *n), *at)).collect();
     // The last line may be cut off.
     let acknowledged = lines.iter().filter(|line| line.starts_with("ack ") && line.ends_with(" end"));
     let mut count = 0;

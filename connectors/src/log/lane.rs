@@ -222,7 +222,7 @@ impl Lane {
                         }
                         break;
                     }
-                    head.order = expect(&core, &head.records, *cursor)?.order;
+                    head.order = order_of_next(&core, &head.records, *cursor)?;
                 }
             }
         }
@@ -263,7 +263,7 @@ impl Lane {
             let shard = &view.shards[*id as usize];
             if *next < shard.next {
                 let records = store.records_from(*id, *next, shard.next)?;
-                let order = expect(&self.core, &records, (*id, *next))?.order;
+                let order = order_of_next(&self.core, &records, (*id, *next))?;
                 heads.push(Head { cursor, records, order });
             }
         }
@@ -294,6 +294,13 @@ fn expect<'a>(core: &Core, records: &'a Records<'_>, (id, next): (ShardId, u64))
             Some(trimmed) if trimmed > next => Err(LogError::Expired { shard: id, first: next, last: trimmed - 1 }),
             _ => Err(LogError::damaged(core.store.dir(), format!("record {next} of shard {id} is missing"))),
         },
+    }
+}
+
+fn order_of_next(core: &Core, records: &Records<'_>, (id, next): (ShardId, u64)) -> Result<u64, LogError> {
+    match records.order(next) {
+        Some(order) => Ok(order),
+        None => Ok(expect(core, records, (id, next))?.order),
     }
 }
 

@@ -290,7 +290,7 @@ impl Log {
     /// use millstream_connectors::log::{Log, LogOptions};
     ///
     /// let log = Log::open("orders.log", LogOptions::new())?;
-    /// let orders = log.source::<(String, u32)>(); // for `job.source(orders, Watermarks::ascending(|r| r.appended))`
+    /// let orders = log.source::<(String, u32)>(); // for `job.source(orders, Watermarks::monotonous(|r| r.appended))`
     /// # Ok::<(), millstream_connectors::log::LogError>(())
     /// ```
     pub fn source<T: FromLog>(&self) -> LogSource<T> {

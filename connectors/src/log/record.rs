@@ -126,6 +126,11 @@ impl<'a> Stored<'a> {
         Some(Stored { shard, sequence, kind, order: word(&header[1..9]), ms: word(&header[9..17]), key, value })
     }
 
+    /// The place in the order of the log alone.
+    pub fn order_in(bytes: &[u8]) -> Option<u64> {
+        bytes.get(1..9).map(word)
+    }
+
     pub fn bytes(&self) -> u64 {
         (HEADER + self.key.len() + self.value.len()) as u64
     }

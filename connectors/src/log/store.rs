@@ -347,6 +347,12 @@ impl Records<'_> {
         stored.map(Some).ok_or_else(|| LogError::damaged(self.dir, text()))
     }
 
+    /// The place in the order of the log of the record it stands at, if that is number `sequence`. Looks at nothing else.
+    pub fn order(&self, sequence: u64) -> Option<u64> {
+        let (key, value) = self.iterator.item()?;
+        (key.get(4..)? == sequence.to_be_bytes()).then(|| Stored::order_in(value)).flatten()
+    }
+
     pub fn next(&mut self) {
         self.iterator.next();
     }
