@@ -118,8 +118,8 @@ fn take(stream: TcpStream, readings: ChannelSender<Reading>) -> std::io::Result<
     let (client, answers) = mpsc::channel::<String>();
     let answer = move || {
         while let Ok(first) = answers.recv() {
-            let all = std::iter::once(first).chain(answers.try_iter());
-            let written = all.map(|answer| writeln!(to_client, "{answer}")).collect::<std::io::Result<()>>();
+            let mut all = std::iter::once(first).chain(answers.try_iter());
+            let written = all.try_for_each(|answer| writeln!(to_client, "{answer}"));
             if written.and_then(|()| to_client.flush()).is_err() {
                 return;
             }
