@@ -34,7 +34,7 @@ pub struct Shard {
     pub next: u64,
     /// Bytes of the records that are kept.
     pub bytes: u64,
-    /// Ranges of sequence numbers whose records a job has withdrawn. Readers pass over them.
+    /// Ranges of sequence numbers whose records a job has withdrawn, in order. Readers pass over them.
     pub withdrawn: Vec<Range<u64>>,
 }
 
@@ -59,12 +59,21 @@ impl Shard {
     }
 
     /// `sequence`, or the first one after it that was not withdrawn.
-    pub(super) fn past_withdrawn(&self, mut sequence: u64) -> u64 {
-        // Usually there is none. They may follow each other, in any order.
-        while let Some(range) = self.withdrawn.iter().find(|range| range.contains(&sequence)) {
-            sequence = range.end;
+    pub(super) fn past_withdrawn(&self, sequence: u64) -> u64 {
+        let at = self.withdrawn.partition_point(|range| range.end <= sequence);
+        let range = self.withdrawn.get(at).filter(|range| range.contains(&sequence));
+        range.map_or(sequence, |range| range.end)
+    }
+
+    /// From now on readers pass over these records. Ranges are kept in order, and those that touch are one.
+    pub(super) fn withdraw(&mut self, mut range: Range<u64>) {
+        let touches = |other: &Range<u64>| other.start <= range.end && range.start <= other.end;
+        let (touching, mut rest): (Vec<_>, Vec<_>) = self.withdrawn.drain(..).partition(touches);
+        for other in touching {
+            range = range.start.min(other.start)..range.end.max(other.end);
         }
-        sequence
+        rest.insert(rest.partition_point(|other| other.end < range.start), range);
+        self.withdrawn = rest;
     }
 }
 
@@ -232,7 +241,7 @@ mod tests {
                     prop_assert_eq!(&table, &before);
                 }
                 prop_assert_eq!(table.check(), Ok(()));
-                table.shards[pick(a) as usize].withdrawn.push(0..u64::from(b));
+                table.shards[pick(a) as usize].withdraw(0..u64::from(b));
                 table.shards[pick(b) as usize].next += 1;
                 table.order += 1;
                 if split {
@@ -263,8 +272,12 @@ mod tests {
     #[test]
     fn what_was_withdrawn_is_passed_over() {
         let mut shard = Shard::new(0, (0, u64::MAX), Vec::new());
-        shard.withdrawn = vec![5..8, 2..5, 10..11];
+        [5..8, 20..21, 2..5, 10..11].into_iter().for_each(|range| shard.withdraw(range));
+        assert_eq!(shard.withdrawn, [2..8, 10..11, 20..21]);
         let passed: Vec<_> = [0, 2, 4, 7, 8, 10, 12].into_iter().map(|at| shard.past_withdrawn(at)).collect();
         assert_eq!(passed, [0, 8, 8, 8, 8, 11, 12]);
+        shard.withdraw(8..10);
+        shard.withdraw(4..6);
+        assert_eq!(shard.withdrawn, [2..11, 20..21]);
     }
 }

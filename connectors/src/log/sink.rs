@@ -8,7 +8,7 @@
 //! **Order**: the records of an epoch are in the order in which each worker wrote them, one worker after another. A key that one
 //! worker writes alone keeps its order.
 //!
-//! **Limits**: while an epoch is committed its output is in memory once. **Errors**: `User` for a value that does not write as JSON;
+//! **Limits**: while an epoch is committed its output is in memory once. The last 1,000 epochs can be withdrawn. **Errors**: `User` for a value that does not write as JSON;
 //! `External` when the log has failed; `Config` when another job uses the sink's name.
 
 use std::collections::{BTreeMap, VecDeque};

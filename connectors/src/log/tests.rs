@@ -675,6 +675,28 @@ fn a_sink_goes_back_by_withdrawing_and_only_if_it_may() {
 }
 
 #[test]
+fn where_old_epochs_stand_is_forgotten_and_that_is_said() {
+    let fixture = Fixture::new(LogOptions::new());
+    let (out, mut committer) = sink(fixture.log());
+    let mut all = Vec::new();
+    for epoch in 1..=40 {
+        let handles = written(&out, "00000001", epoch, epoch..epoch + 1);
+        committer.commit(&handles).unwrap();
+        all.push(handles);
+    }
+    // However old, a commit that is repeated changes nothing.
+    for handles in &all {
+        committer.commit(handles).unwrap();
+    }
+    assert_eq!(numbers(fixture.log()), (1..=40).collect::<Vec<_>>());
+    let error = committer.recover(Some(5), &[], true).unwrap_err();
+    assert!(error.to_string().contains("is forgotten"), "{error}");
+    committer.recover(Some(35), &[], true).unwrap();
+    assert_eq!(numbers(fixture.log()), (1..=35).collect::<Vec<_>>());
+    assert_eq!(fixture.log().shards()[0].withdrawn, [35..40]);
+}
+
+#[test]
 fn a_large_epoch_is_staged_in_chunks() {
     let fixture = Fixture::new(LogOptions::new());
     let big = fixture.log().sink("big", |_: &String| "k".to_string());
