@@ -45,6 +45,7 @@ pub use millstream_state as state;
 
 /// Everything that a job usually needs, in one import.
 pub mod prelude {
+    pub use millstream_connectors::log::{Log, LogOptions, LogRecord, RecordExt};
     pub use millstream_connectors::{
         ChannelSender, ChannelSource, Collected, CsvFiles, FileSink, Generator, JsonLines, Paced, SourceExt, channel,
         for_each, from_iter, from_vec, stdout, stdout_json, try_for_each,

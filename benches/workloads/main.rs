@@ -7,6 +7,7 @@
 mod kit;
 
 mod flights;
+mod log;
 mod w0_noop;
 mod w1_chain;
 mod w2_tumbling;
@@ -39,6 +40,7 @@ const WORKLOADS: [Workload; 10] = [
     ("w8", w8_memory::run),
     ("idle", w7_idle::run),
     ("flights", flights::run),
+    ("log", log::run),
 ];
 
 /// Whole jobs beside references, interleaved, with results checked.

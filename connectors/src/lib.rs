@@ -6,11 +6,14 @@
 //! | [`Generator`] | a function of the event's number | replayed |
 //! | [`VecSource`], [`IterSource`] | values in memory | replayed |
 //! | [`channel`] | what this program sends | lost, as far as it was not in a checkpoint |
+//! | [`Log::source`](log::Log::source) | a durable log in this process | replayed |
+//! | [`recorded`](log::RecordExt::recorded) | another source, through a log | replayed |
 //! | [`Paced`] | another source, at a rate | as that source |
 //!
 //! | Sink | writes | after a crash |
 //! |---|---|---|
 //! | [`FileSink`] | part files of CSV or JSON lines | exactly once |
+//! | [`Log::sink`](log::Log::sink) | a durable log in this process | exactly once |
 //! | [`Collected`] | into memory, for tests | exactly once |
 //! | [`stdout`], [`stdout_json`] | standard output | what came after the last checkpoint is repeated |
 //! | [`for_each`], [`try_for_each`] | calls a closure | what came after the last checkpoint is repeated |
@@ -22,6 +25,7 @@ mod closure;
 mod collect;
 mod file;
 mod generator;
+pub mod log;
 mod memory;
 mod paced;
 mod stdout;

@@ -1,0 +1,879 @@
+//! The log beside a naive one in memory, on random histories; and what single parts promise.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use millstream_runtime::moment::Epoch;
+use millstream_runtime::record::Record;
+use millstream_runtime::sink::{Committer, Sink, SinkTask, SinkWriter};
+use millstream_runtime::source::{Batch, OnBadRecord, Output, Read, Source, SplitReader, Waker};
+use millstream_runtime::time::EventTime;
+use proptest::prelude::*;
+
+use super::lane::{Keys, Lane, Reached};
+use super::*;
+
+/// A log whose clock the test sets.
+struct Fixture {
+    dir: tempfile::TempDir,
+    /// Which copy of the directory is in use.
+    generation: usize,
+    clock: Arc<AtomicU64>,
+    options: LogOptions,
+    log: Option<Log>,
+}
+
+impl Fixture {
+    fn new(options: LogOptions) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(AtomicU64::new(1_000_000));
+        let mut fixture = Fixture { dir, generation: 0, clock, options, log: None };
+        fixture.open();
+        fixture
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join(self.generation.to_string())
+    }
+
+    fn open(&mut self) {
+        let clock = Arc::clone(&self.clock);
+        let clock: Clock = Arc::new(move || clock.load(Ordering::SeqCst));
+        self.log = Some(Log::open_with(&self.path(), self.options.clone(), clock).unwrap());
+    }
+
+    fn log(&self) -> &Log {
+        self.log.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        self.log = None;
+        self.open();
+    }
+
+    /// As if the process had died: the files as they are now, without a clean end.
+    fn crash(&mut self) {
+        let before = self.path();
+        self.generation += 1;
+        for part in ["", "db"] {
+            let (from, to) = (before.join(part), self.path().join(part));
+            std::fs::create_dir_all(&to).unwrap();
+            for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+                if entry.file_type().unwrap().is_file() {
+                    std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+                }
+            }
+        }
+        self.log = None;
+        std::fs::remove_dir_all(before).unwrap();
+        self.open();
+    }
+}
+
+/// What the naive log keeps of a record.
+#[derive(Clone, Debug)]
+struct Kept {
+    at: Receipt,
+    key: String,
+    number: u64,
+    ms: u64,
+}
+
+/// Which keys a reader takes.
+type Takes = Box<dyn Fn(&str) -> bool>;
+
+/// One reader, and what it has yet to read.
+struct Reading {
+    keys: Keys,
+    takes: Takes,
+    lane: Option<Lane>,
+    unread: VecDeque<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(Vec<u8>),
+    Split(u8),
+    Merge(u8),
+    /// Into the future, or a clock that is set back.
+    Clock(i64),
+    Reopen,
+    Crash,
+    /// A part of all keys or one key, and where to start.
+    Open(u8, u8),
+    Read(u8, u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => prop::collection::vec(0..12u8, 0..12).prop_map(Step::Append),
+        2 => any::<u8>().prop_map(Step::Split),
+        2 => any::<u8>().prop_map(Step::Merge),
+        3 => (-100..600i64).prop_map(Step::Clock),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Crash),
+        3 => any::<(u8, u8)>().prop_map(|(keys, start)| Step::Open(keys, start)),
+        8 => any::<(u8, u8)>().prop_map(|(reader, max)| Step::Read(reader, max % 40)),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// The naive log beside the real one.
+struct World {
+    fixture: Fixture,
+    kept: Vec<Kept>,
+    readers: Vec<Reading>,
+    latest: u64,
+    age: Option<u64>,
+}
+
+impl World {
+    fn new(shards: u32, age: Option<u64>, bytes: Option<u64>, durability: Durability) -> Self {
+        let mut options = LogOptions::new().shards(shards).durability(durability);
+        options.keep_for = age.map(Duration::from_millis);
+        options.keep_bytes = bytes;
+        World { fixture: Fixture::new(options), kept: Vec::new(), readers: Vec::new(), latest: 0, age }
+    }
+
+    fn is_trimmed(&self, shards: &[Shard], n: usize) -> bool {
+        let at = self.kept[n].at;
+        at.sequence < shards[at.shard as usize].trimmed
+    }
+
+    fn run(&mut self, step: &Step) {
+        let log = self.fixture.log().clone();
+        match step {
+            Step::Append(keys) => {
+                let first = self.kept.len();
+                let records = keys.iter().enumerate().map(|(n, key)| {
+                    let number = (first + n) as u64;
+                    // Long enough for stretches to end.
+                    (format!("k{key}"), (number, "x".repeat(usize::from(*key) * 30)))
+                });
+                let receipts = log.append_all(records).unwrap();
+                log.sync().unwrap();
+                self.latest = self.latest.max(self.fixture.clock.load(Ordering::SeqCst));
+                for (n, (at, key)) in receipts.into_iter().zip(keys).enumerate() {
+                    let number = (first + n) as u64;
+                    self.kept.push(Kept { at, key: format!("k{key}"), number, ms: self.latest });
+                }
+                for reading in &mut self.readers {
+                    reading.unread.extend((first..self.kept.len()).filter(|n| (reading.takes)(&self.kept[*n].key)));
+                }
+            }
+            Step::Split(n) => {
+                let open: Vec<_> = log.shards().into_iter().filter(|shard| !shard.is_closed()).collect();
+                log.split(open[usize::from(*n) % open.len()].id).unwrap();
+            }
+            Step::Merge(n) => {
+                let mut open: Vec<_> = log.shards().into_iter().filter(|shard| !shard.is_closed()).collect();
+                open.sort_by_key(|shard| shard.first_hash);
+                if open.len() > 1 {
+                    let at = usize::from(*n) % (open.len() - 1);
+                    log.merge(open[at].id, open[at + 1].id).unwrap();
+                }
+            }
+            Step::Clock(ms) => {
+                self.fixture.clock.fetch_add(*ms as u64, Ordering::SeqCst);
+            }
+            Step::Reopen | Step::Crash => {
+                let before = log.shards();
+                let saved = |reading: &mut Reading| serde_json::to_string(&reading.lane.take().unwrap().position());
+                let positions: Vec<_> = self.readers.iter_mut().map(|reading| saved(reading).unwrap()).collect();
+                drop(log);
+                match step {
+                    Step::Crash => self.fixture.crash(),
+                    _ => self.fixture.reopen(),
+                }
+                let core = self.fixture.log().core();
+                // The start looks at ages as well; the clock may have been moved.
+                self.fixture.log().retain().unwrap();
+                for (reading, position) in self.readers.iter_mut().zip(positions) {
+                    let position = serde_json::from_str(&position).unwrap();
+                    reading.lane = Some(Lane::at(core, reading.keys.clone(), position).unwrap());
+                }
+                assert_eq!(before, self.fixture.log().shards(), "what is there survives");
+            }
+            Step::Open(keys, start) => self.open_reader(*keys, *start),
+            Step::Read(reader, max) => {
+                if !self.readers.is_empty() {
+                    let reader = usize::from(*reader) % self.readers.len();
+                    self.read(reader, usize::from(*max));
+                }
+            }
+        }
+        // Everything that retention may do is done here, so that it does nothing at any other time.
+        let log = self.fixture.log();
+        log.retain().unwrap();
+        self.check_retention(&log.shards());
+    }
+
+    fn open_reader(&mut self, keys: u8, start: u8) {
+        let log = self.fixture.log();
+        let shards = log.shards();
+        let (keys, takes): (Keys, Takes) = match keys {
+            0..100 => (Keys::part(0, 1), Box::new(|_| true)),
+            100..200 => {
+                let (k, n) = (u32::from(keys % 3), 3);
+                let (first, last) = super::shard::part_of_hashes(k, n);
+                let takes = move |key: &str| (first..=last).contains(&millstream_state::hash::hash_key(key));
+                (Keys::part(k, n), Box::new(takes))
+            }
+            _ => {
+                let own = format!("k{}", keys % 12);
+                (Keys::key(&own), Box::new(move |key| key == own))
+            }
+        };
+        let pick = self.kept.get(usize::from(start) * 7 % (self.kept.len() + 1));
+        let (start, from, least_ms) = match (start % 4, pick) {
+            (0, _) | (_, None) => (Start::TrimHorizon, 0, 0),
+            (1, _) => (Start::Latest, self.kept.len(), 0),
+            (2, Some(kept)) => (Start::Time(EventTime::from_millis(kept.ms as i64)), 0, kept.ms),
+            (_, Some(kept)) => (Start::Sequence(kept.at.shard, kept.at.sequence), kept.number as usize, 0),
+        };
+        let lane = match Lane::start(log.core(), keys.clone(), start, false) {
+            Ok(lane) => lane,
+            Err(LogError::Expired { .. }) => {
+                assert!(matches!(start, Start::Sequence(..)) && self.is_trimmed(&shards, from), "{start:?}");
+                return;
+            }
+            Err(error) => panic!("{start:?}: {error}"),
+        };
+        let unread = (from..self.kept.len())
+            .filter(|n| takes(&self.kept[*n].key) && self.kept[*n].ms >= least_ms && !self.is_trimmed(&shards, *n));
+        let unread = unread.collect();
+        self.readers.push(Reading { keys, takes, lane: Some(lane), unread });
+    }
+
+    fn read(&mut self, reader: usize, max: usize) {
+        let shards = self.fixture.log().shards();
+        let Reading { lane, unread, takes, .. } = &mut self.readers[reader];
+        let lane = lane.as_mut().unwrap();
+        let mut got = Vec::new();
+        let reached = lane.read(max, usize::MAX, |stored| {
+            let (number, _): (u64, String) = serde_json::from_slice(stored.value).unwrap();
+            got.push((stored.shard, stored.sequence, number, stored.key.to_string(), stored.ms));
+            Ok(())
+        });
+        assert!(got.len() <= max);
+        for got in got {
+            let n = unread.pop_front().expect("a record that is to be read");
+            let kept = &self.kept[n];
+            assert_eq!(got, (kept.at.shard, kept.at.sequence, kept.number, kept.key.clone(), kept.ms));
+        }
+        match reached {
+            Ok(Reached::Caught) => assert!(unread.is_empty(), "{} were passed over", unread.len()),
+            Ok(Reached::More) => {}
+            Ok(Reached::End) => panic!("a lane that does not end has ended"),
+            Err(LogError::Expired { shard, first, last }) => {
+                assert!(first <= last && last < shards[shard as usize].trimmed);
+                // What is named was lost, and has not been read.
+                let lost = lane.skip_expired();
+                assert!(
+                    lost.iter().any(|(lost, range)| *lost == shard && range.contains(&first) && range.end == last + 1)
+                );
+                let named = |n: &usize| {
+                    let at = self.kept[*n].at;
+                    lost.iter().any(|(shard, range)| *shard == at.shard && range.contains(&at.sequence))
+                };
+                for (shard, range) in &lost {
+                    let own = self.kept.iter().enumerate().filter(|(_, kept)| {
+                        kept.at.shard == *shard && range.contains(&kept.at.sequence) && takes(&kept.key)
+                    });
+                    own.for_each(|(n, _)| assert!(unread.contains(&n), "record {n} was read and is named as lost"));
+                }
+                unread.retain(|n| !named(n));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn check_retention(&self, shards: &[Shard]) {
+        let now = self.fixture.clock.load(Ordering::SeqCst);
+        let mut bytes = 0;
+        for (n, kept) in self.kept.iter().enumerate() {
+            let trimmed = self.is_trimmed(shards, n);
+            if let Some(age) = self.age {
+                assert!(trimmed || kept.ms + age / 8 + age >= now, "record {n} is too old");
+            }
+            if !trimmed {
+                bytes += 19 + kept.key.len() as u64 + 5 + kept.number.to_string().len() as u64;
+                bytes += kept.key[1..].parse::<u64>().unwrap() * 30;
+            }
+        }
+        assert_eq!(bytes, shards.iter().map(|shard| shard.bytes).sum::<u64>());
+        if let Some(most) = self.fixture.options.keep_bytes {
+            // A stretch has 4 KiB at least.
+            let open = shards.iter().filter(|shard| !shard.is_closed()).count() as u64;
+            assert!(bytes <= most.max(open * 4096), "{bytes} bytes are kept");
+        }
+    }
+
+    /// Per key and shard, what was appended stands in its order; every reader comes to the end.
+    fn finish(&mut self) {
+        for reader in 0..self.readers.len() {
+            for _ in 0..self.kept.len() + self.fixture.log().shards().len() + 1 {
+                self.read(reader, 50);
+            }
+            assert!(self.readers[reader].unread.is_empty());
+        }
+        let mut next = vec![0; self.fixture.log().shards().len()];
+        for kept in &self.kept {
+            let next = &mut next[kept.at.shard as usize];
+            assert_eq!(kept.at.sequence, *next, "sequence numbers have no gaps");
+            *next += 1;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_log_does_what_a_naive_one_does(
+        shards in 1..5u32,
+        retention in 0..4u8,
+        later: bool,
+        steps in steps(),
+    ) {
+        let age = (retention & 1 == 1).then_some(800);
+        let bytes = (retention & 2 == 2).then_some(20_000);
+        let durability = if later { Durability::SyncedWithin(Duration::from_secs(60)) } else { Durability::Synced };
+        let mut world = World::new(shards, age, bytes, durability);
+        steps.iter().for_each(|step| world.run(step));
+        world.finish();
+    }
+}
+
+fn numbers(log: &Log) -> Vec<u64> {
+    let mut reader = log.reader::<u64>(Start::TrimHorizon).unwrap();
+    reader.read(usize::MAX).unwrap().into_iter().map(|record| record.value).collect()
+}
+
+#[test]
+fn threads_that_append_at_the_same_time_share_syncs_and_keep_their_order() {
+    let fixture = Fixture::new(LogOptions::new().shards(3));
+    let log = fixture.log();
+    std::thread::scope(|scope| {
+        for thread in 0..8u64 {
+            scope.spawn(move || {
+                let mut before = None;
+                for n in 0..200 {
+                    let receipt = log.append(&format!("t{thread}"), &(thread, n)).unwrap();
+                    // Children have greater numbers than parents.
+                    assert!(before < Some(receipt));
+                    before = Some(receipt);
+                    if n % 50 == 49 && thread == 0 {
+                        let open = log.shards().into_iter().find(|shard| !shard.is_closed()).unwrap();
+                        log.split(open.id).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let mut next = [0; 8];
+    for record in log.reader::<(u64, u64)>(Start::TrimHorizon).unwrap().read(usize::MAX).unwrap() {
+        let (thread, n) = record.value;
+        assert_eq!(n, next[thread as usize]);
+        next[thread as usize] += 1;
+    }
+    assert_eq!(next, [200; 8]);
+}
+
+/// How often the write-ahead log was synced.
+fn syncs(log: &Log) -> u64 {
+    let stats = log.core().store.stats();
+    let line = stats.lines().find(|line| line.starts_with("Cumulative WAL:")).unwrap_or_else(|| panic!("{stats}"));
+    let syncs = line.split(", ").find_map(|part| part.strip_suffix(" syncs")).unwrap_or_else(|| panic!("{line}"));
+    syncs.trim().parse().unwrap()
+}
+
+#[test]
+fn every_acknowledged_append_was_synced_and_many_share_a_sync() {
+    let fixture = Fixture::new(LogOptions::new());
+    let log = fixture.log();
+    let before = syncs(log);
+    for n in 0..10u64 {
+        log.append("k", &n).unwrap();
+        assert_eq!(syncs(log), before + 1 + n);
+    }
+    log.append_all((0..1_000u64).map(|n| ("k", n))).unwrap();
+    assert_eq!(syncs(log), before + 11);
+    let pending: Vec<_> = (0..1_000u64).map(|n| log.submit([("k", n)]).unwrap()).collect();
+    pending.into_iter().for_each(|pending| assert_eq!(pending.wait().unwrap().len(), 1));
+    let shared = syncs(log) - before - 11;
+    assert!((1..900).contains(&shared), "{shared} syncs for 1,000 appends");
+
+    let later = Fixture::new(LogOptions::new().durability(Durability::SyncedWithin(Duration::from_secs(3600))));
+    let before = syncs(later.log());
+    later.log().append("k", &1u64).unwrap();
+    assert_eq!(syncs(later.log()), before);
+    let handles = written(&sink(later.log()).0, "00000001", 1, 0..5);
+    assert_eq!(syncs(later.log()), before + 1, "what is prepared is durable whatever appends are");
+    sink(later.log()).1.commit(&handles).unwrap();
+    assert_eq!(syncs(later.log()), before + 2);
+}
+
+#[test]
+fn a_reader_that_waits_is_woken_and_one_that_waits_in_vain_gives_up() {
+    let fixture = Fixture::new(LogOptions::new());
+    let log = fixture.log();
+    let mut reader = log.reader::<u64>(Start::Latest).unwrap();
+    assert!(reader.wait(10, Duration::from_millis(5)).unwrap().is_empty());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..500u64 {
+                log.append("k", &n).unwrap();
+            }
+        });
+        let mut next = 0;
+        while next < 500 {
+            for record in reader.wait(7, Duration::from_secs(30)).unwrap() {
+                assert_eq!(record.value, next);
+                next += 1;
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_synced_later_is_seen_later_and_survives_the_process() {
+    let within = Durability::SyncedWithin(Duration::from_secs(3600));
+    let mut fixture = Fixture::new(LogOptions::new().durability(within));
+    fixture.log().append("k", &1u64).unwrap();
+    assert!(numbers(fixture.log()).is_empty(), "nobody is ahead of what a crash of the machine leaves");
+    fixture.crash();
+    assert_eq!(numbers(fixture.log()), [1]);
+    fixture.log().append("k", &2u64).unwrap();
+    fixture.log().sync().unwrap();
+    assert_eq!(numbers(fixture.log()), [1, 2]);
+
+    let soon = Durability::SyncedWithin(Duration::from_millis(1));
+    let fixture = Fixture::new(LogOptions::new().durability(soon));
+    let mut reader = fixture.log().reader::<u64>(Start::TrimHorizon).unwrap();
+    fixture.log().append("k", &3u64).unwrap();
+    assert_eq!(reader.wait(1, Duration::from_secs(30)).unwrap().len(), 1);
+}
+
+#[test]
+fn a_log_is_opened_once_and_what_it_holds_is_checked() {
+    let mut fixture = Fixture::new(LogOptions::new().shards(2));
+    fixture.log().append_bytes("k", "no json").unwrap();
+    let error = Log::open(fixture.path(), LogOptions::new()).unwrap_err();
+    assert!(error.to_string().contains("is in use by a log, process"), "{error}");
+    let error = millstream_runtime::error::Error::from(error);
+    assert!(error.to_string().contains("clone the handle"), "{error}");
+
+    let mut reader = fixture.log().reader::<u64>(Start::TrimHorizon).unwrap();
+    for _ in 0..2 {
+        let error = reader.read(5).unwrap_err();
+        assert!(error.to_string().contains("record 0 of shard"), "{error}");
+    }
+    let raw = fixture.log().reader::<Raw>(Start::TrimHorizon).unwrap().read(5).unwrap();
+    assert_eq!(raw[0].value, Raw(b"no json".to_vec()));
+    let position = reader.position();
+    drop(reader);
+
+    let other = Fixture::new(LogOptions::new());
+    let error = other.log().reader_at::<u64>(position).unwrap_err();
+    assert!(error.to_string().contains("position in log"), "{error}");
+    fixture.log = None;
+    for (options, says) in [
+        (LogOptions::new().shards(0), "0 shards"),
+        (LogOptions::new().shards(1025), "1025 shards"),
+        (LogOptions::new().keep_bytes(5), "1 MiB"),
+        (LogOptions::new().keep_for(Duration::ZERO), "10 ms"),
+    ] {
+        let error = Log::open(fixture.path(), options).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn when_a_log_was_put_back_then_a_position_in_it_is_refused() {
+    let mut fixture = Fixture::new(LogOptions::new());
+    fixture.log().append("k", &1u64).unwrap();
+    // A copy of the log as it is now.
+    let copy = Fixture::new(LogOptions::new());
+    drop(copy.log);
+    fixture.log = None;
+    std::fs::remove_dir_all(copy.dir.path().join("0")).unwrap();
+    let status = std::process::Command::new("cp")
+        .arg("-r")
+        .arg(fixture.path())
+        .arg(copy.dir.path().join("0"))
+        .status();
+    assert!(status.unwrap().success());
+    fixture.open();
+    fixture.log().append("k", &2u64).unwrap();
+    let mut reader = fixture.log().reader::<u64>(Start::TrimHorizon).unwrap();
+    reader.read(5).unwrap();
+    let position = reader.position();
+    let old = Log::open(copy.dir.path().join("0"), LogOptions::new()).unwrap();
+    let error = old.reader_at::<u64>(position).unwrap_err();
+    assert!(error.to_string().contains("put back to an older state"), "{error}");
+}
+
+#[test]
+fn damage_in_the_middle_is_refused_unless_it_is_salvaged() {
+    let mut fixture = Fixture::new(LogOptions::new());
+    for n in 0..200u64 {
+        fixture.log().append("k", &n).unwrap();
+    }
+    // A copy without a clean end has everything in its write-ahead log.
+    let before = fixture.path();
+    fixture.crash();
+    assert_ne!(before, fixture.path());
+    fixture.log().append_all((200..400u64).map(|n| ("k", n))).unwrap();
+    for n in 400..500u64 {
+        fixture.log().append("k", &n).unwrap();
+    }
+    let damaged = fixture.dir.path().join("damaged");
+    let status = std::process::Command::new("cp").arg("-r").arg(fixture.path()).arg(&damaged).status();
+    assert!(status.unwrap().success());
+    let wals = std::fs::read_dir(damaged.join("db")).unwrap().map(|entry| entry.unwrap().path());
+    let wal = wals.filter(|path| path.extension().is_some_and(|end| end == "log")).max().unwrap();
+    let mut bytes = std::fs::read(&wal).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&wal, bytes).unwrap();
+    let error = millstream_runtime::error::Error::from(Log::open(&damaged, LogOptions::new()).unwrap_err());
+    assert!(error.to_string().contains("salvage"), "{error}");
+    let position = fixture.log().reader::<u64>(Start::TrimHorizon).unwrap().position();
+    let salvaged = Log::open(&damaged, LogOptions::new().salvage()).unwrap();
+    let found = numbers(&salvaged);
+    // What comes next gets numbers that others had before.
+    assert!(salvaged.reader_at::<u64>(position.clone()).is_err());
+    assert!((200..500).contains(&found.len()), "{}", found.len());
+    assert!(found.into_iter().eq(0..numbers(&salvaged).len() as u64));
+    drop(salvaged);
+    fixture.options = LogOptions::new().salvage();
+    fixture.reopen();
+    assert_eq!(numbers(fixture.log()).len(), 500, "what is whole stays so");
+    fixture.log().reader_at::<u64>(position).unwrap();
+}
+
+#[test]
+fn a_bounded_lane_ends_where_the_log_ended() {
+    let fixture = Fixture::new(LogOptions::new().shards(2));
+    let log = fixture.log();
+    log.append_all((0..20u64).map(|n| (n.to_string(), n))).unwrap();
+    let source = log.source::<u64>().until_now().lanes(2);
+    let splits = source.splits().unwrap();
+    let mut readers: Vec<_> = splits.iter().map(|split| source.open(split, None, Waker::new(|| {})).unwrap()).collect();
+    log.append_all((20..40u64).map(|n| (n.to_string(), n))).unwrap();
+    let mut batch = Batch::default();
+    // One is read in a go, the other is opened again half way.
+    while readers[0].read(3, &mut batch).unwrap() != Read::Ended {}
+    readers[1].read(3, &mut batch).unwrap();
+    let position = serde_json::to_string(&readers[1].position()).unwrap();
+    let mut again = source.open(&splits[1], Some(serde_json::from_str(&position).unwrap()), Waker::new(|| {})).unwrap();
+    while again.read(3, &mut batch).unwrap() != Read::Ended {}
+    let mut values: Vec<_> = batch.records.into_iter().map(|record| record.value).collect();
+    values.sort_unstable();
+    assert!(values.into_iter().eq(0..20));
+}
+
+#[test]
+fn a_source_reports_what_expired_when_it_is_told_to_go_on() {
+    let mut options = LogOptions::new();
+    options.keep_for = Some(Duration::from_millis(800));
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    let strict = log.source::<u64>();
+    let lenient = log.source::<u64>().skip_expired().on_bad_record(OnBadRecord::Drop);
+    let mut strict = strict.open("lane 0 of 1", None, Waker::new(|| {})).unwrap();
+    let mut lenient = lenient.open("lane 0 of 1", None, Waker::new(|| {})).unwrap();
+    log.append_all((0..5u64).map(|n| ("k", n))).unwrap();
+    fixture.clock.fetch_add(2_000, Ordering::SeqCst);
+    log.append_bytes("k", "{").unwrap();
+    log.append("k", &6u64).unwrap();
+    log.retain().unwrap();
+    let mut batch = Batch::default();
+    let error = strict.read(10, &mut batch).unwrap_err();
+    assert!(error.to_string().starts_with("records 0 to 4 of shard 0 have expired"), "{error}");
+    assert_eq!(lenient.read(10, &mut batch).unwrap(), Read::More);
+    lenient.read(10, &mut batch).unwrap();
+    assert_eq!(batch.records.iter().map(|record| record.value).collect::<Vec<_>>(), [6]);
+    let bad: Vec<_> = batch.bad.iter().map(|bad| bad.split.as_str()).collect();
+    assert_eq!(bad, ["shard 0, from 0 to 4", "shard 0, record 5"]);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The sink
+
+fn written(sink: &LogSink<u64>, execution: &str, epoch: Epoch, values: std::ops::Range<u64>) -> Vec<String> {
+    let mut writer = sink.writer(&SinkTask { worker: 1, execution: execution.to_string() }).unwrap();
+    let mut records = values.map(|value| Record { at: EventTime::EPOCH, value }).collect();
+    writer.write(epoch, &mut records).unwrap();
+    writer.prepare(epoch).unwrap()
+}
+
+fn sink(log: &Log) -> (LogSink<u64>, Box<dyn Committer>) {
+    let sink = log.sink("out", |n: &u64| (n % 5).to_string());
+    let committer = Sink::committer(&sink, "job").unwrap();
+    (sink, committer)
+}
+
+#[test]
+fn an_epoch_appears_when_it_is_committed_and_once() {
+    let mut fixture = Fixture::new(LogOptions::new().shards(3));
+    let (out, mut committer) = sink(fixture.log());
+    committer.lock().unwrap();
+    committer.recover(None, &[], false).unwrap();
+    let first = written(&out, "00000001", 1, 0..10);
+    assert_eq!(first, ["out.e0000000001.w001.00000001"]);
+    let second = written(&out, "00000001", 2, 10..20);
+    assert!(numbers(fixture.log()).is_empty());
+    for _ in 0..2 {
+        committer.commit(&first).unwrap();
+        assert_eq!(numbers(fixture.log()), (0..10).collect::<Vec<_>>());
+    }
+    drop((out, committer));
+    // Checkpoint 2 was published and its commit was not; what another epoch has prepared does not count.
+    fixture.crash();
+    let (out, mut committer) = sink(fixture.log());
+    written(&out, "00000001", 3, 20..30);
+    committer.recover(Some(2), &second, false).unwrap();
+    committer.recover(Some(2), &second, false).unwrap();
+    assert_eq!(numbers(fixture.log()), (0..20).collect::<Vec<_>>());
+    let gone = "out.e0000000003.w001.00000001".to_string();
+    let error = committer.commit(&[gone]).unwrap_err();
+    assert!(error.to_string().contains("is not in the log"), "{error}");
+    let third = written(&out, "00000002", 3, 20..30);
+    committer.commit(&third).unwrap();
+    assert_eq!(numbers(fixture.log()), (0..30).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_sink_goes_back_by_withdrawing_and_only_if_it_may() {
+    let mut fixture = Fixture::new(LogOptions::new().shards(3));
+    let (out, mut committer) = sink(fixture.log());
+    let mut reader = fixture.log().reader::<u64>(Start::TrimHorizon).unwrap();
+    for epoch in 1..5 {
+        let handles = written(&out, "00000001", epoch, epoch * 10..epoch * 10 + 10);
+        committer.commit(&handles).unwrap();
+        fixture.log().append("foreign", &epoch).unwrap();
+    }
+    assert_eq!(reader.read(5).unwrap().len(), 5);
+    let error = committer.recover(Some(2), &[], false).unwrap_err();
+    assert!(error.to_string().contains("up to epoch 4, later than the start at 2"), "{error}");
+    committer.recover(Some(2), &[], true).unwrap();
+    let again = written(&out, "00000002", 3, 100..105);
+    committer.commit(&again).unwrap();
+    let expected: Vec<u64> = (10..20).chain([1]).chain(20..30).chain([2, 3, 4]).chain(100..105).collect();
+    assert_eq!(numbers(fixture.log()), expected);
+    let rest: Vec<u64> = reader.read(100).unwrap().into_iter().map(|record| record.value).collect();
+    assert_eq!(rest, expected[5..]);
+    drop((reader, out, committer));
+    fixture.crash();
+    assert_eq!(numbers(fixture.log()), expected);
+    let (_, mut committer) = sink(fixture.log());
+    committer.recover(None, &[], true).unwrap();
+    assert_eq!(numbers(fixture.log()), [1, 2, 3, 4]);
+}
+
+#[test]
+fn where_old_epochs_stand_is_forgotten_and_that_is_said() {
+    let fixture = Fixture::new(LogOptions::new());
+    let (out, mut committer) = sink(fixture.log());
+    let mut all = Vec::new();
+    for epoch in 1..=40 {
+        let handles = written(&out, "00000001", epoch, epoch..epoch + 1);
+        committer.commit(&handles).unwrap();
+        all.push(handles);
+    }
+    // However old, a commit that is repeated changes nothing.
+    for handles in &all {
+        committer.commit(handles).unwrap();
+    }
+    assert_eq!(numbers(fixture.log()), (1..=40).collect::<Vec<_>>());
+    let error = committer.recover(Some(5), &[], true).unwrap_err();
+    assert!(error.to_string().contains("is forgotten"), "{error}");
+    committer.recover(Some(35), &[], true).unwrap();
+    assert_eq!(numbers(fixture.log()), (1..=35).collect::<Vec<_>>());
+    assert_eq!(fixture.log().shards()[0].withdrawn, [35..40]);
+}
+
+#[test]
+fn a_large_epoch_is_staged_in_chunks() {
+    let fixture = Fixture::new(LogOptions::new());
+    let big = fixture.log().sink("big", |_: &String| "k".to_string());
+    let mut writer = big.writer(&SinkTask { worker: 0, execution: "00000001".to_string() }).unwrap();
+    let value = |n: u64| format!("{n}{}", "x".repeat(300_000));
+    let mut records = (0..40).map(|n| Record { at: EventTime::EPOCH, value: value(n) }).collect();
+    writer.write(7, &mut records).unwrap();
+    let handles = writer.prepare(7).unwrap();
+    assert!(writer.prepare(8).unwrap().is_empty());
+    Sink::committer(&big, "job").unwrap().commit(&handles).unwrap();
+    let read = fixture.log().reader::<String>(Start::TrimHorizon).unwrap().read(100).unwrap();
+    assert!(read.into_iter().map(|record| record.value).eq((0..40).map(value)));
+}
+
+#[test]
+fn a_sink_has_its_name_for_itself() {
+    let fixture = Fixture::new(LogOptions::new());
+    let (_, mut first) = sink(fixture.log());
+    let (_, mut second) = sink(fixture.log());
+    first.lock().unwrap();
+    first.lock().unwrap();
+    let error = second.lock().unwrap_err();
+    assert!(error.to_string().contains("sink `out` of the log in"), "{error}");
+    drop(first);
+    second.lock().unwrap();
+    let bad = fixture.log().sink("a.b", |_: &u64| String::new());
+    assert!(Sink::committer(&bad, "job").unwrap().lock().is_err());
+    let error = second.commit(&["other.e0000000001.w000.00000001".to_string()]).unwrap_err();
+    assert!(error.to_string().contains("no output of sink `out`"), "{error}");
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Recorded sources
+
+fn drain<S: Source<Item = u64> + RecordExt>(reader: &mut RecordedReader<S>, batch: &mut Batch<u64>) -> Read {
+    loop {
+        match reader.read(4, batch).unwrap() {
+            Read::Empty if reader.is_recording() => std::thread::yield_now(),
+            Read::More | Read::Later(_) => {}
+            end => return end,
+        }
+    }
+}
+
+#[test]
+fn a_channel_is_recorded_and_read_again_from_any_position() {
+    let mut fixture = Fixture::new(LogOptions::new());
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let open = |fixture: &Fixture, from: Option<String>| {
+        let (sender, source) = crate::channel::<u64>(100);
+        let acknowledged = Arc::clone(&acknowledged);
+        let source = source.recorded(fixture.log()).acknowledge(move |_| {
+            acknowledged.fetch_add(1, Ordering::SeqCst);
+        });
+        let from = from.map(|from| serde_json::from_str(&from).unwrap());
+        (sender, source.open("channel", from, Waker::new(|| {})).unwrap())
+    };
+    let (sender, mut reader) = open(&fixture, None);
+    (0..10).for_each(|n| sender.send(n).unwrap());
+    let mut batch = Batch::default();
+    assert_eq!(drain(&mut reader, &mut batch), Read::Empty);
+    assert!(batch.records.into_iter().eq(0..10));
+    let position = serde_json::to_string(&reader.position()).unwrap();
+    (10..20).for_each(|n| sender.send(n).unwrap());
+    let mut batch = Batch::default();
+    drain(&mut reader, &mut batch);
+    assert_eq!(acknowledged.load(Ordering::SeqCst), 20);
+    drop((sender, reader));
+    fixture.crash();
+    for (from, expected) in [(None, 0), (Some(position), 10)] {
+        let (sender, mut reader) = open(&fixture, from);
+        let mut batch = Batch::default();
+        assert_eq!(drain(&mut reader, &mut batch), Read::Empty);
+        assert!(batch.records.into_iter().eq(expected..20));
+        drop(sender);
+        assert_eq!(drain(&mut reader, &mut Batch::default()), Read::Ended);
+    }
+}
+
+#[test]
+fn a_source_that_can_be_read_again_goes_on_behind_what_is_recorded() {
+    let mut fixture = Fixture::new(LogOptions::new());
+    let open = |fixture: &Fixture| {
+        let source = crate::from_vec((0..30u64).collect()).recorded(fixture.log()).named("numbers");
+        source.open("values 0 of 1", None, Waker::new(|| {})).unwrap()
+    };
+    let mut reader = open(&fixture);
+    let mut batch = Batch::default();
+    for _ in 0..5 {
+        reader.read(4, &mut batch).unwrap();
+    }
+    drop(reader);
+    fixture.crash();
+    for _ in 0..2 {
+        let mut batch = Batch::default();
+        let mut reader = open(&fixture);
+        assert_eq!(drain(&mut reader, &mut batch), Read::Ended);
+        assert!(batch.records.into_iter().eq(0..30));
+    }
+    assert_eq!(numbers(fixture.log()).len(), 30);
+}
+
+#[test]
+fn what_is_synced_later_is_not_lost_at_the_end_of_a_source() {
+    let within = Durability::SyncedWithin(Duration::from_millis(20));
+    let fixture = Fixture::new(LogOptions::new().durability(within));
+    let source = crate::from_vec((0..30u64).collect()).recorded(fixture.log());
+    let mut reader = source.open("values 0 of 1", None, Waker::new(|| {})).unwrap();
+    let mut batch = Batch::default();
+    loop {
+        match reader.read(4, &mut batch).unwrap() {
+            Read::Ended => break,
+            _ => std::thread::yield_now(),
+        }
+    }
+    assert!(batch.records.into_iter().eq(0..30));
+}
+
+#[test]
+fn bad_and_huge_records_are_recorded_as_bad() {
+    struct Lines(u8);
+    impl Source for Lines {
+        type Item = String;
+        type Position = ();
+        type Reader = Lines;
+        fn kind(&self) -> &'static str {
+            "lines"
+        }
+        fn splits(&self) -> millstream_runtime::error::Result<Vec<String>> {
+            Ok(vec!["lines".to_string()])
+        }
+        fn open(&self, _: &str, _: Option<()>, _: Waker) -> millstream_runtime::error::Result<Lines> {
+            Ok(Lines(0))
+        }
+    }
+    impl SplitReader for Lines {
+        type Item = String;
+        type Position = ();
+        fn read(&mut self, _: usize, out: &mut impl Output<String>) -> millstream_runtime::error::Result<Read> {
+            self.0 += 1;
+            if self.0 == 1 {
+                out.record("good".to_string());
+                let (split, reason, text) = ("lines".to_string(), "odd".to_string(), "?".to_string());
+                out.bad(millstream_runtime::source::BadRecord { split, line: 2, reason, text });
+                out.record("x".repeat(MAX_VALUE_BYTES));
+            }
+            Ok(Read::Ended)
+        }
+        fn position(&self) {}
+    }
+    let fixture = Fixture::new(LogOptions::new());
+    for _ in 0..2 {
+        let source = Lines(0).recorded(fixture.log());
+        let mut reader = source.open("lines", None, Waker::new(|| {})).unwrap();
+        let mut batch = Batch::default();
+        while reader.read(10, &mut batch).unwrap() != Read::Ended {}
+        assert_eq!(batch.records, ["good"]);
+        assert_eq!((batch.bad[0].line, batch.bad[0].reason.as_str()), (2, "odd"));
+        assert!(batch.bad[1].reason.contains("too large"), "{}", batch.bad[1].reason);
+        let other = Lines(0).recorded(fixture.log());
+        let error = other.open("lines", None, Waker::new(|| {})).err().unwrap();
+        assert!(error.to_string().contains("recording `input/lines` of the log"), "{error}");
+    }
+}
+
+#[test]
+fn opening_twenty_times_never_meets_a_lock_that_is_not_given_back() {
+    let mut fixture = Fixture::new(LogOptions::new());
+    for n in 0..20u64 {
+        let log = fixture.log().clone();
+        log.append("k", &n).unwrap();
+        let mut reader = log.reader::<u64>(Start::TrimHorizon).unwrap();
+        assert_eq!(reader.read(100).unwrap().len() as u64, n + 1);
+        drop(log);
+        drop(reader);
+        fixture.reopen();
+    }
+    let unique: HashSet<u64> = numbers(fixture.log()).into_iter().collect();
+    assert_eq!(unique.len(), 20);
+}
