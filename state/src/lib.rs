@@ -13,11 +13,13 @@ pub mod groups;
 pub mod hash;
 pub mod key_group;
 pub mod keyed;
+pub mod lines;
 pub mod manifest;
 mod prefetch;
 pub mod rocks;
 pub mod slices;
 pub mod snapshot;
+pub mod space;
 pub mod store;
 mod table;
 

@@ -236,6 +236,22 @@ impl CheckpointStore {
         sync_dir(&self.dir)
     }
 
+    /// Moves a file of the directory to where [`set_aside`](Self::set_aside) moves checkpoints, if it is there.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn set_file_aside(&self, name: &str, execution: &str) -> Result<()> {
+        let from = self.dir.join(name);
+        if !from.try_exists().map_err(StateError::io("look up", &from))? {
+            return Ok(());
+        }
+        let aside = self.dir.join(format!("aside-{execution}"));
+        fs::create_dir_all(&aside).map_err(StateError::io("create", &aside))?;
+        fs::rename(&from, aside.join(name)).map_err(StateError::io("move", &from))?;
+        sync_dir(&aside)?;
+        sync_dir(&self.dir)
+    }
+
     /// Publishes the manifest of an epoch whose `db` directory is complete and durable: writes it beside its place, makes
     /// that durable, and renames it into place. When this returns, the checkpoint exists, whatever happens next.
     ///
