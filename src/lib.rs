@@ -66,8 +66,8 @@ pub mod prelude {
     pub use millstream_runtime::handle::{JobHandle, Status};
     pub use millstream_runtime::job::{Job, Settings};
     pub use millstream_runtime::operator::Side;
-    pub use millstream_runtime::restart::RestartPolicy;
     pub use millstream_runtime::record::{Data, Record};
+    pub use millstream_runtime::restart::RestartPolicy;
     pub use millstream_runtime::source::{BadRecord, OnBadRecord};
     pub use millstream_runtime::stream::{KeyedStream, Stream};
     pub use millstream_runtime::summary::{Outcome, Summary};

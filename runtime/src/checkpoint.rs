@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use millstream_state::manifest::{Manifest, OperatorEntry, SinkEntry, SourceEntry, SplitEntry};
 use millstream_state::rocks::StateDb;
-use millstream_state::snapshot::{Frozen, Run};
+use millstream_state::snapshot::{Change, Frozen, Run};
 use millstream_state::store::CheckpointStore;
 use millstream_state::{codec, hash, key_group};
 
@@ -27,7 +27,7 @@ use crate::metrics;
 use crate::moment::Epoch;
 use crate::progress::Progress;
 use crate::shared::{Part, Report, Shared, StopMode};
-use crate::summary::{Outcome, Summary};
+use crate::summary::{Outcome, Summary, thousands};
 use crate::supervisor::Held;
 
 /// What a manifest says of a node, apart from what the workers report.
@@ -105,7 +105,7 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const LEAVE: Duration = Duration::from_secs(2);
 
 /// How long they get where the job would be started again, which a worker that is left behind forbids.
-const LEAVE_TO_RESTART: Duration = Duration::from_secs(15);
+const LEAVE_TO_RESTART: Duration = Duration::from_secs(10);
 
 /// How often counters are shown and handed to the metrics facade.
 const SHOW: Duration = Duration::from_millis(250);
@@ -142,7 +142,8 @@ impl Coordinator {
         summary.late = status.late;
         summary.bad = status.bad;
         summary.windows_fired = status.windows_fired;
-        metrics::publish(&self.job, &status);
+        metrics::publish(&self.job, &status, &held.counted);
+        held.counted.add(&status);
         summary.operators = status.operators;
         // The live database is of no use to anyone: the next start copies its checkpoint's.
         if all_left && let (Some(store), Some(db)) = (&held.store, self.db.take()) {
@@ -224,7 +225,7 @@ impl Coordinator {
             if now.duration_since(shown) >= SHOW {
                 shown = now;
                 let status = Status::read(&self.shared, &self.status_names());
-                metrics::publish(&self.job, &status);
+                metrics::publish(&self.job, &status, &held.counted);
                 progress.show(&status, self.started.elapsed());
                 if let Some(open) = &mut open {
                     self.speak_of_slow(open, &status, now);
@@ -355,7 +356,14 @@ impl Coordinator {
         run.sort();
         let encoding_us = clock.lap();
         let mut db = db.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let bytes = db.apply(&run)?;
+        let bytes = db.apply(&run).map_err(|error| {
+            let size = |(key, change): (&[u8], &Change)| match change {
+                Change::Put(value) | Change::Merge(value) => key.len() + value.len(),
+                Change::Remove => key.len(),
+            };
+            let bytes: usize = run.iter().map(size).sum();
+            Error::from(error).note(format!("{} bytes of state were to be written", thousands(bytes as u64)))
+        })?;
         drop(run);
         let writing_us = clock.lap();
         let dir = store.epoch_dir(open.epoch);

@@ -85,10 +85,9 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
             None
         }
         Start::Restore { manifest, set_aside } => {
-            let stuck =
-                graph.nodes.iter().enumerate().find(|(node, described)| {
-                    matches!(described.body, Body::Sink(_)) && !held.committers.contains_key(node)
-                });
+            let stuck = graph.nodes.iter().enumerate().find(|(node, described)| {
+                matches!(described.body, Body::Sink(_)) && !held.committers.contains_key(node)
+            });
             if let (Some((node, described)), false) = (stuck, set_aside.is_empty()) {
                 let text = format!(
                     "checkpoint {} is not the newest, and what was written to {} after it cannot be withdrawn: it would be \
@@ -127,7 +126,8 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     let fresh = start_from == StartFrom::Fresh;
     held.journal.note(What::Start { version, workers: settings.workers, from: epoch, restart, fresh })?;
 
-    let plan = Plan::new(&graph, &names, splits, &settings, &execution, &shared, db.clone(), restored, held.aside.left_out());
+    let plan =
+        Plan::new(&graph, &names, splits, &settings, &execution, &shared, db.clone(), restored, held.aside.left_out());
     drop(graph);
     let graph = Arc::clone(&job.graph);
     let workers = run_workers(&job.name, settings.workers, &shared, move |worker| {

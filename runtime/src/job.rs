@@ -241,7 +241,9 @@ impl Job {
         }
         self.settings.restart.validate()?;
         if settings.set_aside_after == Some(0) {
-            return Err(Error::config("records would be set aside after 0 failures").hint("choose at least 1; 3 is usual"));
+            return Err(
+                Error::config("records would be set aside after 0 failures").hint("choose at least 1; 3 is usual")
+            );
         }
         if settings.set_aside_after.is_some() && settings.checkpoint_dir.is_none() {
             return Err(Error::config("records can be set aside only beside checkpoints, and the job keeps none")

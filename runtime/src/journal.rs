@@ -229,7 +229,9 @@ impl fmt::Display for What {
 
 /// Text from outside may hold anything that a terminal would obey.
 fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] })
+        .collect()
 }
 
 /// The journal of a job that runs.
@@ -279,18 +281,21 @@ impl Journal {
     }
 }
 
-/// What a checkpoint directory's journal has, the oldest first; nothing where there is none. A job may be running. `text` has the
-/// JSON of each.
-pub(crate) fn read(dir: &Path) -> Result<Vec<(String, Event)>> {
+/// What a checkpoint directory's journal has of lines that are `wanted`, the oldest first, each with its text; nothing where there
+/// is none. The job may be running.
+pub(crate) fn read(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, Event)>> {
     let mut events = Vec::new();
     for name in [OLD, FILE] {
         let path = dir.join(name);
         let content = lines::read(&path)?;
         if !content.damaged.is_empty() {
             let (count, path) = (content.damaged.len(), path.display());
-            tracing::warn!("{count} lines of {path} are damaged and passed over, the first is line {}", content.damaged[0]);
+            tracing::warn!(
+                "{count} lines of {path} are damaged and passed over, the first is line {}",
+                content.damaged[0]
+            );
         }
-        for object in content.objects {
+        for object in content.objects.into_iter().filter(|object| wanted(object)) {
             match serde_json::from_str(&object) {
                 Ok(event) => events.push((object, event)),
                 Err(error) => tracing::warn!("a line of {} is no event and passed over: {error}", path.display()),
@@ -305,7 +310,7 @@ pub(crate) fn read(dir: &Path) -> Result<Vec<(String, Event)>> {
 /// # Errors
 /// When the file is there and cannot be read.
 pub fn events(dir: impl AsRef<Path>) -> Result<Vec<Event>> {
-    Ok(read(dir.as_ref())?.into_iter().map(|(_, event)| event).collect())
+    Ok(read(dir.as_ref(), |_| true)?.into_iter().map(|(_, event)| event).collect())
 }
 
 #[cfg(test)]

@@ -61,7 +61,9 @@ pub(crate) struct SplitName {
 pub(crate) fn record_of(splits: &[SplitName], split: u32, number: u64) -> Blame {
     match splits.get(split as usize) {
         // The record with this number would be another one after a restart.
-        Some(SplitName { replayable: false, .. }) => Blame::Nobody("its source cannot be read again, so it is gone already"),
+        Some(SplitName { replayable: false, .. }) => {
+            Blame::Nobody("its source cannot be read again, so it is gone already")
+        }
         Some(SplitName { source, split, .. }) => {
             Blame::Record(InputRecord { source: source.clone(), split: split.clone(), record: number + 1 })
         }
@@ -75,7 +77,7 @@ pub(crate) struct Suspects(BTreeMap<InputRecord, u32>);
 
 impl Suspects {
     /// As the journal remembers them.
-    pub(crate) fn from_events(events: &[Event]) -> Self {
+    pub(crate) fn from_events<'a>(events: impl Iterator<Item = &'a Event>) -> Self {
         let mut suspects = Suspects::default();
         for event in events {
             match &event.what {
@@ -284,7 +286,8 @@ mod tests {
             generator: serde_json::Value::Null,
             ended: false,
         };
-        let mut source = SourceEntry { name: "in".into(), kind: "k".into(), splits: vec![split("a", 4), split("b", 5)] };
+        let mut source =
+            SourceEntry { name: "in".into(), kind: "k".into(), splits: vec![split("a", 4), split("b", 5)] };
         assert_eq!(suspects.passed(std::slice::from_ref(&source)), [(record("b", 5), 1)]);
         assert_eq!(suspects.failed(&record("a", 5)), 3);
         source.splits[0].records = 5;

@@ -2,6 +2,7 @@
 //!
 //! **Time**: spans since the job was started, by the wall clock.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -122,16 +123,21 @@ impl RestartPolicy {
 
     /// What to do after the failure with which `history` ends.
     pub fn next(&self, history: &History, error: &Error) -> Decision {
-        let restarts = history.attempts.len().saturating_sub(1);
+        let restarts = (history.forgotten + history.attempts.len()).saturating_sub(1);
         if self.is_never() {
             return Decision::GiveUp(GivenUp::NoPolicy);
         }
         if !matches!(error.kind(), ErrorKind::User | ErrorKind::External) {
             return Decision::GiveUp(GivenUp::WouldFailAgain);
         }
-        let Some(last) = history.attempts.last() else { return Decision::GiveUp(GivenUp::NoPolicy) };
+        let Some(last) = history.attempts.back() else { return Decision::GiveUp(GivenUp::NoPolicy) };
         if let Some(most) = self.per_hour {
-            let begun = history.attempts.iter().skip(1).filter(|one| one.started + HOUR > last.failed).count();
+            let begun = history
+                .attempts
+                .iter()
+                .skip(usize::from(history.forgotten == 0))
+                .filter(|one| one.started + HOUR > last.failed)
+                .count();
             if begun >= most as usize {
                 return Decision::GiveUp(GivenUp::Budget { per_hour: most });
             }
@@ -140,7 +146,7 @@ impl RestartPolicy {
         if last.cured {
             return Decision::Restart { after: Duration::ZERO };
         }
-        let cured = history.attempts.iter().filter(|attempt| attempt.cured).count();
+        let cured = history.forgotten_cured + history.attempts.iter().filter(|attempt| attempt.cured).count();
         match self.delays {
             Delays::Never => Decision::GiveUp(GivenUp::NoPolicy),
             Delays::Fixed { times, .. } if restarts - cured.min(restarts) >= times as usize => {
@@ -204,8 +210,14 @@ impl fmt::Display for GivenUp {
 /// All attempts of a job since it was started in this process, the one that failed last at the end.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    attempts: Vec<Attempt>,
+    attempts: VecDeque<Attempt>,
+    /// How many are no longer among them, and how many of these were cured.
+    forgotten: usize,
+    forgotten_cured: usize,
 }
+
+/// How many attempts are remembered one by one.
+const REMEMBERED: usize = 10_000;
 
 /// One attempt that failed.
 #[derive(Clone, Copy, Debug)]
@@ -226,7 +238,13 @@ impl History {
     /// An attempt that began at `started` has failed at `failed`, both since the job was started. `cured`: the record that made
     /// it fail was set aside, so that it need not be waited for, and does not count among the restarts of a fixed policy.
     pub fn failed(&mut self, started: Duration, failed: Duration, cured: bool) {
-        self.attempts.push(Attempt { started, failed, cured });
+        self.attempts.push_back(Attempt { started, failed, cured });
+        if self.attempts.len() > REMEMBERED
+            && let Some(first) = self.attempts.pop_front()
+        {
+            self.forgotten += 1;
+            self.forgotten_cured += usize::from(first.cured);
+        }
     }
 }
 
@@ -312,7 +330,10 @@ mod tests {
         assert_eq!(after(&policy, &[1, 1, 1, 50, 1]), Some(S), "the good run was cause for one delay already");
         assert_eq!(after(&policy, &[1, 1, 50, 1, 1]), Some(2 * S));
         assert_eq!(after(&policy.clone().factor(3.0), &[1, 1, 1]), Some(9 * S));
-        assert_eq!(after(&policy, &vec![1; 5_000]), Some(10 * S), "no overflow");
+        assert_eq!(after(&policy, &vec![1; 20_000]), Some(10 * S), "no overflow");
+        let fixed = RestartPolicy::fixed(S, 20_000);
+        assert_eq!(after(&fixed, &vec![1; 20_000]), Some(S), "what is forgotten still counts");
+        assert_eq!(after(&fixed, &vec![1; 20_001]), None);
     }
 
     #[test]
@@ -359,9 +380,20 @@ mod tests {
         ] {
             assert_eq!(text.parse::<RestartPolicy>().unwrap(), policy, "{text}");
         }
-        for text in ["", "fixed", "fixed:5s", "fixed:5:3", "fixed:5s:-1", "fixed:-5s:1", "exponential:1s", "exponential:9s:1s",
-            "fixed:5s:3@", "fixed:5s:3@10", "fixed:5s:3@x/h", "always"]
-        {
+        for text in [
+            "",
+            "fixed",
+            "fixed:5s",
+            "fixed:5:3",
+            "fixed:5s:-1",
+            "fixed:-5s:1",
+            "exponential:1s",
+            "exponential:9s:1s",
+            "fixed:5s:3@",
+            "fixed:5s:3@10",
+            "fixed:5s:3@x/h",
+            "always",
+        ] {
             let error = text.parse::<RestartPolicy>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{text}: {error}");
         }

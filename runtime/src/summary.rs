@@ -120,7 +120,11 @@ impl fmt::Display for Summary {
             writeln!(f, "  restarts  {}; counts and times are those of the last attempt", thousands(self.restarts))?;
         }
         if self.set_aside > 0 {
-            writeln!(f, "  set aside {} records, see `set-aside.jsonl` beside the checkpoints", thousands(self.set_aside))?;
+            writeln!(
+                f,
+                "  set aside {} records, see `set-aside.jsonl` beside the checkpoints",
+                thousands(self.set_aside)
+            )?;
         }
         match self.epoch {
             Some(epoch) => writeln!(

@@ -25,6 +25,7 @@ use crate::graph::Body;
 use crate::handle::{Control, JobHandle};
 use crate::job::{Job, Settings};
 use crate::journal::{self, Journal, What};
+use crate::metrics;
 use crate::poison::{Aside, Blame, InputRecord, SetAside, Suspects};
 use crate::restart::{Decision, History};
 use crate::shared::lock;
@@ -48,6 +49,8 @@ pub(crate) struct Held {
     pub journal: Journal,
     pub suspects: Suspects,
     pub aside: Aside,
+    /// What the attempts before have counted.
+    pub counted: metrics::Counted,
     looked_back: bool,
     _lock: Option<DirLock>,
 }
@@ -63,6 +66,7 @@ impl Held {
             committers: HashMap::new(),
             suspects: Suspects::default(),
             aside: Aside::default(),
+            counted: metrics::Counted::default(),
             looked_back: false,
             _lock: lock,
         })
@@ -79,7 +83,9 @@ impl Held {
             return Ok(());
         }
         self.aside = Aside::read(store.dir())?;
-        self.suspects = Suspects::from_events(&journal::events(store.dir())?);
+        // Checkpoints are nearly all of a journal, and say nothing of suspects.
+        let events = journal::read(store.dir(), |text| !text.contains("\"kind\":\"checkpoint\""))?;
+        self.suspects = Suspects::from_events(events.iter().map(|(_, event)| event));
         Ok(())
     }
 }
@@ -128,7 +134,7 @@ struct Supervisor {
 
 /// How it goes on after a failure.
 enum Next {
-    Attempt(Coordinator),
+    Attempt(Box<Coordinator>),
     /// The job need not run again; the last checkpoint is this one, if it is not the last attempt's.
     End(Outcome, Option<u64>),
 }
@@ -144,7 +150,7 @@ impl Supervisor {
                 Err(error) => self.after(error, began, all_left)?,
             };
             match next {
-                Next::Attempt(next) => coordinator = next,
+                Next::Attempt(next) => coordinator = *next,
                 Next::End(outcome, epoch) => {
                     summary.epoch = epoch.or(summary.epoch);
                     return Ok(self.end(summary, outcome));
@@ -187,6 +193,7 @@ impl Supervisor {
             };
             self.restarts = self.restarts.saturating_add(1);
             self.control.restarts.store(u64::from(self.restarts), Ordering::Relaxed);
+            metrics::restarted(&self.job.name);
             let delay_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
             self.held.journal.try_note(What::Restart { restart: self.restarts, delay_ms });
             tracing::warn!(job = %self.job.name, restart = self.restarts, delay_ms, "failed, and starts again: {error}");
@@ -201,7 +208,7 @@ impl Supervisor {
             match begun {
                 Ok(Begun::Running(coordinator)) => {
                     self.control.attempt(Arc::clone(&coordinator.shared));
-                    return Ok(Next::Attempt(coordinator));
+                    return Ok(Next::Attempt(Box::new(coordinator)));
                 }
                 // It failed after its last checkpoint, for example while output was committed, and that is done now.
                 Ok(Begun::Finished(summary)) => return Ok(Next::End(Outcome::Finished, summary.epoch)),
@@ -249,7 +256,7 @@ impl Supervisor {
     /// Leaves a record out from now on; returns what there is to say of it.
     fn set_aside(&mut self, record: InputRecord, operator: Option<&str>, error: String, times: u32) -> Result<String> {
         if self.held.aside.contains(&record) {
-            return Err(Error::internal("it is set aside already"));
+            return Err(Error::user("it is set aside already, and its source fails while it makes the record"));
         }
         let peeked = self.peek(&record)?;
         let (position, text) = peeked.map_or((None, None), |peeked| (Some(peeked.position), peeked.text));
@@ -264,6 +271,7 @@ impl Supervisor {
             text,
         })?;
         self.held.suspects.clear(&record);
+        metrics::set_aside(&self.job.name, &record.source);
         self.control.set_aside.store(self.held.aside.len() as u64, Ordering::Relaxed);
         let path = self.held.aside.path().map_or(String::new(), |path| path.display().to_string());
         let note = format!("it is set aside: `{path}` names it, and it is left out from now on");

@@ -7,6 +7,7 @@
 //!                      db/                hard links to the files of that epoch
 //!     live-0a1b2c3d/                      the database of the running process, deleted at the next start
 //!     aside-0a1b2c3d/epoch-0000000013/    checkpoints that were passed over by a wish of the user
+//!     journal.jsonl, set-aside.jsonl      what became of the job, and which records it leaves out (see the runtime)
 //! ```
 //! A directory `epoch-N` without a manifest is a checkpoint that never was, and is deleted at the next start.
 

@@ -54,7 +54,17 @@ pub(super) struct Frames {
 impl Frames {
     /// Frames from the start of `input`; `quotes` when quoted fields may contain line feeds.
     pub(super) fn new(input: Input, quotes: bool) -> Frames {
-        Frames { input, quotes, buffer: vec![0; BUFFER], start: 0, end: 0, head: Vec::new(), byte: 0, line: 1, last: 0..0 }
+        Frames {
+            input,
+            quotes,
+            buffer: vec![0; BUFFER],
+            start: 0,
+            end: 0,
+            head: Vec::new(),
+            byte: 0,
+            line: 1,
+            last: 0..0,
+        }
     }
 
     /// Offset behind the last frame.

@@ -107,7 +107,15 @@ impl<T: Serialize + Data> Sink<T> for FileSink<T> {
 
     fn writer(&self, task: &SinkTask) -> Result<FileSinkWriter<T>> {
         let (settings, task) = (self.settings.clone(), task.clone());
-        Ok(FileSinkWriter { settings, task, last: None, part: None, closed: Vec::new(), failed_at: None, of: PhantomData })
+        Ok(FileSinkWriter {
+            settings,
+            task,
+            last: None,
+            part: None,
+            closed: Vec::new(),
+            failed_at: None,
+            of: PhantomData,
+        })
     }
 
     fn committer(&self, job: &str) -> Option<Box<dyn Committer>> {

@@ -28,7 +28,7 @@ pub(super) fn run(job: &Job, args: &HistoryArgs) -> Result<ExitCode> {
         return Err(Error::config("this job keeps no checkpoints, and so no journal")
             .hint("name a directory with `--checkpoint-dir DIR`"));
     };
-    let events = chosen(read(dir)?, args);
+    let events = chosen(read(dir, |_| true)?, args);
     if args.json {
         events.iter().for_each(|(text, _)| println!("{text}"));
         return Ok(ExitCode::SUCCESS);

@@ -202,7 +202,8 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
             let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
             let merged = guard(&self.task.name, || on_combined(operator, cx, state, rows));
             merged.map_err(|error| {
-                let reason = "it failed on what several records amount to, which were taken together before they travelled";
+                let reason =
+                    "it failed on what several records amount to, which were taken together before they travelled";
                 error.blaming("records taken together", Blame::Nobody(reason))
             })?;
             self.drain(out);

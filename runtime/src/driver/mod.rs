@@ -13,8 +13,8 @@ mod stateless;
 
 pub(crate) use combine::CombineLogic;
 pub(crate) use keyed::{CombiningNode, KeyedFactory, KeyedNode};
-pub(crate) use sink::{SinkFactory, SinkNode};
 pub(crate) use peek::Peeked;
+pub(crate) use sink::{SinkFactory, SinkNode};
 pub(crate) use source::{LateWaker, Polled, SourceFactory, SourceLogic, SourceNode};
 pub(crate) use stateless::{Division, Keying, Plain, StatelessFactory, StatelessLogic};
 

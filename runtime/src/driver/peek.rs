@@ -64,7 +64,8 @@ pub(super) fn peek<S: Source>(
     let failed = |error: Error| {
         Error::user(format!("its source fails while it makes the record, and so cannot leave it out: {error}"))
     };
-    let mut reader = guard(&record.source, || source.open(&record.split, position, Waker::new(|| {}))).map_err(failed)?;
+    let mut reader =
+        guard(&record.source, || source.open(&record.split, position, Waker::new(|| {}))).map_err(failed)?;
     let mut waited = Duration::ZERO;
     loop {
         let at = guard(&record.source, || to_json(&reader.position())).map_err(failed)?;
@@ -76,7 +77,9 @@ pub(super) fn peek<S: Source>(
             let text = text.map(|text| text.chars().take(TEXT).collect());
             return Ok(Some(Peeked { position: at, text }));
         }
-        left = left.checked_sub(passed.records).ok_or_else(|| Error::user("its source gives more than it is asked for"))?;
+        left = left
+            .checked_sub(passed.records)
+            .ok_or_else(|| Error::user("its source gives more than it is asked for"))?;
         let time = match read {
             Read::More => continue,
             Read::Later(time) => time.clamp(Duration::from_millis(1), Duration::from_millis(20)),

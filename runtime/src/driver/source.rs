@@ -380,7 +380,10 @@ where
         });
         let Stamper { records: read_records, bad, .. } = stamper;
         let read = read.map_err(|error| match returned {
-            true => error.blaming(format!("split `{split_name}`"), Blame::Nobody("the source says only in which split it failed")),
+            true => error.blaming(
+                format!("split `{split_name}`"),
+                Blame::Nobody("the source says only in which split it failed"),
+            ),
             // A panic came while a record was being made, or got its time.
             false => blame(error, read_records.len()),
         })?;

@@ -76,7 +76,10 @@ pub(super) fn blame(error: Error, lineage: Option<&Lineage>, row: usize, splits:
         }
         None => {
             let place = format!("result {} of a batch of results", row + 1);
-            error.blaming(place, Blame::Nobody("it failed on a result of an operator with state, made from many records"))
+            error.blaming(
+                place,
+                Blame::Nobody("it failed on a result of an operator with state, made from many records"),
+            )
         }
     }
 }
