@@ -38,8 +38,8 @@ pub use millstream_connectors as connectors;
 pub use millstream_operators as operators;
 pub use millstream_operators::{aggregate, window};
 pub use millstream_runtime::{
-    StopMode, bench, cli, error, handle, job, metrics, moment, operator, record, rows, sink, source, stream, summary,
-    time, watermark,
+    StopMode, bench, cli, error, handle, job, journal, metrics, moment, operator, poison, record, restart, rows, sink,
+    source, stream, summary, time, watermark,
 };
 pub use millstream_state as state;
 
@@ -68,6 +68,7 @@ pub mod prelude {
     pub use millstream_runtime::job::{Job, Settings};
     pub use millstream_runtime::operator::Side;
     pub use millstream_runtime::record::{Data, Record};
+    pub use millstream_runtime::restart::RestartPolicy;
     pub use millstream_runtime::source::{BadRecord, OnBadRecord};
     pub use millstream_runtime::stream::{KeyedStream, Stream};
     pub use millstream_runtime::summary::{Outcome, Summary};

@@ -29,7 +29,7 @@ use kit::report::Report;
 type Workload = (&'static str, fn(Plan, &mut Report));
 
 /// In the order in which they run.
-const WORKLOADS: [Workload; 10] = [
+const WORKLOADS: [Workload; 11] = [
     ("w0", w0_noop::run),
     ("w1", w1_chain::run),
     ("w2", w2_tumbling::run),

@@ -112,6 +112,10 @@ impl<R: SplitReader> SplitReader for PacedReader<R> {
     fn position(&self) -> R::Position {
         self.reader.position()
     }
+
+    fn text(&self) -> Option<String> {
+        self.reader.text()
+    }
 }
 
 /// Counts what it passes on.

@@ -14,20 +14,21 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use millstream_state::manifest::{Manifest, OperatorEntry, SinkEntry, SourceEntry, SplitEntry};
 use millstream_state::rocks::StateDb;
 use millstream_state::snapshot::{Frozen, Run};
-use millstream_state::store::{CheckpointStore, DirLock};
+use millstream_state::store::CheckpointStore;
 use millstream_state::{codec, hash, key_group};
 
 use crate::dataflow::WorkerThreads;
 use crate::driver::{guard, panic_text};
 use crate::error::{Error, Result};
-use crate::handle::{JobHandle, Status};
+use crate::handle::Status;
 use crate::job::Settings;
+use crate::journal::{Phases, What};
 use crate::metrics;
 use crate::moment::Epoch;
 use crate::progress::Progress;
 use crate::shared::{Part, Report, Shared, StopMode};
-use crate::sink::Committer;
-use crate::summary::{Outcome, Summary};
+use crate::summary::{Outcome, Summary, thousands};
+use crate::supervisor::Held;
 
 /// What a manifest says of a node, apart from what the workers report.
 #[derive(Clone, Debug)]
@@ -56,25 +57,29 @@ impl Kind {
     }
 }
 
-/// See the module. Made by [`execute`](crate::execute), then runs on a thread of its own.
+/// See the module. Made by [`execute`](crate::execute) for one attempt; [`supervisor`](crate::supervisor) runs it on a thread of its own.
 pub(crate) struct Coordinator {
     pub job: String,
     pub execution: String,
     pub settings: Settings,
     pub shared: Arc<Shared>,
     pub reports: Receiver<Report>,
-    pub store: Option<CheckpointStore>,
     pub db: Option<Arc<RwLock<StateDb>>>,
     pub restored: Option<Epoch>,
     pub operators: Vec<OperatorInfo>,
-    /// Before what they may still write to.
     pub workers: WorkerThreads,
-    pub committers: HashMap<usize, Box<dyn Committer>>,
     /// How many parts make a checkpoint complete.
     pub expected: usize,
     pub sources: usize,
     pub started: Instant,
-    pub _lock: Option<DirLock>,
+}
+
+/// How an attempt ended.
+pub(crate) struct Ended {
+    pub summary: Summary,
+    pub result: Result<Outcome>,
+    /// No worker was left behind.
+    pub all_left: bool,
 }
 
 /// Why an epoch is being closed.
@@ -109,37 +114,25 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How long workers get to leave after a failure.
 const LEAVE: Duration = Duration::from_secs(2);
 
+/// How long they get where the job would be started again, which a worker that is left behind forbids.
+const LEAVE_TO_RESTART: Duration = Duration::from_secs(10);
+
 /// How often counters are shown and handed to the metrics facade.
 const SHOW: Duration = Duration::from_millis(250);
 
 impl Coordinator {
-    /// Runs on a new thread; the handle knows when it is done.
-    pub(crate) fn spawn(self) -> Result<JobHandle> {
-        let (handle, done) = JobHandle::new(&self.shared, self.status_names());
-        let run = move || {
-            let shared = Arc::clone(&self.shared);
-            let result = catch_unwind(AssertUnwindSafe(|| self.run()));
-            done(result.unwrap_or_else(|panic| {
-                shared.fail(Error::internal("the coordinator panicked"));
-                Err(Error::internal(format!("the coordinator panicked: {}", panic_text(&*panic))))
-            }));
-        };
-        let thread = std::thread::Builder::new().name("millstream-coordinator".into()).spawn(run);
-        thread.map_err(|error| Error::external("cannot start the coordinator's thread").because(error))?;
-        Ok(handle)
-    }
-
-    fn status_names(&self) -> Vec<(String, Kind)> {
+    pub(crate) fn status_names(&self) -> Vec<(String, Kind)> {
         self.operators.iter().map(|operator| (operator.name.clone(), operator.kind)).collect()
     }
 
-    fn run(mut self) -> Result<Summary> {
+    /// Runs the attempt to its end. What it holds of workers and state is gone when this returns.
+    pub(crate) fn run(mut self, held: &mut Held) -> Ended {
         let mut summary = Summary::empty(&self.job, Outcome::Finished);
         summary.restored = self.restored;
         summary.epoch = self.restored;
         tracing::info!(job = %self.job, workers = self.settings.workers, restored = ?self.restored, "started");
         // User code runs here too: it serialises state, and commits. Workers are joined only after they were told to leave.
-        let supervised = catch_unwind(AssertUnwindSafe(|| self.supervise(&mut summary)));
+        let supervised = catch_unwind(AssertUnwindSafe(|| self.supervise(&mut summary, held)));
         let result = supervised.unwrap_or_else(|panic| {
             Err(Error::user(format!("panicked while a checkpoint was made: {}", panic_text(&*panic))))
         });
@@ -150,7 +143,8 @@ impl Coordinator {
         }
         self.shared.teardown.store(true, Ordering::SeqCst);
         self.shared.wake_workers();
-        let all_left = self.join_workers();
+        let patience = if result.is_err() && !self.settings.restart.is_never() { LEAVE_TO_RESTART } else { LEAVE };
+        let all_left = self.join_workers(patience);
         let status = Status::read(&self.shared, &self.status_names());
         summary.elapsed = self.started.elapsed();
         summary.records_in = status.records_in;
@@ -158,26 +152,20 @@ impl Coordinator {
         summary.late = status.late;
         summary.bad = status.bad;
         summary.windows_fired = status.windows_fired;
-        metrics::publish(&self.job, &status);
+        metrics::publish(&self.job, &status, &held.counted);
+        held.counted.add(&status);
         summary.operators = status.operators;
         // The live database is of no use to anyone: the next start copies its checkpoint's.
-        if all_left && let (Some(store), Some(db)) = (&self.store, self.db.take()) {
+        if all_left && let (Some(store), Some(db)) = (&held.store, self.db.take()) {
             drop(db);
             let _ = std::fs::remove_dir_all(store.live_dir(&self.execution));
         }
-        match result {
-            Ok(outcome) => {
-                summary.outcome = outcome;
-                tracing::info!(job = %self.job, "{summary}");
-                Ok(summary)
-            }
-            Err(error) => Err(error),
-        }
+        Ended { summary, result, all_left }
     }
 
     /// Waits until every worker has left, but not for one that hangs in user code.
-    fn join_workers(&mut self) -> bool {
-        let deadline = Instant::now() + LEAVE;
+    fn join_workers(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
         while !self.workers.are_finished() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -190,7 +178,7 @@ impl Coordinator {
         true
     }
 
-    fn supervise(&mut self, summary: &mut Summary) -> Result<Outcome> {
+    fn supervise(&mut self, summary: &mut Summary, held: &mut Held) -> Result<Outcome> {
         let mut open: Option<Open> = None;
         let mut ended = 0;
         let mut stop = false;
@@ -204,7 +192,7 @@ impl Coordinator {
         let instances = self.sources * self.settings.workers;
         loop {
             // Without a store nothing is ever due.
-            let idle = open.is_none() && self.store.is_some();
+            let idle = open.is_none() && held.store.is_some();
             let wait = if idle { due.saturating_duration_since(Instant::now()) } else { SHOW };
             match self.reports.recv_timeout(wait.clamp(Duration::from_millis(1), SHOW)) {
                 Ok(Report::Cut { node, epoch, splits }) => {
@@ -261,7 +249,7 @@ impl Coordinator {
                 let status = Status::read(&self.shared, &self.status_names());
                 summary.most_state_bytes = summary.most_state_bytes.max(status.state_bytes);
                 summary.most_rocksdb_bytes = summary.most_rocksdb_bytes.max(status.rocksdb_bytes);
-                metrics::publish(&self.job, &status);
+                metrics::publish(&self.job, &status, &held.counted);
                 progress.show(&status, self.started.elapsed());
                 if let Some(open) = &mut open {
                     self.speak_of_slow(open, &status, now);
@@ -269,7 +257,7 @@ impl Coordinator {
             }
             if let Some(complete) = open.take_if(|open| open.parts == self.expected) {
                 let reason = complete.reason;
-                self.complete(complete, summary)?;
+                self.complete(complete, summary, held)?;
                 due = Instant::now() + interval;
                 match reason {
                     Reason::Interval => {}
@@ -283,9 +271,9 @@ impl Coordinator {
                     Some(Reason::Finish)
                 } else if stop {
                     Some(Reason::Stop)
-                } else if self.store.is_some() && pressed >= self.shared.announced.load(Ordering::SeqCst) {
+                } else if held.store.is_some() && pressed >= self.shared.announced.load(Ordering::SeqCst) {
                     Some(Reason::Interval)
-                } else if self.store.is_some() && Instant::now() >= due {
+                } else if held.store.is_some() && Instant::now() >= due {
                     due = Instant::now() + interval;
                     (read != read_at_cut).then_some(Reason::Interval)
                 } else {
@@ -332,14 +320,17 @@ impl Coordinator {
     }
 
     /// All parts are in: makes the checkpoint and has the sinks commit.
-    fn complete(&mut self, open: Open, summary: &mut Summary) -> Result<()> {
-        let (epoch, since) = (open.epoch, open.since);
+    fn complete(&mut self, open: Open, summary: &mut Summary, held: &mut Held) -> Result<()> {
+        let (epoch, since, pause) = (open.epoch, open.since, open.pause);
+        let mut clock = PhaseClock::since(since);
+        let waiting_us = clock.lap();
         let handles = open.handles.clone();
-        let wrote = self.store.is_some() && handles.values().any(|handles| !handles.is_empty());
-        let stored = self.store.is_some();
-        if stored {
-            let pause = open.pause;
-            let bytes = self.store_checkpoint(open)?;
+        let wrote = held.store.is_some() && handles.values().any(|handles| !handles.is_empty());
+        let mut stored = match &held.store {
+            Some(store) => Some(self.store_checkpoint(open, store, &mut clock)?),
+            None => None,
+        };
+        if let Some(Stored { bytes, .. }) = stored {
             self.shared.probe.add_checkpoint(since, bytes, pause);
             summary.checkpoint_bytes += bytes;
             summary.checkpoints += 1;
@@ -353,18 +344,22 @@ impl Coordinator {
                 continue;
             }
             let name = &self.operators[node].name;
-            let Some(committer) = self.committers.get_mut(&node) else {
+            let Some(committer) = held.committers.get_mut(&node) else {
                 return Err(Error::internal("prepared output without a committer").in_operator(name));
             };
             guard(name, || committer.commit(&handles))?;
         }
-        if let Some(store) = self.store.as_ref().filter(|_| wrote) {
+        if let Some(store) = held.store.as_ref().filter(|_| wrote) {
             store.note_committed(epoch)?;
+        }
+        if let Some(Stored { bytes, manifest, phases }) = &mut stored {
+            let rest = Phases { waiting_us, committing_us: clock.lap(), pause_us: micros(pause), ..*phases };
+            note_checkpoint(held, manifest, *bytes, rest)?;
         }
         self.shared.closed.store(epoch, Ordering::SeqCst);
         let took = since.elapsed();
         summary.longest_checkpoint = summary.longest_checkpoint.max(took);
-        if let Some(store) = self.store.as_ref().filter(|_| stored) {
+        if let Some(store) = &held.store {
             store.prune(self.settings.retain)?;
             metrics::checkpoint(&self.job, took);
             tracing::debug!(job = %self.job, epoch, ms = took.as_millis() as u64, "checkpoint complete");
@@ -372,9 +367,9 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Writes and publishes a checkpoint; returns the bytes of state written.
-    fn store_checkpoint(&self, open: Open) -> Result<u64> {
-        let (Some(store), Some(db)) = (&self.store, &self.db) else {
+    /// Writes and publishes a checkpoint.
+    fn store_checkpoint(&self, open: Open, store: &CheckpointStore, clock: &mut PhaseClock) -> Result<Stored> {
+        let Some(db) = &self.db else {
             return Err(Error::internal("a checkpoint without a store"));
         };
         let mut run = Run::default();
@@ -385,12 +380,18 @@ impl Coordinator {
             guard(name, || Ok(frozen.encode(&mut run)?))?;
         }
         run.sort();
+        let encoding_us = clock.lap();
         let mut db = db.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let bytes = db.apply(&run)?;
+        let bytes = db.apply(&run).map_err(|error| {
+            let bytes = run.bytes();
+            Error::from(error).note(format!("{} bytes of state were to be written", thousands(bytes as u64)))
+        })?;
         drop(run);
+        let writing_us = clock.lap();
         let dir = store.epoch_dir(open.epoch);
         std::fs::create_dir_all(&dir).map_err(millstream_state::StateError::io("create", &dir))?;
         let files = db.checkpoint(&store.db_dir(open.epoch))?;
+        let syncing_us = clock.lap();
         let mut splits = open.splits;
         let mut handles = open.handles;
         let entries = open.entries;
@@ -437,7 +438,9 @@ impl Coordinator {
             }
         }
         store.publish(&manifest)?;
-        Ok(bytes)
+        let publishing_us = clock.lap();
+        let phases = Phases { encoding_us, writing_us, syncing_us, publishing_us, ..Phases::default() };
+        Ok(Stored { bytes, manifest, phases })
     }
 
     /// Says who holds up a checkpoint that takes long.
@@ -457,6 +460,44 @@ impl Coordinator {
             status.who_holds(open.epoch)
         );
     }
+}
+
+/// A checkpoint that was published.
+struct Stored {
+    /// Of state, written for it.
+    bytes: u64,
+    manifest: Manifest,
+    phases: Phases,
+}
+
+/// Tells how long each phase took.
+struct PhaseClock(Instant);
+
+impl PhaseClock {
+    fn since(begin: Instant) -> Self {
+        PhaseClock(begin)
+    }
+
+    /// The time since the last lap, in microseconds.
+    fn lap(&mut self) -> u64 {
+        let now = Instant::now();
+        micros(now.duration_since(std::mem::replace(&mut self.0, now)))
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Writes a checkpoint into the journal, and which records have gone through that had killed the job before.
+fn note_checkpoint(held: &mut Held, manifest: &Manifest, bytes: u64, phases: Phases) -> Result<()> {
+    let splits = manifest.sources.iter().flat_map(|source| &source.splits);
+    let records = splits.map(|split| split.records).sum();
+    let entries = manifest.operators.iter().map(|operator| operator.entries).sum();
+    for (record, times) in held.suspects.passed(&manifest.sources) {
+        held.journal.note(What::Passed { record, times })?;
+    }
+    held.journal.note(What::Checkpoint { epoch: manifest.epoch, records, entries, bytes, phases })
 }
 
 fn expect_open(open: &mut Option<Open>, epoch: Epoch) -> Result<&mut Open> {

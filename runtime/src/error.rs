@@ -1,6 +1,9 @@
 //! The one error of the public interface, with a kind that tells the reader what to do.
 
 use std::fmt;
+use std::path::Path;
+
+use crate::poison::{Blame, InputRecord};
 
 /// Who can act on an [`Error`], and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +29,17 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     operator: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// Errors are passed on by value, everywhere; so they are kept small.
+    more: Box<More>,
+}
+
+#[derive(Debug, Default)]
+struct More {
     place: Option<String>,
     hint: Option<String>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    notes: Vec<String>,
+    blame: Option<Blame>,
 }
 
 /// A result with the crate's own [`Error`].
@@ -37,7 +48,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), operator: None, place: None, hint: None, source: None }
+        Error { kind, message: message.into(), operator: None, source: None, more: Box::default() }
     }
 
     /// User code failed.
@@ -80,7 +91,14 @@ impl Error {
     /// Says what to do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.more.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds what else is to be known, on a line of its own.
+    #[must_use]
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.more.notes.push(note.into());
         self
     }
 
@@ -94,8 +112,29 @@ impl Error {
     /// Says which record it was, or where else it happened, unless a deeper layer already did.
     #[must_use]
     pub fn at_place(mut self, place: impl Into<String>) -> Self {
-        self.place.get_or_insert_with(|| place.into());
+        self.more.place.get_or_insert_with(|| place.into());
         self
+    }
+
+    /// As [`at_place`](Self::at_place), and says which record of the input is to blame, or why that is not known.
+    #[must_use]
+    pub(crate) fn blaming(mut self, place: impl Into<String>, blame: Blame) -> Self {
+        if self.more.place.is_none() {
+            self.more.blame.get_or_insert(blame);
+        }
+        self.at_place(place)
+    }
+
+    pub(crate) fn blame(&self) -> Option<&Blame> {
+        self.more.blame.as_ref()
+    }
+
+    /// The record of the input that was at work when it happened, when that is known.
+    pub fn record(&self) -> Option<&InputRecord> {
+        match self.blame() {
+            Some(Blame::Record(record)) => Some(record),
+            _ => None,
+        }
     }
 
     /// What the reader can do.
@@ -113,17 +152,17 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(operator) = &self.operator {
             write!(f, "operator `{operator}`")?;
-            f.write_str(if self.place.is_some() { ", " } else { ": " })?;
+            f.write_str(if self.more.place.is_some() { ", " } else { ": " })?;
         }
-        if let Some(place) = &self.place {
+        if let Some(place) = &self.more.place {
             write!(f, "{place}: ")?;
         }
         f.write_str(&self.message)?;
         if let Some(source) = &self.source {
             write!(f, ": {source}")?;
         }
-        if let Some(hint) = &self.hint {
-            write!(f, "\n  {hint}")?;
+        for line in self.more.hint.iter().chain(&self.more.notes) {
+            write!(f, "\n  {line}")?;
         }
         Ok(())
     }
@@ -136,7 +175,12 @@ impl std::error::Error for Error {
     }
 }
 
-const FULL: &str = "the disk is full; free some space and start the job again, it goes on from its last checkpoint";
+/// What to do about a full disk, with how much room there is at `path`.
+pub fn full_disk_hint(path: &Path) -> String {
+    let free = millstream_state::space::free_bytes(path);
+    let free = free.map_or(String::new(), |bytes| format!(" ({} bytes are free)", crate::summary::thousands(bytes)));
+    format!("the disk is full{free}; free some space and start the job again, it goes on from its last checkpoint")
+}
 
 impl From<millstream_state::StateError> for Error {
     fn from(error: millstream_state::StateError) -> Self {
@@ -150,9 +194,13 @@ impl From<millstream_state::StateError> for Error {
         };
         let made = Error::new(kind, error.to_string());
         match error {
-            StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => made.hint(FULL),
+            StateError::Io { source, path, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                made.hint(full_disk_hint(&path))
+            }
             // RocksDB gives only the text of what the system said.
-            StateError::Rocks { message, .. } if message.contains("No space left on device") => made.hint(FULL),
+            StateError::Rocks { message, path } if message.contains("No space left on device") => {
+                made.hint(full_disk_hint(&path))
+            }
             StateError::Locked { .. } => made.hint(
                 "one job works in a directory at a time; wait for that one, stop it, or choose another directory",
             ),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use millstream_state::checkpoint::StartFrom;
 use millstream_state::manifest::Manifest;
 use millstream_state::rocks::StateDb;
-use millstream_state::store::{CheckpointStore, DirLock};
+use millstream_state::store::CheckpointStore;
 
 use crate::bench::probe::{Probe, SinkSplits};
 use crate::checkpoint::{Coordinator, OperatorInfo};
@@ -15,75 +15,79 @@ use crate::dataflow::{Physical, run_workers};
 use crate::driver::{StatelessLogic, Task, guard};
 use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, Port};
-use crate::handle::JobHandle;
-use crate::job::{Job, Settings};
+use crate::job::Settings;
+use crate::journal::What;
+use crate::poison::{LeftOut, SplitName};
 use crate::recovery::{Shape, Start, choose};
 use crate::shared::{Shared, lock};
 use crate::sink::Committer;
 use crate::summary::{Outcome, Summary};
+use crate::supervisor::{Blueprint, Held};
 
-/// Starts a job that has been validated.
-pub(crate) fn start(job: &Job) -> Result<JobHandle> {
+/// What one attempt to run a job came to at its beginning.
+pub(crate) enum Begun {
+    /// It runs.
+    Running(Coordinator),
+    /// An earlier run had finished; there is nothing to do.
+    Finished(Summary),
+}
+
+/// Begins an attempt, the `restart`-th after the first one, of a job that has been validated.
+pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Begun> {
     let started = Instant::now();
-    // The graph stays as it is: a job that is measured is started several times.
+    // The graph stays as it is: a job that is measured, or restarted, is started several times.
     let graph = lock(&job.graph);
     let names = graph.names();
     let splits = splits(&graph, &names)?;
     let settings = job.settings.clone();
     let execution = execution_token();
+    // What was asked for is done by the first attempt: a fresh start that fails must not begin again.
+    let start_from = if restart == 0 { settings.start_from } else { StartFrom::Newest };
 
-    let holder = format!("job `{}`", job.name);
-    let store = settings.checkpoint_dir.as_ref().map(CheckpointStore::new);
-    let dir_lock = store.as_ref().map(|store| DirLock::take(store.dir(), &holder)).transpose()?;
     let shape = shape(&job.name, &graph, &names, &splits);
-    let start = match &store {
-        Some(store) => choose(store, settings.start_from, &shape)?,
+    let start = match &held.store {
+        Some(store) => choose(store, start_from, &shape)?,
         None => Start::Fresh { set_aside: Vec::new() },
     };
+    held.look_back(start_from == StartFrom::Fresh)?;
 
-    let committed = match (&store, &start) {
+    let committed = match (&held.store, &start) {
         (Some(store), Start::Restore { manifest, .. } | Start::Finished { manifest }) => {
             store.is_committed(manifest.epoch)?
         }
         _ => false,
     };
-    let mut committers = HashMap::new();
-    for (node, body) in graph.nodes.iter().map(|node| &node.body).enumerate() {
-        if let Body::Sink(sink) = body
-            && let Some(mut committer) = sink.committer(&job.name)
-        {
-            committer.lock().map_err(|error| error.in_operator(&names[node]))?;
-            committers.insert(node, committer);
-        }
-    }
+    hold_sinks(&graph, &names, &job.name, &mut held.committers)?;
     // Output after the point of restart is withdrawn only if the user chose that point. To begin again because no checkpoint
     // was found is nobody's choice but that of `Fresh`.
-    let withdraw = match (&start, settings.start_from) {
-        (Start::Fresh { .. }, from) => from == StartFrom::Fresh,
-        (_, from) => from != StartFrom::Newest,
+    let withdraw = match &start {
+        Start::Fresh { .. } => start_from == StartFrom::Fresh,
+        _ => start_from != StartFrom::Newest,
     };
     let restored = match start {
         Start::Finished { manifest } => {
-            recover_sinks(&mut committers, &names, Some(&manifest), committed, withdraw)?;
+            recover_sinks(&mut held.committers, &names, Some(&manifest), committed, withdraw)?;
             // The run that finished may have been killed before it had cleared up.
-            if let Some(store) = &store {
+            if let Some(store) = &held.store {
                 clear_up(store, settings.retain)?;
             }
-            return Ok(JobHandle::finished(already_finished(&job.name, &manifest)));
+            return Ok(Begun::Finished(already_finished(&job.name, &manifest)));
         }
         // Checkpoints go before output does: if we die between the two, the next start sees output that is too new and
         // says so; the other way round it would restore a checkpoint whose output is gone.
         Start::Fresh { set_aside } => {
-            if let Some(store) = &store {
+            if let Some(store) = &held.store {
                 store.set_aside(&set_aside, &execution)?;
+                if start_from == StartFrom::Fresh {
+                    store.set_file_aside(crate::poison::FILE, &execution)?;
+                }
             }
             None
         }
         Start::Restore { manifest, set_aside } => {
-            let stuck =
-                graph.nodes.iter().enumerate().find(|(node, described)| {
-                    matches!(described.body, Body::Sink(_)) && !committers.contains_key(node)
-                });
+            let stuck = graph.nodes.iter().enumerate().find(|(node, described)| {
+                matches!(described.body, Body::Sink(_)) && !held.committers.contains_key(node)
+            });
             if let (Some((node, described)), false) = (stuck, set_aside.is_empty()) {
                 let text = format!(
                     "checkpoint {} is not the newest, and what was written to {} after it cannot be withdrawn: it would be \
@@ -95,16 +99,16 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
                      that commits, such as files",
                 ));
             }
-            if let Some(store) = &store {
+            if let Some(store) = &held.store {
                 store.set_aside(&set_aside, &execution)?;
             }
             Some(Arc::new(manifest))
         }
     };
-    recover_sinks(&mut committers, &names, restored.as_deref(), committed, withdraw)?;
+    recover_sinks(&mut held.committers, &names, restored.as_deref(), committed, withdraw)?;
 
     let open = |store| open_db(store, &settings, restored.as_deref(), &execution);
-    let db = store.as_ref().map(open).transpose()?;
+    let db = held.store.as_ref().map(open).transpose()?;
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
     let splits = numbered(&graph, splits);
@@ -114,10 +118,17 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     let operators = operator_infos(&graph, &names, restored.as_deref());
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
-    warn_about_replay(&job.name, &graph, &names, store.is_some());
+    warn_about_replay(&job.name, &graph, &names, held.store.is_some());
+
+    let epoch = restored.as_ref().map(|manifest| manifest.epoch);
+    held.journal.execution.clone_from(&execution);
+    let version = env!("CARGO_PKG_VERSION").to_string();
+    let fresh = start_from == StartFrom::Fresh;
+    held.journal.note(What::Start { version, workers: settings.workers, from: epoch, restart, fresh })?;
 
     let ids = operators.iter().map(|operator| operator.kind.id()).collect();
-    let plan = Plan::new(&graph, &names, splits, ids, &settings, &execution, &shared, db.clone(), restored.clone());
+    let aside = held.aside.left_out();
+    let plan = Plan::new(&graph, &names, splits, ids, &settings, &execution, &shared, db.clone(), restored, aside);
     drop(graph);
     let graph = Arc::clone(&job.graph);
     let workers = run_workers(&job.name, settings.workers, &shared, move |worker| {
@@ -125,24 +136,39 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
         let operators = parts.into_iter().map(|(task, make)| Ok((task, make()?))).collect::<Result<_>>()?;
         Ok(operators)
     })?;
-    let coordinator = Coordinator {
+    Ok(Begun::Running(Coordinator {
         job: job.name.clone(),
         execution,
         settings,
-        shared: Arc::clone(&shared),
+        shared,
         reports,
-        store,
         db,
-        restored: restored.map(|manifest| manifest.epoch),
+        restored: epoch,
         operators,
-        committers,
         expected,
         sources,
         started,
         workers,
-        _lock: dir_lock,
-    };
-    coordinator.spawn()
+    }))
+}
+
+/// Takes hold of the places of all sinks that commit, once for all attempts.
+fn hold_sinks(
+    graph: &Graph,
+    names: &[String],
+    job: &str,
+    committers: &mut HashMap<usize, Box<dyn Committer>>,
+) -> Result<()> {
+    for (node, body) in graph.nodes.iter().map(|node| &node.body).enumerate() {
+        if let Body::Sink(sink) = body
+            && !committers.contains_key(&node)
+            && let Some(mut committer) = sink.committer(job)
+        {
+            committer.lock().map_err(|error| error.in_operator(&names[node]))?;
+            committers.insert(node, committer);
+        }
+    }
+    Ok(())
 }
 
 /// Whether a node contributes to every checkpoint.
@@ -297,6 +323,8 @@ struct Plan {
     splits: HashMap<usize, Vec<(u32, String)>>,
     /// Per node: the number under which its state is stored.
     ids: Vec<Option<u32>>,
+    /// Per node: results of operators with state reach it.
+    behind_state: Vec<bool>,
     chains: Vec<Vec<usize>>,
     connected: HashMap<Port, usize>,
 }
@@ -313,10 +341,19 @@ impl Plan {
         shared: &Arc<Shared>,
         db: Option<Arc<RwLock<StateDb>>>,
         restored: Option<Arc<Manifest>>,
+        aside: &LeftOut,
     ) -> Self {
-        let mut all: Vec<&(u32, String)> = splits.values().flatten().collect();
-        all.sort_unstable();
-        let all = all.into_iter().map(|(_, name)| name.clone()).collect();
+        let named = |(node, own): (&usize, &Vec<(u32, String)>)| {
+            let source = names[*node].clone();
+            let replayable = matches!(&graph.nodes[*node].body, Body::Source(source) if source.replayable());
+            let name = move |(number, split): &(u32, String)| {
+                (*number, SplitName { source: source.clone(), split: split.clone(), replayable })
+            };
+            own.iter().map(name).collect::<Vec<_>>()
+        };
+        let mut all: Vec<(u32, SplitName)> = splits.iter().flat_map(named).collect();
+        all.sort_unstable_by_key(|(number, _)| *number);
+        let all = all.into_iter().map(|(_, name)| name).collect();
         let task = Task {
             node: 0,
             name: String::new(),
@@ -328,7 +365,10 @@ impl Plan {
             first_epoch: shared.announced.load(std::sync::atomic::Ordering::SeqCst),
             splits: Arc::new(all),
             own_splits: (0, 0),
-            positions: graph.positions,
+            // With them an operator with state can say which record it failed on.
+            positions: graph.positions || settings.set_aside_after.is_some(),
+            behind_state: false,
+            aside: Arc::new(aside.clone()),
             connected: [true; 2],
             shared: Arc::clone(shared),
             state_id: 0,
@@ -339,7 +379,16 @@ impl Plan {
             db,
             restored,
         };
-        Plan { task, names: names.to_vec(), splits, ids, chains: graph.chains(), connected: graph.consumers() }
+        let behind_state = (0..graph.nodes.len()).map(|node| graph.is_behind_state(node)).collect();
+        Plan {
+            task,
+            names: names.to_vec(),
+            splits,
+            ids,
+            behind_state,
+            chains: graph.chains(),
+            connected: graph.consumers(),
+        }
     }
 
     fn task(&self, node: usize, worker: usize) -> Task {
@@ -349,6 +398,7 @@ impl Plan {
             name: self.names[node].clone(),
             worker,
             state_id: self.ids[node].unwrap_or_default(),
+            behind_state: self.behind_state[node],
             connected: [connected(0), connected(1)],
             own_splits: self
                 .splits

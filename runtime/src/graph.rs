@@ -83,8 +83,8 @@ impl Graph {
         consumers
     }
 
-    /// The sources from which `node` gets records, directly or through others.
-    pub(crate) fn sources_of(&self, node: usize) -> Vec<usize> {
+    /// Which nodes up to `node` it gets records from, directly or through others, itself among them.
+    fn upstream(&self, node: usize) -> Vec<bool> {
         let mut upstream = vec![false; node + 1];
         upstream[node] = true;
         // Nodes stand behind those that they read from.
@@ -93,8 +93,28 @@ impl Graph {
                 self.nodes[reader].inputs.iter().for_each(|input| upstream[input.node] = true);
             }
         }
+        upstream
+    }
+
+    /// The sources from which `node` gets records, directly or through others.
+    pub(crate) fn sources_of(&self, node: usize) -> Vec<usize> {
+        let upstream = self.upstream(node);
         let is_source = |node: &usize| matches!(self.nodes[*node].body, Body::Source(_));
         (0..=node).filter(|node| upstream[*node] && is_source(node)).collect()
+    }
+
+    /// Name and kind of a source that cannot be read a second time.
+    pub(crate) fn source_that_is_read_once(&self) -> Option<(String, &'static str)> {
+        self.nodes.iter().zip(self.names()).find_map(|(node, name)| match &node.body {
+            Body::Source(source) if !source.replayable() => Some((name, source.kind())),
+            _ => None,
+        })
+    }
+
+    /// Whether results of an operator with state reach `node`.
+    pub(crate) fn is_behind_state(&self, node: usize) -> bool {
+        let upstream = self.upstream(node);
+        (0..node).any(|other| upstream[other] && matches!(self.nodes[other].body, Body::Keyed(_)))
     }
 
     /// Checks what can be checked before anything runs.

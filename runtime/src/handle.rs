@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -20,9 +20,64 @@ use crate::time::EventTime;
 /// A handle to a started job. It is also a future of the job's [`Summary`], for use in async programs. Dropping it lets the
 /// job run on.
 pub struct JobHandle {
-    shared: Option<Arc<Shared>>,
+    control: Option<Arc<Control>>,
     names: Vec<(String, Kind)>,
     done: Arc<Done>,
+}
+
+/// What a handle and the supervisor share, over all attempts of a job.
+pub(crate) struct Control {
+    state: Mutex<ControlState>,
+    asked: Condvar,
+    /// How often the job was started again.
+    pub restarts: AtomicU64,
+    /// How many records are set aside.
+    pub set_aside: AtomicU64,
+}
+
+struct ControlState {
+    /// The attempt that runs, or ran last.
+    shared: Arc<Shared>,
+    stop: Option<StopMode>,
+}
+
+impl Control {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Control {
+            state: Mutex::new(ControlState { shared, stop: None }),
+            asked: Condvar::new(),
+            restarts: AtomicU64::new(0),
+            set_aside: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&lock(&self.state).shared)
+    }
+
+    /// Another attempt runs. It is told if the job was asked to stop meanwhile.
+    pub(crate) fn attempt(&self, shared: Arc<Shared>) {
+        let mut state = lock(&self.state);
+        if let Some(mode) = state.stop {
+            shared.report(Report::Stop(mode));
+        }
+        state.shared = shared;
+    }
+
+    pub(crate) fn stop(&self, mode: StopMode) {
+        let mut state = lock(&self.state);
+        if state.stop != Some(StopMode::Now) {
+            state.stop = Some(mode);
+        }
+        state.shared.report(Report::Stop(mode));
+        self.asked.notify_all();
+    }
+
+    /// Waits for `time`, or until the job is asked to stop; whether it was.
+    pub(crate) fn stopped_within(&self, time: Duration) -> bool {
+        let waited = self.asked.wait_timeout_while(lock(&self.state), time, |state| state.stop.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.stop.is_some()
+    }
 }
 
 impl std::fmt::Debug for JobHandle {
@@ -60,19 +115,19 @@ impl Done {
 
 impl JobHandle {
     pub(crate) fn new(
-        shared: &Arc<Shared>,
+        control: &Arc<Control>,
         names: Vec<(String, Kind)>,
     ) -> (JobHandle, impl FnOnce(Result<Summary>) + Send + use<>) {
         let done = Arc::new(Done::default());
         let set = Arc::clone(&done);
-        (JobHandle { shared: Some(Arc::clone(shared)), names, done }, move |result| set.set(result))
+        (JobHandle { control: Some(Arc::clone(control)), names, done }, move |result| set.set(result))
     }
 
     /// The handle of a job that need not run.
     pub(crate) fn finished(summary: Summary) -> JobHandle {
         let done = Arc::new(Done::default());
         done.set(Ok(summary));
-        JobHandle { shared: None, names: Vec::new(), done }
+        JobHandle { control: None, names: Vec::new(), done }
     }
 
     /// Waits until the job has ended.
@@ -99,7 +154,7 @@ impl JobHandle {
     }
 
     pub(crate) fn shared(&self) -> Option<Arc<Shared>> {
-        self.shared.clone()
+        Some(self.control.as_ref()?.shared())
     }
 
     /// Whether the job has ended.
@@ -124,25 +179,29 @@ impl JobHandle {
     /// # }
     /// ```
     pub fn stopper(&self) -> impl Fn(StopMode) + Clone + Send + Sync + 'static {
-        let shared = self.shared.clone();
+        let control = self.control.clone();
         move |mode| {
-            if let Some(shared) = &shared {
-                shared.report(Report::Stop(mode));
+            if let Some(control) = &control {
+                control.stop(mode);
             }
         }
     }
 
     /// What the job has done so far.
     pub fn status(&self) -> Status {
-        self.shared.as_ref().map(|shared| Status::read(shared, &self.names)).unwrap_or_default()
+        let Some(control) = &self.control else { return Status::default() };
+        let mut status = Status::read(&control.shared(), &self.names);
+        status.restarts = control.restarts.load(Ordering::Relaxed);
+        status.set_aside = control.set_aside.load(Ordering::Relaxed);
+        status
     }
 
     /// From now on Ctrl-C (and SIGTERM) stops this job with a last checkpoint; a second one ends the process at once.
     /// Does nothing when the program handles Ctrl-C by other means.
     pub fn stop_on_ctrl_c(&self) {
-        static JOBS: OnceLock<Mutex<Vec<Weak<Shared>>>> = OnceLock::new();
+        static JOBS: OnceLock<Mutex<Vec<Weak<Control>>>> = OnceLock::new();
         static ASKED: AtomicBool = AtomicBool::new(false);
-        let Some(shared) = &self.shared else { return };
+        let Some(control) = &self.control else { return };
         ASKED.store(false, Ordering::SeqCst);
         let jobs = JOBS.get_or_init(|| {
             let handler = move || {
@@ -153,7 +212,7 @@ impl JobHandle {
                     std::process::exit(130);
                 }
                 eprintln!("stopping; once more to stop at once");
-                running.iter().for_each(|job| job.report(Report::Stop(StopMode::WithCheckpoint)));
+                running.iter().for_each(|job| job.stop(StopMode::WithCheckpoint));
             };
             if let Err(error) = ctrlc::set_handler(handler) {
                 tracing::warn!("Ctrl-C will not take a last checkpoint: {error}");
@@ -162,7 +221,7 @@ impl JobHandle {
         });
         let mut jobs = lock(jobs);
         jobs.retain(|job| job.strong_count() > 0);
-        jobs.push(Arc::downgrade(shared));
+        jobs.push(Arc::downgrade(control));
     }
 }
 
@@ -179,7 +238,7 @@ impl Future for JobHandle {
     }
 }
 
-/// What a running job has done so far, counted from its start.
+/// What a running job has done so far, counted from its start, or from its last restart.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Status {
@@ -201,6 +260,10 @@ pub struct Status {
     pub state_bytes: u64,
     /// Bytes of memory that RocksDB takes: its cache, with indexes and filters, and its tables.
     pub rocksdb_bytes: u64,
+    /// How often it was restarted after a failure.
+    pub restarts: u64,
+    /// Records of its input that are set aside, by this start or earlier ones.
+    pub set_aside: u64,
     /// The operators, in the order in which they were described.
     pub operators: Vec<OperatorStatus>,
 }

@@ -11,6 +11,7 @@ use crate::driver::SourceNode;
 use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, check_name};
 use crate::handle::JobHandle;
+use crate::restart::RestartPolicy;
 use crate::shared::lock;
 use crate::source::{BadRecord, Source};
 use crate::stream::{SharedGraph, Stream};
@@ -41,6 +42,10 @@ pub struct Settings {
     pub in_flight: usize,
     /// Whether a progress line is shown on standard error, when that is a terminal.
     pub progress: bool,
+    /// What becomes of a job that fails; by default that is its end.
+    pub restart: RestartPolicy,
+    /// After how many failures in a row for which the same record is to blame that record is left out; by default never.
+    pub set_aside_after: Option<u32>,
 }
 
 impl Default for Settings {
@@ -55,6 +60,8 @@ impl Default for Settings {
             batch_size: 2048,
             in_flight: 64 << 10,
             progress: false,
+            restart: RestartPolicy::never(),
+            set_aside_after: None,
         }
     }
 }
@@ -158,6 +165,38 @@ impl Job {
         self
     }
 
+    /// Whether and when the job goes on by itself after a failure, from its newest checkpoint, in this process.
+    ///
+    /// Every attempt begins with all threads of the one before gone; locks are kept. The handle, `stop` and Ctrl-C are those
+    /// of all attempts. A job with a source that cannot be read again, such as a channel, is refused: what it had
+    /// read since the last checkpoint would be lost without a word.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use millstream_runtime::job::Job;
+    /// use millstream_runtime::restart::RestartPolicy;
+    ///
+    /// let job = Job::new("orders").restart(RestartPolicy::fixed(Duration::from_secs(5), 3));
+    /// ```
+    #[must_use]
+    pub fn restart(mut self, policy: RestartPolicy) -> Self {
+        self.settings.restart = policy;
+        self
+    }
+
+    /// Leaves a record out when user code has failed on it `failures` times in a row, here or over several starts of the process:
+    /// results are then those of the input without that record, now and in every later start from these checkpoints. Needs
+    /// a checkpoint directory, where `set-aside.jsonl` says which records they are, and why; see
+    /// [`poison`](crate::poison). The default is never to do that.
+    ///
+    /// A failure that belongs to no single record (in the firing of a window, or behind one) cannot be helped so, and says why.
+    /// So that operators with state can name records, these travel with their positions: 16 bytes more for each.
+    #[must_use]
+    pub fn set_aside_after(mut self, failures: u32) -> Self {
+        self.settings.set_aside_after = Some(failures);
+        self
+    }
+
     /// All settings at once.
     pub fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
@@ -238,7 +277,27 @@ impl Job {
         if settings.retain == 0 {
             return Err(Error::config("no checkpoints would be retained").hint("retain at least 1; 3 is usual"));
         }
-        lock(&self.graph).validate()
+        self.settings.restart.validate()?;
+        if settings.set_aside_after == Some(0) {
+            return Err(
+                Error::config("records would be set aside after 0 failures").hint("choose at least 1; 3 is usual")
+            );
+        }
+        if settings.set_aside_after.is_some() && settings.checkpoint_dir.is_none() {
+            return Err(Error::config("records can be set aside only beside checkpoints, and the job keeps none")
+                .hint("name a directory with `--checkpoint-dir DIR` (`Job::checkpoint_dir`)"));
+        }
+        let graph = lock(&self.graph);
+        graph.validate()?;
+        match graph.source_that_is_read_once() {
+            Some((name, kind)) if !settings.restart.is_never() => Err(Error::config(format!(
+                "a {kind} cannot be read again, so the job cannot be restarted: what it had read since the last checkpoint \
+                 would be lost"
+            ))
+            .in_operator(&name)
+            .hint("leave the restart policy out, or read from a source that can be replayed, such as files")),
+            _ => Ok(()),
+        }
     }
 
     /// Runs the job to its end, in this thread's time: Ctrl-C takes a last checkpoint and ends it.
@@ -260,6 +319,6 @@ impl Job {
         // Streams that are still around must not keep what runs alive, nor add to it.
         let graph = std::mem::take(&mut *lock(&self.graph));
         self.graph = Arc::new(Mutex::new(graph));
-        crate::execute::start(&self)
+        crate::supervisor::start(&self)
     }
 }

@@ -18,29 +18,64 @@
 //! | `millstream_state_bytes` | bytes of memory | job, operator |
 //! | `millstream_rocksdb_bytes` | bytes of memory | job |
 //! | `millstream_checkpoints_total` | checkpoints | job |
+//! | `millstream_restarts_total` | restarts after a failure | job |
+//! | `millstream_set_aside_total` | records set aside | job, operator |
 //! | `millstream_checkpoint_seconds` | seconds | job |
 //!
 //! What busy, dealing, queue, exchange and latency are, [`OperatorStatus`](crate::handle::OperatorStatus) says; all of them
-//! count from the start of the run. Counters of the facade are whole numbers, so those of time are in microseconds. The
+//! count from the start of the run. When a job is restarted, counters go on, with what is read again; times begin anew. Counters of the facade are whole numbers, so those of time are in microseconds. The
 //! gauges with a `quantile` have it for 0.5, 0.99 and 1, the greatest; `of` is `record` or `result`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::bench::Percentiles;
-use crate::handle::Status;
+use crate::handle::{OperatorStatus, Status};
 use crate::time::EventTime;
 
-pub(crate) fn publish(job: &str, status: &Status) {
+const COUNTERS: [&str; 7] = [
+    "millstream_records_in_total",
+    "millstream_records_out_total",
+    "millstream_late_total",
+    "millstream_bad_total",
+    "millstream_windows_fired_total",
+    "millstream_busy_microseconds_total",
+    "millstream_dealing_microseconds_total",
+];
+
+/// The values of an operator's counters.
+fn counters(operator: &OperatorStatus) -> [u64; COUNTERS.len()] {
+    let OperatorStatus { records_in, records_out, late, bad, windows_fired, busy, dealing, .. } = operator;
+    [*records_in, *records_out, *late, *bad, *windows_fired, busy.as_micros() as u64, dealing.as_micros() as u64]
+}
+
+/// What earlier attempts of a job have counted, by operator: a counter never goes back.
+#[derive(Debug, Default)]
+pub(crate) struct Counted(HashMap<String, [u64; COUNTERS.len()]>);
+
+impl Counted {
+    /// An attempt is over.
+    pub(crate) fn add(&mut self, status: &Status) {
+        for operator in &status.operators {
+            let total = self.0.entry(operator.name.clone()).or_default();
+            total.iter_mut().zip(counters(operator)).for_each(|(total, more)| *total += more);
+        }
+    }
+}
+
+pub(crate) fn restarted(job: &str) {
+    metrics::counter!("millstream_restarts_total", "job" => job.to_string()).increment(1);
+}
+
+pub(crate) fn set_aside(job: &str, source: &str) {
+    let labels = [("job", job.to_string()), ("operator", source.to_string())];
+    metrics::counter!("millstream_set_aside_total", &labels).increment(1);
+}
+
+pub(crate) fn publish(job: &str, status: &Status, before: &Counted) {
     for operator in &status.operators {
-        for (name, value) in [
-            ("millstream_records_in_total", operator.records_in),
-            ("millstream_records_out_total", operator.records_out),
-            ("millstream_late_total", operator.late),
-            ("millstream_bad_total", operator.bad),
-            ("millstream_windows_fired_total", operator.windows_fired),
-            ("millstream_busy_microseconds_total", operator.busy.as_micros() as u64),
-            ("millstream_dealing_microseconds_total", operator.dealing.as_micros() as u64),
-        ] {
+        let before = before.0.get(&operator.name).copied().unwrap_or_default();
+        for (name, value) in COUNTERS.into_iter().zip(counters(operator).iter().zip(before).map(|(n, more)| n + more)) {
             if value > 0 {
                 metrics::counter!(name, "job" => job.to_string(), "operator" => operator.name.clone()).absolute(value);
             }

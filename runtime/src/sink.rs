@@ -83,7 +83,8 @@ pub trait Committer: Send + 'static {
         Ok(())
     }
 
-    /// Called once before anything runs, with the lock held: brings the place to the state of the checkpoint `restored`
+    /// Called before anything runs, with the lock held; and again, with what the attempt before has left, before every restart
+    /// within the process: brings the place to the state of the checkpoint `restored`
     /// (`None`: a fresh start): commits `handles`, its prepared output, again; removes what others prepared; and, where
     /// output later than the checkpoint is visible, moves it aside if `withdraw`, else refuses.
     ///

@@ -65,6 +65,12 @@ pub trait SplitReader: Send + 'static {
 
     /// The position behind the last record that [`read`](Self::read) put out.
     fn position(&self) -> Self::Position;
+
+    /// The text of the last record that [`read`](Self::read) put out, if it is still at hand: for people who look at a record
+    /// that was set aside. Asked only right after a single record was read.
+    fn text(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Where a reader puts what it reads, in the order of the split.

@@ -17,7 +17,8 @@ pub enum Outcome {
     AlreadyFinished,
 }
 
-/// Counts and times of one run. Everything counts from this start, not from the job's first one.
+/// Counts and times of one run. Everything counts from this start, not from the job's first one; and from the last restart, where
+/// there were some.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Summary {
@@ -53,6 +54,10 @@ pub struct Summary {
     pub most_rocksdb_bytes: u64,
     /// From the start to the end.
     pub elapsed: Duration,
+    /// How often the job was restarted after a failure.
+    pub restarts: u64,
+    /// Records of its input that are set aside, by this run or earlier ones.
+    pub set_aside: u64,
     /// What each operator did, and where time went: operators in the order in which they were described.
     pub operators: Vec<OperatorStatus>,
 }
@@ -76,6 +81,8 @@ impl Summary {
             most_state_bytes: 0,
             most_rocksdb_bytes: 0,
             elapsed: Duration::ZERO,
+            restarts: 0,
+            set_aside: 0,
             operators: Vec::new(),
         }
     }
@@ -115,6 +122,16 @@ impl fmt::Display for Summary {
             thousands(self.bad)
         )?;
         writeln!(f, "  windows   {} fired", thousands(self.windows_fired))?;
+        if self.restarts > 0 {
+            writeln!(f, "  restarts  {}; counts and times are those of the last attempt", thousands(self.restarts))?;
+        }
+        if self.set_aside > 0 {
+            writeln!(
+                f,
+                "  set aside {} records, see `set-aside.jsonl` beside the checkpoints",
+                thousands(self.set_aside)
+            )?;
+        }
         match self.epoch {
             Some(epoch) => writeln!(
                 f,

@@ -15,11 +15,13 @@ pub mod hash;
 pub mod key_group;
 pub mod keyed;
 mod limit;
+pub mod lines;
 pub mod manifest;
 mod prefetch;
 pub mod rocks;
 pub mod slices;
 pub mod snapshot;
+pub mod space;
 pub mod store;
 mod table;
 

@@ -257,7 +257,7 @@ impl Run {
     }
 
     /// How many bytes keys and values have.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 

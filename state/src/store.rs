@@ -7,6 +7,7 @@
 //!                      db/                hard links to the files of that epoch
 //!     live-0a1b2c3d/                      the database of the running process, deleted at the next start
 //!     aside-0a1b2c3d/epoch-0000000013/    checkpoints that were passed over by a wish of the user
+//!     journal.jsonl, set-aside.jsonl      what became of the job, and which records it leaves out (see the runtime)
 //! ```
 //! A directory `epoch-N` without a manifest is a checkpoint that never was, and is deleted at the next start.
 
@@ -226,6 +227,22 @@ impl CheckpointStore {
             let from = self.epoch_dir(*epoch);
             fs::rename(&from, aside.join(format!("epoch-{epoch:010}"))).map_err(StateError::io("move", from))?;
         }
+        sync_dir(&aside)?;
+        sync_dir(&self.dir)
+    }
+
+    /// Moves a file of the directory to where [`set_aside`](Self::set_aside) moves checkpoints, if it is there.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn set_file_aside(&self, name: &str, execution: &str) -> Result<()> {
+        let from = self.dir.join(name);
+        if !from.try_exists().map_err(StateError::io("look up", &from))? {
+            return Ok(());
+        }
+        let aside = self.dir.join(format!("aside-{execution}"));
+        fs::create_dir_all(&aside).map_err(StateError::io("create", &aside))?;
+        fs::rename(&from, aside.join(name)).map_err(StateError::io("move", &from))?;
         sync_dir(&aside)?;
         sync_dir(&self.dir)
     }

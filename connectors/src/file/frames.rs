@@ -47,17 +47,36 @@ pub(super) struct Frames {
     /// Offset of `start` in the file.
     byte: u64,
     line: u64,
+    /// Where in the buffer the last record is.
+    last: std::ops::Range<usize>,
 }
 
 impl Frames {
     /// Frames from the start of `input`; `quotes` when quoted fields may contain line feeds.
     pub(super) fn new(input: Input, quotes: bool) -> Frames {
-        Frames { input, quotes, buffer: vec![0; BUFFER], start: 0, end: 0, head: Vec::new(), byte: 0, line: 1 }
+        Frames {
+            input,
+            quotes,
+            buffer: vec![0; BUFFER],
+            start: 0,
+            end: 0,
+            head: Vec::new(),
+            byte: 0,
+            line: 1,
+            last: 0..0,
+        }
     }
 
     /// Offset behind the last frame.
     pub(super) fn byte(&self) -> u64 {
         self.byte
+    }
+
+    /// The last frame with its line ending, until the next one is asked for; `None` before the first and after the last.
+    pub(super) fn last(&self) -> Option<&[u8]> {
+        let bytes = self.buffer.get(self.last.clone()).filter(|bytes| !bytes.is_empty())?;
+        let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        Some(bytes.strip_suffix(b"\r").unwrap_or(bytes))
     }
 
     /// The line that begins there.
@@ -109,6 +128,7 @@ impl Frames {
             }
             if !self.fill()? {
                 if self.start == self.end && !too_long {
+                    self.last = 0..0;
                     return Ok(None);
                 }
                 break (self.end - self.start, false);
@@ -118,6 +138,7 @@ impl Frames {
             self.keep_head(&mut too_long);
         }
         let from = self.start;
+        self.last = from..from + length;
         self.consume(length);
         let defect = match scan.state {
             State::Quoted => Some("a quoted field is never closed"),

@@ -106,6 +106,10 @@ impl<F: FileFormat> SplitReader for FileReader<F> {
     fn position(&self) -> FilePosition {
         FilePosition { file: self.file.clone(), byte: self.frames.byte(), line: self.frames.line() }
     }
+
+    fn text(&self) -> Option<String> {
+        Some(String::from_utf8_lossy(self.frames.last()?).into_owned())
+    }
 }
 
 /// Opens a file behind its header, if the format has one.

@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use millstream_runtime::error::{Error, Result};
+use millstream_runtime::error::{Error, Result, full_disk_hint};
 use millstream_runtime::moment::Epoch;
 use millstream_runtime::record::{Data, Record};
 use millstream_runtime::sink::{Committer, Finish, Sink, SinkTask, SinkWriter};
@@ -115,6 +115,7 @@ impl<T: Serialize + Data> Sink<T> for FileSink<T> {
             part: None,
             closed: Vec::new(),
             unsynced: Vec::new(),
+            failed_at: None,
             of: PhantomData,
         })
     }
@@ -139,6 +140,8 @@ pub struct FileSinkWriter<T> {
     closed: Vec<(Epoch, String, Option<File>)>,
     /// Named parts that are not yet synced.
     unsynced: Vec<Option<File>>,
+    /// The row of a batch whose value did not go into the format.
+    failed_at: Option<usize>,
     of: PhantomData<fn(T)>,
 }
 
@@ -148,17 +151,28 @@ impl<T: Serialize + Data> SinkWriter<T> for FileSinkWriter<T> {
         if self.part.as_ref().is_some_and(over) {
             self.close()?;
         }
-        for record in records.drain(..) {
+        self.failed_at = None;
+        for (row, record) in records.drain(..).enumerate() {
             if self.part.is_none() {
                 self.part = Some(self.open(epoch)?);
             }
             let Some((_, _, part)) = &mut self.part else { continue };
-            part.write(&record.value).map_err(|e| failed(&self.settings.dir, e))?;
+            // A value that panics as it is written is named as well; a disk that fails is no value's fault.
+            self.failed_at = Some(row);
+            if let Err(error) = part.write(&record.value) {
+                self.failed_at = self.failed_at.filter(|_| matches!(error, WriteError::Value(_)));
+                return Err(failed(&self.settings.dir, error));
+            }
+            self.failed_at = None;
             if part.bytes() >= self.settings.roll_at_bytes {
                 self.close()?;
             }
         }
         Ok(())
+    }
+
+    fn row(&self) -> Option<usize> {
+        self.failed_at
     }
 
     fn prepare(&mut self, epoch: Epoch) -> Result<Vec<String>> {
@@ -216,7 +230,7 @@ fn failed(dir: &Path, e: WriteError) -> Error {
         WriteError::Io(e) => {
             let full = e.kind() == io::ErrorKind::StorageFull;
             let error = Error::external(format!("output cannot be written to `{}`", dir.display())).because(e);
-            if full { error.hint("the disk is full; free some space and start the job again") } else { error }
+            if full { error.hint(full_disk_hint(dir)) } else { error }
         }
         WriteError::Value(e) => Error::user("a value cannot be written in this format")
             .because(e)

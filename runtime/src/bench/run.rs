@@ -22,10 +22,10 @@ use super::sustainable::{Search, Trial};
 use super::times::Counted;
 use crate::checkpoint::wall_clock_ms;
 use crate::error::{Error, Result};
-use crate::execute;
 use crate::handle::{OperatorKind, OperatorStatus, Status};
 use crate::job::Job;
 use crate::shared::{Padded, Shared, Stats, StopMode};
+use crate::supervisor;
 
 /// How long the events that were due are waited for when the time is over.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -94,7 +94,10 @@ impl Job {
         // Output that is there is somebody's, unless it is that of an earlier run of this measurement.
         let from = if self.measured { StartFrom::Fresh } else { StartFrom::Newest };
         let start_from = std::mem::replace(&mut self.settings.start_from, from);
+        // A run with a restart in it would measure something else.
+        let restart = std::mem::take(&mut self.settings.restart);
         let run = self.observe(load, warm_up, time);
+        self.settings.restart = restart;
         self.measured |= run.is_ok();
         self.load = None;
         self.settings.start_from = start_from;
@@ -103,7 +106,7 @@ impl Job {
     }
 
     fn observe(&self, load: &Load, warm_up: Duration, time: Duration) -> Result<(Measurement, Trial)> {
-        let handle = execute::start(self)?;
+        let handle = supervisor::start(self)?;
         let Some(shared) = handle.shared() else {
             return Err(Error::internal("a job that is measured was finished before"));
         };

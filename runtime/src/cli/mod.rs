@@ -2,6 +2,7 @@
 //! more than a line.
 
 mod checkpoints;
+mod history;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,10 +13,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use millstream_state::checkpoint::StartFrom;
 
 pub use checkpoints::CheckpointAction;
+pub use history::HistoryArgs;
 
 use crate::bench::BenchArgs;
 use crate::error::{Error, Result};
 use crate::job::Job;
+use crate::restart::RestartPolicy;
 use crate::time::EventSpan;
 
 /// The options of every job. Flatten them into a `clap` parser of your own to have both: see `examples/flight_delays.rs`.
@@ -45,6 +48,14 @@ pub struct JobArgs {
     /// Start from the newest checkpoint that is intact, passing over damaged ones
     #[arg(long, global = true)]
     pub newest_intact: bool,
+    /// Whether and when the job starts again after a failure: `never`, `fixed:DELAY:TIMES`, such as `fixed:5s:3`, `exponential` or
+    /// `exponential:INITIAL:CAP`, such as `exponential:1s:1m`; with `@N/h` behind it at most N times in an hour
+    /// [default: as the job says, else never]
+    #[arg(long, value_name = "POLICY", global = true)]
+    pub restart: Option<RestartPolicy>,
+    /// Leave a record out when the job has failed on it this many times in a row [default: as the job says, else never]
+    #[arg(long, value_name = "N", global = true)]
+    pub set_aside_after: Option<u32>,
     /// What to do
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -69,6 +80,8 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<CheckpointAction>,
     },
+    /// Print what became of the job: starts, checkpoints, failures, restarts
+    History(HistoryArgs),
 }
 
 /// In which language a dataflow is drawn.
@@ -98,7 +111,7 @@ struct Alone {
 }
 
 impl Job {
-    /// Does what the command line says: `run` (the default), `graph`, or `checkpoints`. Returns the exit code: 0, or 1 after
+    /// Does what the command line says: `run` (the default), `graph`, `bench`, `checkpoints` or `history`. Returns the exit code: 0, or 1 after
     /// an error, which it has printed.
     pub fn main(self) -> ExitCode {
         Alone::parse().job.main(self)
@@ -141,6 +154,12 @@ impl JobArgs {
         if let Some(retain) = self.retain {
             settings.retain = retain;
         }
+        if let Some(policy) = &self.restart {
+            settings.restart = policy.clone();
+        }
+        if self.set_aside_after.is_some() {
+            settings.set_aside_after = self.set_aside_after;
+        }
         if self.fresh {
             settings.start_from = StartFrom::Fresh;
         }
@@ -181,6 +200,7 @@ impl JobArgs {
                 Ok(ExitCode::SUCCESS)
             }
             Some(Command::Checkpoints { action }) => checkpoints::run(&job, action.as_ref()),
+            Some(Command::History(args)) => history::run(&job, args),
         }
     }
 }

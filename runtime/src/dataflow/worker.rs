@@ -45,11 +45,14 @@ pub(crate) fn run_workers(
     keep_freed_memory();
     let plan = Arc::new(plan);
     let (shared, job) = (Arc::clone(shared), job.to_string());
+    let of_workers = Arc::clone(&shared);
     let guards = timely::communication::initialize(Config::Process(workers), move |allocator| {
-        shared.add_thread(std::thread::current());
         let number = allocator.index();
-        let _span = tracing::info_span!("worker", job, number).entered();
+        // Everything is inside, for whatever panics outside would leave the others waiting for ever: a span, for one, calls
+        // what the program has installed to collect spans.
         let run = || {
+            shared.add_thread(std::thread::current());
+            let _span = tracing::info_span!("worker", job, number).entered();
             let mut worker = Worker::new(WorkerConfig::default(), allocator, Some(Instant::now()));
             match plan(number) {
                 Ok(plan) => work(&mut worker, plan, &shared),
@@ -61,7 +64,7 @@ pub(crate) fn run_workers(
         }
         shared.report(Report::Left);
     });
-    Ok(WorkerThreads(Some(guards.map_err(Error::external)?)))
+    Ok(WorkerThreads { guards: Some(guards.map_err(Error::external)?), shared: of_workers })
 }
 
 /// Batches are allocated and freed all the time. glibc's allocator gives memory at the end of its heap back to the system at
@@ -71,18 +74,28 @@ fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20)));
 }
 
-/// The threads of all workers.
-pub(crate) struct WorkerThreads(Option<WorkerGuards<()>>);
+/// The threads of all workers. When it is dropped they are told to leave, and waited for.
+pub(crate) struct WorkerThreads {
+    guards: Option<WorkerGuards<()>>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for WorkerThreads {
+    fn drop(&mut self) {
+        self.shared.teardown.store(true, Ordering::SeqCst);
+        self.shared.wake_workers();
+    }
+}
 
 impl WorkerThreads {
     /// Whether all have left.
     pub(crate) fn are_finished(&self) -> bool {
-        self.0.iter().flat_map(WorkerGuards::guards).all(JoinHandle::is_finished)
+        self.guards.iter().flat_map(WorkerGuards::guards).all(JoinHandle::is_finished)
     }
 
     /// Leaves threads behind that hang in user code; to wait for them would be to hang as well.
     pub(crate) fn abandon(&mut self) {
-        std::mem::forget(self.0.take());
+        std::mem::forget(self.guards.take());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::keyed::place_of;
+use super::keyed::blame_of;
 use super::{Outbox, Task, guard};
 use crate::error::Result;
 use crate::operator::{Combiner, Fired};
@@ -63,7 +63,7 @@ impl<C: Combiner> CombineLogic for Combine<C> {
         let before = rows.records.len();
         let (combiner, mut row) = (&mut self.combiner, 0);
         let taken = guard(&self.task.name, || combiner.take(&mut rows, fired, &mut row));
-        taken.map_err(|error| error.at_place(place_of(&rows, row)))?;
+        taken.map_err(|error| blame_of(error, &rows, row, &self.task))?;
         let left = rows.records.len();
         self.task.stats().records_in.fetch_add((before - left) as u64, Ordering::Relaxed);
         Ok((left > 0).then_some(rows as Box<dyn AnyRows>))

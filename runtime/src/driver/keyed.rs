@@ -13,6 +13,7 @@ use crate::bench::probe::Born;
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
 use crate::operator::{Combining, Context, Fired, KeyedOperator};
+use crate::poison::{Blame, record_of};
 use crate::record::Data;
 use crate::rows::{AnyRows, KeyedRows, Rows, downcast, is};
 use crate::shared::{Part, Report};
@@ -121,6 +122,10 @@ fn restore<O: KeyedOperator>(operator: &O, task: &Task) -> Result<O::State> {
 }
 
 fn restore_error(error: StateError) -> Error {
+    // A disk that fails says nothing about the checkpoint.
+    if matches!(error, StateError::Io { .. } | StateError::Rocks { .. }) {
+        return Error::from(error);
+    }
     Error::state("cannot restore the state of the checkpoint")
         .because(error)
         .hint("if the types of this operator's key or state were changed, start again with `--fresh`")
@@ -166,13 +171,26 @@ impl<O: KeyedOperator> KeyedLogic<O> {
     }
 }
 
-/// Which record a row is, by key and time.
-pub(super) fn place_of<K: Key, T>(rows: &KeyedRows<K, T>, row: usize) -> String {
-    let place = rows.records.get(row).map(|record| {
-        let key = serde_json::to_string(&record.key).unwrap_or_else(|_| "(not shown)".into());
-        format!("a record with key {key} at {}", record.at)
-    });
-    place.unwrap_or_default()
+/// Says which record a row is, by key and time, and by position where records carry theirs.
+pub(super) fn blame_of<K: Key, T>(error: Error, rows: &KeyedRows<K, T>, row: usize, task: &Task) -> Error {
+    let Some(record) = rows.records.get(row) else { return error };
+    let key = serde_json::to_string(&record.key).unwrap_or_else(|_| "(not shown)".into());
+    let place = format!("a record with key {key} at {}", record.at);
+    let blame = match rows.positions.get(row) {
+        None => Blame::Nobody("records do not carry their positions to this operator, in this run"),
+        // What a result has in the place of a position.
+        Some((0, 0)) if task.behind_state => {
+            Blame::Nobody("it may have failed on a result of an operator with state, made from many records")
+        }
+        Some((split, number)) => record_of(&task.splits, *split, *number),
+    };
+    match &blame {
+        Blame::Record(record) => {
+            let place = format!("{place}, record {} of split `{}`", record.record, record.split);
+            error.blaming(place, blame)
+        }
+        Blame::Nobody(_) => error.blaming(place, blame),
+    }
 }
 
 /// How many entries are looked at in one go for a checkpoint.
@@ -215,7 +233,12 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
             && !is::<KeyedRows<O::Key, O::In>>(&*rows)
         {
             let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
-            guard(&self.task.name, || on_combined(operator, cx, state, rows))?;
+            let merged = guard(&self.task.name, || on_combined(operator, cx, state, rows));
+            merged.map_err(|error| {
+                let reason =
+                    "it failed on what several records amount to, which were taken together before they travelled";
+                error.blaming("records taken together", Blame::Nobody(reason))
+            })?;
             self.drain(out);
             self.weigh(epoch);
             return Ok(());
@@ -225,7 +248,7 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
         let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
         let result = guard(&self.task.name, || operator.on_batch(cx, state, &mut rows));
         if let Err(error) = result {
-            return Err(error.at_place(place_of(&rows, self.cx.row)));
+            return Err(blame_of(error, &rows, self.cx.row, &self.task));
         }
         self.drain(out);
         self.weigh(epoch);
@@ -236,7 +259,8 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
         let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
         let place = || format!("the firing for watermark {watermark}");
         let fired = guard(&self.task.name, || operator.on_watermark(cx, state, watermark));
-        let fired = fired.map_err(|error| error.at_place(place()))?;
+        let none = Blame::Nobody("it failed in a firing, where no single record is at work");
+        let fired = fired.map_err(|error| error.blaming(place(), none))?;
         self.drain(out);
         Ok(fired)
     }

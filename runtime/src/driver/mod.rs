@@ -5,6 +5,7 @@
 
 mod combine;
 mod keyed;
+mod peek;
 mod sink;
 mod source;
 mod stamper;
@@ -12,6 +13,7 @@ mod stateless;
 
 pub(crate) use combine::CombineLogic;
 pub(crate) use keyed::{CombiningNode, KeyedFactory, KeyedNode};
+pub(crate) use peek::Peeked;
 pub(crate) use sink::{SinkFactory, SinkNode};
 pub(crate) use source::{LateWaker, Polled, SourceFactory, SourceLogic, SourceNode};
 pub(crate) use stateless::{Division, Keying, Plain, StatelessFactory, StatelessLogic};
@@ -27,6 +29,7 @@ use crate::bench::probe::Born;
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
 use crate::operator::Fired;
+use crate::poison::{LeftOut, SplitName};
 use crate::rows::AnyRows;
 use crate::shared::{Part, Shared};
 use crate::time::EventTime;
@@ -47,7 +50,11 @@ pub(crate) struct Task {
     /// For a source: the number of its first split, and how many it has.
     pub own_splits: (u32, u32),
     /// Names of all splits of all sources; a split's number is its place here.
-    pub splits: Arc<Vec<String>>,
+    pub splits: Arc<Vec<SplitName>>,
+    /// Results of operators with state reach it.
+    pub behind_state: bool,
+    /// Records that sources leave out.
+    pub aside: Arc<LeftOut>,
     /// Whether records must carry their positions.
     pub positions: bool,
     /// Whether each output has a consumer.

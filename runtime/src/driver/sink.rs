@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
-use super::stateless::place;
+use super::stateless::blame;
 use super::{EpochLogic, Outbox, Task, guard};
 use crate::bench::probe::{Born, Pacing, Probe};
 use crate::bench::{Latencies, LatencyKind};
 use crate::error::Result;
 use crate::moment::Epoch;
+use crate::poison::Blame;
 use crate::record::Data;
 use crate::rows::{AnyRows, Lineage, Rows, downcast};
 use crate::shared::{Part, add};
@@ -131,8 +132,11 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
         let (count, first) = (rows.records.len(), rows.records.first().map(|record| record.at));
         let written = guard(&self.task.name, || writer.write(epoch, &mut rows.records));
         written.map_err(|error| match (writer.row(), first) {
-            (Some(row), _) => error.at_place(place(rows.lineage.as_ref(), row, &self.task.splits)),
-            (None, Some(first)) => error.at_place(format!("a batch of {count} records, the first at {first}")),
+            (Some(row), _) => blame(error, rows.lineage.as_ref(), row, &self.task.splits),
+            (None, Some(first)) => error.blaming(
+                format!("a batch of {count} records, the first at {first}"),
+                Blame::Nobody("the sink does not say which record of a batch it failed on"),
+            ),
             (None, None) => error,
         })?;
         if let Some(pacing) = pacing {

@@ -1,18 +1,21 @@
 //! Sources: the splits of one instance (those of one worker), read least watermark first.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use millstream_state::manifest::SplitEntry;
 
+use super::peek::{Passed, Peeked, peek};
 use super::stamper::{Stamper, Step, Steps, observe};
 use super::{Outbox, Task, guard};
 use crate::bench::probe::{Mark, Numbers, Pacing, Probe};
 use crate::error::{Error, Result};
+use crate::poison::{Blame, InputRecord, record_of};
 use crate::rows::{Lineage, Rows};
 use crate::shared::add;
-use crate::source::{Read, Source, SplitReader, Waker};
+use crate::source::{BadRecord, Read, Source, SplitReader, Waker};
 use crate::time::EventTime;
 use crate::watermark::{WatermarkGenerator, Watermarks};
 
@@ -25,6 +28,13 @@ pub(crate) trait SourceFactory: Send {
     fn splits(&self) -> Result<Vec<String>>;
     /// Opens those of `splits` (number over the whole job, and name) that belong to this worker.
     fn build(&self, task: Task, splits: Vec<(u32, String)>, waker: LateWaker) -> Result<Box<dyn SourceLogic>>;
+    /// Reads one record again, from where its split stood at `entry`; `None` when it takes too long. See [`peek`].
+    fn peek(
+        &self,
+        record: &InputRecord,
+        entry: Option<&SplitEntry>,
+        wait: &dyn Fn(Duration) -> bool,
+    ) -> Result<Option<Peeked>>;
 }
 
 /// One instance of a source.
@@ -40,7 +50,7 @@ pub(crate) trait SourceLogic {
 /// A split that has nothing for longer is asked again all the same; the clock cannot reckon with longer waits.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
-fn to_json<T: serde::Serialize>(value: &T) -> Result<serde_json::Value> {
+pub(super) fn to_json<T: serde::Serialize>(value: &T) -> Result<serde_json::Value> {
     serde_json::to_value(value).map_err(|error| Error::internal("a position does not write as JSON").because(error))
 }
 
@@ -86,6 +96,8 @@ struct Split<R, G> {
     generator: Option<G>,
     watermark: EventTime,
     records: u64,
+    /// Which records are still to be left out, by their numbers, in order.
+    left_out: VecDeque<u64>,
     /// Which events of a schedule are its own.
     numbers: Numbers,
     /// The greatest event time, as far as it was looked at.
@@ -112,6 +124,43 @@ impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R,
         }
     }
 
+    /// Takes note of how its reader goes on.
+    fn goes_on(&mut self, read: Read, task: &Task) -> Result<()> {
+        match (read, &self.reader) {
+            (Read::Later(wait), _) => self.due = Some(Instant::now() + wait.min(LONGEST_WAIT)),
+            (Read::Empty, _) => self.empty = true,
+            (Read::Ended, Some(reader)) => {
+                self.position = Some(guard(&task.name, || to_json(&reader.position()))?);
+                self.reader = None;
+            }
+            (Read::More, _) | (Read::Ended, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Reads one record and leaves it out, as if it had not been there: nobody asks for its event time, and no watermark moves.
+    fn leave_out(&mut self, task: &Task, out: &mut Outbox) -> Result<Polled> {
+        let Some(reader) = &mut self.reader else { return Err(Error::internal("an ended split was read")) };
+        let mut passed = Passed::default();
+        let place = || format!("record {} of split `{}`, which is set aside", self.records + 1, self.name);
+        let read = guard(&task.name, || reader.read(1, &mut passed)).map_err(|error| error.at_place(place()))?;
+        if passed.records > 1 {
+            return Err(Error::user("the source gives more records than it is asked for")
+                .in_operator(&task.name)
+                .at_place(place()));
+        }
+        if passed.records == 1 {
+            self.left_out.pop_front();
+            self.records += 1;
+        }
+        pass_bad(passed.bad, self.watermark, task, out);
+        self.goes_on(read, task)?;
+        if read == Read::Ended {
+            self.end(task, None);
+        }
+        Ok(Polled::Some { due_ns: None, pressed: read == Read::More })
+    }
+
     /// What a checkpoint says of it.
     fn entry(&self) -> Result<SplitEntry> {
         Ok(SplitEntry {
@@ -125,6 +174,23 @@ impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R,
             generator: to_json(&self.generator)?,
             ended: self.ended,
         })
+    }
+}
+
+/// Counts records that could not be read, and passes them on to whoever wants them.
+fn pass_bad(bad: Vec<BadRecord>, at: EventTime, task: &Task, out: &mut Outbox) {
+    if bad.is_empty() {
+        return;
+    }
+    add(&task.stats().bad, bad.len() as u64);
+    let mut rows = Rows::default();
+    bad.into_iter().for_each(|bad| rows.push(at, bad, None));
+    if task.connected[1] {
+        out.push((1, Box::new(rows)));
+    } else {
+        for bad in &rows.records {
+            tracing::warn!(operator = %task.name, "bad record dropped: {}", bad.value);
+        }
     }
 }
 
@@ -189,6 +255,7 @@ where
             let before = entry.map_or(0, |entry| entry.records);
             let numbers = Numbers { before, index: u64::from(number - first), splits: u64::from(splits) };
             task.shared.probe.begin(number, numbers);
+            let left_out = task.aside.of_split(&task.name, &name, before);
             let open = || self.source.open(&name, position, wake);
             let reader = if ended { None } else { Some(guard(&task.name, open)?) };
             opened.push(Split {
@@ -199,6 +266,7 @@ where
                 generator: Some(generator),
                 watermark: entry.map_or(EventTime::MIN, |entry| EventTime::from_micros(entry.watermark_us)),
                 records: before,
+                left_out,
                 numbers,
                 high: EventTime::MIN,
                 held: None,
@@ -210,6 +278,15 @@ where
         }
         let timestamp = self.watermarks.timestamp.clone();
         Ok(Box::new(Instance::<S, F, G> { splits: opened, timestamp, turns: 0, woken, task }))
+    }
+
+    fn peek(
+        &self,
+        record: &InputRecord,
+        entry: Option<&SplitEntry>,
+        wait: &dyn Fn(Duration) -> bool,
+    ) -> Result<Option<Peeked>> {
+        peek(&self.source, record, entry, wait)
     }
 }
 
@@ -249,6 +326,12 @@ where
             return Ok(self.resting());
         };
         let name = &self.task.name;
+        // A batch ends where a record is to be left out, so that this one is read alone.
+        let most = match split.left_out.front() {
+            Some(number) if *number == split.records => return split.leave_out(&self.task, out),
+            Some(number) => usize::try_from(number - split.records).unwrap_or(usize::MAX),
+            None => usize::MAX,
+        };
         let probe = &self.task.shared.probe;
         let (size, due_ns, more_due) = match probe.pacing() {
             None => (self.task.batch_size, None, true),
@@ -279,53 +362,41 @@ where
                 (1, Some(0), false)
             }
         };
+        let size = size.min(most);
         self.turns += 1;
         split.turn = self.turns;
         let Some(reader) = &mut split.reader else { return Err(Error::internal("an ended split was read")) };
         let mut stamper = Stamper { timestamp: &self.timestamp, records: Vec::with_capacity(size), bad: Vec::new() };
         let mut returned = false;
-        let record = |row: usize| format!("record {} of split `{}`", split.records + row as u64 + 1, split.name);
+        let (split_number, records, split_name) = (split.number, split.records, &split.name);
+        let blame = |error: Error, row: usize| {
+            let place = format!("record {} of split `{split_name}`", records + row as u64 + 1);
+            error.blaming(place, record_of(&self.task.splits, split_number, records + row as u64))
+        };
         let read = guard(name, || {
             let read = reader.read(size, &mut stamper);
             returned = true;
             read
         });
-        let Stamper { records, bad, .. } = stamper;
+        let Stamper { records: read_records, bad, .. } = stamper;
         let read = read.map_err(|error| match returned {
-            true => error.at_place(format!("split `{}`", split.name)),
+            true => error.blaming(
+                format!("split `{split_name}`"),
+                Blame::Nobody("the source says only in which split it failed"),
+            ),
             // A panic came while a record was being made, or got its time.
-            false => error.at_place(record(records.len())),
+            false => blame(error, read_records.len()),
         })?;
-        let mut rows = Rows { records, behind: Vec::new(), lineage: None };
+        let mut rows = Rows { records: read_records, behind: Vec::new(), lineage: None };
         let mut steps = due_ns.map(|_| Steps { high: split.high, steps: Vec::new() });
         let Some(generator) = split.generator.take() else { return Err(Error::internal("a split has no watermarks")) };
         let mut row = 0;
         let moved = guard(name, || Ok(observe(&mut rows, generator, split.watermark, steps.as_mut(), &mut row)));
-        let (generator, watermark) = moved.map_err(|error| error.at_place(record(row)))?;
+        let (generator, watermark) = moved.map_err(|error| blame(error, row))?;
         split.generator = Some(generator);
-        match read {
-            Read::More => {}
-            Read::Later(wait) => split.due = Some(Instant::now() + wait.min(LONGEST_WAIT)),
-            Read::Empty => split.empty = true,
-            Read::Ended => {
-                split.position = Some(guard(name, || to_json(&reader.position()))?);
-                split.reader = None;
-            }
-        }
+        split.goes_on(read, &self.task)?;
         let stats = self.task.stats();
-        if !bad.is_empty() {
-            add(&stats.bad, bad.len() as u64);
-            let mut rows = Rows::default();
-            let at = split.watermark;
-            bad.into_iter().for_each(|bad| rows.push(at, bad, None));
-            if self.task.connected[1] {
-                out.push((1, Box::new(rows)));
-            } else {
-                for bad in &rows.records {
-                    tracing::warn!(operator = %name, "bad record dropped: {}", bad.value);
-                }
-            }
-        }
+        pass_bad(bad, split.watermark, &self.task, out);
         split.watermark = watermark;
         if let (Some(pacing), Some(Steps { high, steps })) = (probe.pacing(), steps) {
             split.high = high;

@@ -6,8 +6,9 @@ use millstream_state::hash::hash_key;
 use millstream_state::snapshot::Key;
 
 use super::{Outbox, Task, guard};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::operator::{Cursor, Divider, Side, Stage};
+use crate::poison::{Blame, SplitName, record_of};
 use crate::record::Data;
 use crate::rows::{AnyRows, BehindWalk, KeyedRecord, KeyedRows, Lineage, Rows, downcast};
 use crate::shared::add;
@@ -48,7 +49,7 @@ impl StatelessLogic {
             let mut made: Outbox = Vec::new();
             let at = &mut cursor;
             guard(&task.name, || link.run(input, at, &mut made))
-                .map_err(|error| error.at_place(place(cursor.lineage.as_ref(), cursor.row, &task.splits)))?;
+                .map_err(|error| blame(error, cursor.lineage.as_ref(), cursor.row, &task.splits))?;
             let count: usize = made.iter().map(|(_, rows)| rows.len()).sum();
             add(&stats.records_out, count as u64);
             let done_ns = task.shared.probe.now_ns();
@@ -64,14 +65,22 @@ impl StatelessLogic {
     }
 }
 
-/// Which record a row of a batch is.
-pub(super) fn place(lineage: Option<&Lineage>, row: usize, splits: &[String]) -> String {
+/// Says which record a row of a batch is.
+pub(super) fn blame(error: Error, lineage: Option<&Lineage>, row: usize, splits: &[SplitName]) -> Error {
     match lineage {
         Some(lineage) => {
-            let split = splits.get(lineage.split as usize).map_or("?", String::as_str);
-            format!("record {} of split `{split}`", lineage.number(row) + 1)
+            let split = splits.get(lineage.split as usize).map_or("?", |name| &name.split);
+            let number = lineage.number(row);
+            let place = format!("record {} of split `{split}`", number + 1);
+            error.blaming(place, record_of(splits, lineage.split, number))
         }
-        None => format!("result {} of a batch of results", row + 1),
+        None => {
+            let place = format!("result {} of a batch of results", row + 1);
+            error.blaming(
+                place,
+                Blame::Nobody("it failed on a result of an operator with state, made from many records"),
+            )
+        }
     }
 }
 
