@@ -7,6 +7,7 @@ use std::time::Instant;
 use millstream_state::checkpoint::StartFrom;
 use millstream_state::manifest::Manifest;
 use millstream_state::rocks::StateDb;
+use millstream_state::savepoint;
 use millstream_state::store::{CheckpointStore, DirLock};
 
 use crate::bench::probe::{Probe, SinkSplits};
@@ -37,16 +38,10 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     let dir_lock = store.as_ref().map(|store| DirLock::take(store.dir(), &holder)).transpose()?;
     let shape = shape(&job.name, &graph, &names, &splits);
     let start = match &store {
-        Some(store) => choose(store, settings.start_from, &shape)?,
+        Some(store) => choose(store, &settings.start_from, &shape, &settings.names)?,
         None => Start::Fresh { set_aside: Vec::new() },
     };
 
-    let committed = match (&store, &start) {
-        (Some(store), Start::Restore { manifest, .. } | Start::Finished { manifest }) => {
-            store.is_committed(manifest.epoch)?
-        }
-        _ => false,
-    };
     let mut committers = HashMap::new();
     for (node, body) in graph.nodes.iter().map(|node| &node.body).enumerate() {
         if let Body::Sink(sink) = body
@@ -58,12 +53,13 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     }
     // Output after the point of restart is withdrawn only if the user chose that point. To begin again because no checkpoint
     // was found is nobody's choice but that of `Fresh`.
-    let withdraw = match (&start, settings.start_from) {
-        (Start::Fresh { .. }, from) => from == StartFrom::Fresh,
-        (_, from) => from != StartFrom::Newest,
+    let withdraw = match (&start, &settings.start_from) {
+        (Start::Fresh { .. }, from) => *from == StartFrom::Fresh,
+        (_, from) => !matches!(from, StartFrom::Newest | StartFrom::Savepoint(_)),
     };
+    let (mut committed, mut import) = (false, None);
     let restored = match start {
-        Start::Finished { manifest } => {
+        Start::Finished { manifest, committed } => {
             recover_sinks(&mut committers, &names, Some(&manifest), committed, withdraw)?;
             // The run that finished may have been killed before it had cleared up.
             if let Some(store) = &store {
@@ -79,12 +75,15 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
             }
             None
         }
-        Start::Restore { manifest, set_aside } => {
+        Start::Restore { manifest, set_aside, committed: is_committed, import: to_import } => {
+            (committed, import) = (is_committed, to_import);
+            // To begin again is a wish that was made with open eyes.
+            let again = matches!(settings.start_from, StartFrom::FreshFromSavepoint(_));
             let stuck =
                 graph.nodes.iter().enumerate().find(|(node, described)| {
                     matches!(described.body, Body::Sink(_)) && !committers.contains_key(node)
                 });
-            if let (Some((node, described)), false) = (stuck, set_aside.is_empty()) {
+            if let (Some((node, described)), false) = (stuck, set_aside.is_empty() || again) {
                 let text = format!(
                     "checkpoint {} is not the newest, and what was written to {} after it cannot be withdrawn: it would be \
                      doubled",
@@ -98,10 +97,14 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
             if let Some(store) = &store {
                 store.set_aside(&set_aside, &execution)?;
             }
-            Some(Arc::new(manifest))
+            Some(Arc::new(*manifest))
         }
     };
     recover_sinks(&mut committers, &names, restored.as_deref(), committed, withdraw)?;
+    // From here on the savepoint is the newest checkpoint, whatever happens.
+    if let (Some(savepoint), Some(store), Some(manifest)) = (import, &store, &restored) {
+        savepoint::import(&savepoint, manifest, store)?;
+    }
 
     let open = |store| open_db(store, settings.retain, restored.as_deref(), &execution);
     let db = store.as_ref().map(open).transpose()?;
@@ -182,7 +185,9 @@ fn splits_of_sinks(graph: &Graph, splits: &HashMap<usize, Vec<(u32, String)>>) -
 }
 
 fn shape(job: &str, graph: &Graph, names: &[String], splits: &HashMap<usize, Vec<String>>) -> Shape {
-    let mut shape = Shape { job: job.into(), operators: Vec::new(), sources: Vec::new(), sinks: Vec::new() };
+    let derived = names.iter().zip(&graph.nodes).filter(|(_, node)| !node.is_named()).map(|(name, _)| name.clone());
+    let (operators, sources, sinks) = (Vec::new(), Vec::new(), Vec::new());
+    let mut shape = Shape { job: job.into(), operators, sources, sinks, derived: derived.collect() };
     for (node, body) in graph.nodes.iter().map(|node| &node.body).enumerate() {
         let name = names[node].clone();
         match body {
@@ -230,7 +235,15 @@ fn open_db(
     clear_up(store, retain)?;
     let live = store.live_dir(execution);
     let db = match restored {
-        Some(manifest) => StateDb::open_copy(&store.db_dir(manifest.epoch), &manifest.files, &live)?,
+        Some(manifest) => {
+            let mut db = StateDb::open_copy(&store.db_dir(manifest.epoch), &manifest.files, &live)?;
+            let known: Vec<u32> = manifest.operators.iter().map(|entry| entry.id).collect();
+            // What was dropped must not come back under a number that is given to another.
+            if db.forget_others(&known)? > 0 {
+                tracing::info!(epoch = manifest.epoch, "state of operators that are gone was dropped");
+            }
+            db
+        }
         None => StateDb::create(&live)?,
     };
     Ok(Arc::new(RwLock::new(db)))

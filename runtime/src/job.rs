@@ -11,6 +11,7 @@ use crate::driver::SourceNode;
 use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, check_name};
 use crate::handle::JobHandle;
+use crate::names::Names;
 use crate::shared::lock;
 use crate::source::{BadRecord, Source};
 use crate::stream::{SharedGraph, Stream};
@@ -33,6 +34,8 @@ pub struct Settings {
     pub retain: usize,
     /// What to start from; by default the newest checkpoint.
     pub start_from: StartFrom,
+    /// What was renamed or dropped since the checkpoint that it starts from.
+    pub names: Names,
     /// How many records a source reads at a time, at most; by default 2048.
     pub batch_size: usize,
     /// How many records may be on their way to one worker before sources stop reading; by default 65,536.
@@ -49,6 +52,7 @@ impl Default for Settings {
             checkpoint_interval: Duration::from_secs(10),
             retain: 3,
             start_from: StartFrom::Newest,
+            names: Names::default(),
             batch_size: 2048,
             in_flight: 64 << 10,
             progress: false,
@@ -120,6 +124,21 @@ impl Job {
     #[must_use]
     pub fn start_from(mut self, from: StartFrom) -> Self {
         self.settings.start_from = from;
+        self
+    }
+
+    /// What is called `old` in checkpoints and savepoints is called `new` now: an operator, a source or a sink. Where they know the new name
+    /// already, this does nothing.
+    #[must_use]
+    pub fn renamed(mut self, old: impl Into<String>, new: impl Into<String>) -> Self {
+        self.settings.names.renamed.push((old.into(), new.into()));
+        self
+    }
+
+    /// The state of this operator, source or sink, which the job no longer has, may be dropped from checkpoints and savepoints.
+    #[must_use]
+    pub fn drop_state(mut self, name: impl Into<String>) -> Self {
+        self.settings.names.dropped.push(name.into());
         self
     }
 
@@ -200,7 +219,15 @@ impl Job {
         if settings.retain == 0 {
             return Err(Error::config("no checkpoints would be retained").hint("retain at least 1; 3 is usual"));
         }
-        lock(&self.graph).validate()
+        if let (StartFrom::Savepoint(_) | StartFrom::FreshFromSavepoint(_), None) =
+            (&settings.start_from, &settings.checkpoint_dir)
+        {
+            return Err(Error::config("a job that keeps no checkpoints cannot start from a savepoint")
+                .hint("name a directory with `--checkpoint-dir DIR` (`Job::checkpoint_dir`)"));
+        }
+        let graph = lock(&self.graph);
+        graph.validate()?;
+        settings.names.check(&graph.names())
     }
 
     /// Runs the job to its end, in this thread's time: Ctrl-C takes a last checkpoint and ends it.

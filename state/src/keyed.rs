@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::blocks::{self, Changed, Stored};
+use crate::reader::Reader;
 use crate::snapshot::{Frozen, Key, Run, State, StoredEntry, Value};
 use crate::table::Table;
 
@@ -36,6 +37,10 @@ impl<K: Key, V: Value> KeyedState<K, V> {
 impl<K: Key, V: Value> State for KeyedState<K, V> {
     fn shape(&self) -> String {
         format!("`{}` by `{}`", std::any::type_name::<V>(), std::any::type_name::<K>())
+    }
+
+    fn readers(&self) -> Vec<Reader> {
+        vec![Reader::keyed::<K, V>()]
     }
 
     fn track(&mut self) {

@@ -3,15 +3,19 @@
 //! One database per process. An epoch's changes go in as one sorted file that RocksDB takes over by moving it; the
 //! write-ahead log is never used. A checkpoint of it is a directory of hard links.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{DB, DBCompressionType, IngestExternalFileOptions, MergeOperands, Options, SstFileWriter};
+use rocksdb::{
+    DB, DBCompressionType, InfoLogger, IngestExternalFileOptions, LogLevel, MergeOperands, Options, ReadOptions,
+    SstFileWriter,
+};
 
+use crate::key_group::KeyGroup;
 use crate::manifest::FileEntry;
 use crate::snapshot::{Change, Run, StoredEntry};
 use crate::{Result, StateError, blocks};
@@ -78,6 +82,21 @@ impl StateDb {
             }
         }
         Self::open(&options(), dir, digests)
+    }
+
+    /// Opens the database in `dir`, the one of a checkpoint itself, to read it. Nothing there is written, not even a log, and
+    /// what is opened stays readable when somebody deletes it.
+    ///
+    /// # Errors
+    /// When RocksDB cannot open it.
+    pub fn open_to_read(dir: &Path) -> Result<Self> {
+        let mut options = options();
+        options.set_max_open_files(-1);
+        options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, |_, text| {
+            tracing::debug!("{}", text.trim())
+        }));
+        let db = DB::open_for_read_only(&options, dir, false).map_err(rocks_error(dir))?;
+        Ok(StateDb { db, dir: dir.to_path_buf(), files_written: 0, digests: HashMap::new() })
     }
 
     fn open(options: &Options, dir: &Path, digests: HashMap<String, FileEntry>) -> Result<Self> {
@@ -149,6 +168,32 @@ impl StateDb {
         &self,
         operator: u32,
         groups: Range<u32>,
+        each: impl FnMut(StoredEntry<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut read = ReadOptions::default();
+        read.set_readahead_size(2 << 20);
+        self.walk(read, operator, groups, each)
+    }
+
+    /// As [`scan`](Self::scan), for one group: no more is read than what it has.
+    ///
+    /// # Errors
+    /// When reading fails, or `each` does.
+    pub fn scan_group(
+        &self,
+        operator: u32,
+        group: KeyGroup,
+        each: impl FnMut(StoredEntry<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let group = u32::from(group);
+        self.walk(ReadOptions::default(), operator, group..group + 1, each)
+    }
+
+    fn walk(
+        &self,
+        read: ReadOptions,
+        operator: u32,
+        groups: Range<u32>,
         mut each: impl FnMut(StoredEntry<'_>) -> Result<()>,
     ) -> Result<()> {
         let bound = |group: u32| {
@@ -159,8 +204,6 @@ impl StateDb {
         if groups.is_empty() {
             return Ok(());
         }
-        let mut read = rocksdb::ReadOptions::default();
-        read.set_readahead_size(2 << 20);
         let mut entries = self.db.raw_iterator_opt(read);
         entries.seek(bound(groups.start));
         let end = bound(groups.end);
@@ -176,9 +219,38 @@ impl StateDb {
         }
         entries.status().map_err(rocks_error(&self.dir))
     }
+
+    /// Removes everything of operators that are not among `known`, so that a number can be given again; returns how many there
+    /// were.
+    ///
+    /// # Errors
+    /// When reading or writing fails. The database must then not be used again.
+    pub fn forget_others(&mut self, known: &[u32]) -> Result<usize> {
+        let (mut gone, mut run) = (BTreeSet::new(), Run::default());
+        let mut entries = self.db.raw_iterator();
+        entries.seek_to_first();
+        while let Some(key) = entries.key() {
+            let Some(operator) = key.first_chunk().map(|number| u32::from_be_bytes(*number)) else {
+                return Err(StateError::damaged(&self.dir, format!("an entry's key has only {} bytes", key.len())));
+            };
+            if !known.contains(&operator) {
+                gone.insert(operator);
+                run.remove_stored(key);
+                entries.next();
+            } else if let Some(next) = operator.checked_add(1) {
+                entries.seek(next.to_be_bytes());
+            } else {
+                break;
+            }
+        }
+        entries.status().map_err(rocks_error(&self.dir))?;
+        drop(entries);
+        self.apply(&run)?;
+        Ok(gone.len())
+    }
 }
 
-fn is_immutable(name: &str) -> bool {
+pub(crate) fn is_immutable(name: &str) -> bool {
     name.ends_with(".sst") || name.ends_with(".blob")
 }
 
@@ -192,7 +264,17 @@ fn rocks_error(path: &Path) -> impl FnOnce(rocksdb::Error) -> StateError {
 /// # Errors
 /// When it cannot be read.
 pub fn digest(path: &Path, name: String) -> Result<FileEntry> {
-    let mut file = fs::File::open(path).map_err(StateError::io("open", path))?;
+    let file = fs::File::open(path).map_err(StateError::io("open", path))?;
+    read_through(file, path, name, |_| Ok(()))
+}
+
+/// Reads all there is for its size and checksum, and hands it on piece by piece; `path` is named in errors.
+pub(crate) fn read_through(
+    mut file: impl Read,
+    path: &Path,
+    name: String,
+    mut each: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<FileEntry> {
     let (mut size, mut crc32c) = (0, 0);
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -202,6 +284,7 @@ pub fn digest(path: &Path, name: String) -> Result<FileEntry> {
         }
         size += read as u64;
         crc32c = crc32c::crc32c_append(crc32c, &buffer[..read]);
+        each(&buffer[..read])?;
     }
 }
 
@@ -213,7 +296,7 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     /// The operator whose state a [`Disk`] holds.
-    const OPERATOR: u32 = 7;
+    pub(crate) const OPERATOR: u32 = 7;
 
     /// A database in a directory of its own, for tests of state.
     pub(crate) struct Disk {
@@ -324,6 +407,25 @@ pub(crate) mod tests {
             assert_eq!(found, expected.collect::<Vec<_>>(), "{groups:?}");
         }
         assert!(entries(&disk.db, &[5, 9]).is_empty());
+    }
+
+    #[test]
+    fn only_the_operators_that_are_known_are_kept() {
+        let mut disk = Disk::new();
+        let all = [0, 1, 5, 6, u32::MAX];
+        for operator in all {
+            for group in [0, 127] {
+                apply(&mut disk.db, &[(operator, group, b"a", Some(b"1")), (operator, group, &[255; 9], Some(b"2"))]);
+            }
+        }
+        for (known, gone) in [(&all[..], 0), (&[1, 5, 9, u32::MAX], 2), (&[u32::MAX], 2), (&[], 1), (&[], 0)] {
+            let expected: Entries = entries(&disk.db, known);
+            assert_eq!(disk.db.forget_others(known).unwrap(), gone, "{known:?}");
+            assert_eq!(entries(&disk.db, &all), expected);
+        }
+        // A number that is given again has nothing of its first owner.
+        apply(&mut disk.db, &[(5, 0, b"b", Some(b"3"))]);
+        assert_eq!(entries(&disk.db, &all).len(), 1);
     }
 
     #[test]

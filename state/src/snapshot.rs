@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::key_group::{KeyGroup, group_of};
+use crate::reader::Reader;
 use crate::{Result, StateError, codec, hash};
 
 /// What can be a key: compared, cloned, sent, and written to checkpoints.
@@ -21,6 +22,12 @@ pub trait State: Send + 'static {
     /// The form of this state in words, such as `slices of (u64, i64) by alloc::string::String`; a checkpoint whose
     /// state has another form is refused.
     fn shape(&self) -> String;
+
+    /// What reads stored entries of this state without restoring it: one reader, or one for each of several states in order.
+    /// Without it entries can only be counted and measured.
+    fn readers(&self) -> Vec<Reader> {
+        vec![Reader::opaque()]
+    }
 
     /// Starts to keep account of what changes; without it [`freeze`](Self::freeze) is never called.
     fn track(&mut self);
@@ -86,6 +93,9 @@ macro_rules! tuple_of_states {
         impl<$($state: State),*> State for ($($state,)*) {
             fn shape(&self) -> String {
                 [$(self.$number.shape()),*].join(" and ")
+            }
+            fn readers(&self) -> Vec<Reader> {
+                [$(self.$number.readers()),*].concat()
             }
             fn track(&mut self) {
                 $(self.$number.track();)*
@@ -170,6 +180,11 @@ impl Run {
     pub fn push(&mut self, group: KeyGroup, key: &[u8], change: Change) {
         let head = [&self.operator.to_be_bytes()[..], &group.to_be_bytes(), &[self.state]];
         self.entries.push(([head.concat().as_slice(), key].concat(), change));
+    }
+
+    /// Removes an entry that is stored under this whole key, as it stands in the database.
+    pub(crate) fn remove_stored(&mut self, key: &[u8]) {
+        self.entries.push((key.to_vec(), Change::Remove));
     }
 
     /// Sorts the entries by key, as an SST file wants them.

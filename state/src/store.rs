@@ -7,6 +7,7 @@
 //!                      db/                hard links to the files of that epoch
 //!     live-0a1b2c3d/                      the database of the running process, deleted at the next start
 //!     aside-0a1b2c3d/epoch-0000000013/    checkpoints that were passed over by a wish of the user
+//!     savepoints/epoch-0000000014-…/       savepoints that were asked for by a signal; nothing here is ever deleted
 //! ```
 //! A directory `epoch-N` without a manifest is a checkpoint that never was, and is deleted at the next start.
 
@@ -15,13 +16,11 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{Found, Health, collectable};
-use crate::manifest::{FileEntry, Manifest};
-use crate::{Result, StateError, rocks};
+use crate::held::{COMMITTED, DB, Held, MANIFEST, read_manifest};
+use crate::manifest::Manifest;
+use crate::{Result, StateError};
 
 const LOCK: &str = ".millstream-lock";
-const MANIFEST: &str = "manifest";
-const COMMITTED: &str = "committed";
-const DB: &str = "db";
 
 /// The lock on a directory; released when dropped, or when the process dies however it does.
 #[derive(Debug)]
@@ -138,8 +137,7 @@ impl CheckpointStore {
     /// When it cannot be read or is damaged.
     pub fn manifest(&self, epoch: u64) -> Result<Manifest> {
         let path = self.manifest_path(epoch);
-        let bytes = fs::read(&path).map_err(StateError::io("read", &path))?;
-        let manifest = Manifest::from_bytes(&bytes, &path).map_err(|error| match error {
+        let manifest = read_manifest(&self.epoch_dir(epoch)).map_err(|error| match error {
             StateError::Mismatch { path, reason, .. } => StateError::Mismatch { epoch, path, reason },
             other => other,
         })?;
@@ -155,25 +153,7 @@ impl CheckpointStore {
     /// The first thing that is wrong, naming the file.
     pub fn verify(&self, epoch: u64) -> Result<Manifest> {
         let manifest = self.manifest(epoch)?;
-        let db = self.db_dir(epoch);
-        for file in &manifest.files {
-            let path = db.join(&file.name);
-            if file.name.contains(['/', '\\']) || file.name.starts_with('.') {
-                return Err(StateError::damaged(self.manifest_path(epoch), format!("file name `{}`", file.name)));
-            }
-            if !path.try_exists().map_err(StateError::io("look up", &path))? {
-                return Err(StateError::damaged(path, "the file is missing"));
-            }
-            let FileEntry { size, crc32c, .. } = rocks::digest(&path, file.name.clone())?;
-            if size != file.size {
-                return Err(StateError::damaged(path, format!("it has {size} bytes and should have {}", file.size)));
-            }
-            if crc32c != file.crc32c {
-                let reason =
-                    format!("the checksum of its {size} bytes is {crc32c:08x} and should be {:08x}", file.crc32c);
-                return Err(StateError::damaged(path, reason));
-            }
-        }
+        Held::of(&self.epoch_dir(epoch), manifest.clone())?.verify()?;
         Ok(manifest)
     }
 
@@ -242,17 +222,7 @@ impl CheckpointStore {
     /// # Errors
     /// When a step fails; the checkpoint then does not count, and must not be reported as taken.
     pub fn publish(&self, manifest: &Manifest) -> Result<()> {
-        let dir = self.epoch_dir(manifest.epoch);
-        let (draft, path) = (dir.join("manifest.draft"), self.manifest_path(manifest.epoch));
-        let bytes = manifest.to_bytes()?;
-        let mut file = File::create(&draft).map_err(StateError::io("create", &draft))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(StateError::io("write", &draft))?;
-        // The links in `db`, the directory itself and its name are durable before the manifest that vouches for them.
-        sync_dir(&self.db_dir(manifest.epoch))?;
-        sync_dir(&dir)?;
-        sync_dir(&self.dir)?;
-        fs::rename(&draft, &path).map_err(StateError::io("publish", &path))?;
-        sync_dir(&dir)
+        publish_in(&self.epoch_dir(manifest.epoch), manifest)
     }
 
     /// Notes that all output of a checkpoint has been committed, so that nobody commits it again: whoever reads it may have
@@ -301,6 +271,22 @@ impl CheckpointStore {
     }
 }
 
+/// Publishes a manifest in `dir`; see [`CheckpointStore::publish`].
+pub(crate) fn publish_in(dir: &Path, manifest: &Manifest) -> Result<()> {
+    let (draft, path) = (dir.join("manifest.draft"), dir.join(MANIFEST));
+    let bytes = manifest.to_bytes()?;
+    let mut file = File::create(&draft).map_err(StateError::io("create", &draft))?;
+    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(StateError::io("write", &draft))?;
+    // The files in `db`, the directory itself and its name are durable before the manifest that vouches for them.
+    sync_dir(&dir.join(DB))?;
+    sync_dir(dir)?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        sync_dir(parent)?;
+    }
+    fs::rename(&draft, &path).map_err(StateError::io("publish", &path))?;
+    sync_dir(dir)
+}
+
 /// The epoch of a checkpoint's directory; only names that we give count.
 fn epoch_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("epoch-")?;
@@ -339,6 +325,7 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::FileEntry;
     use crate::manifest::tests::example;
     use crate::rocks::StateDb;
 
