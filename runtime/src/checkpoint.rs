@@ -25,6 +25,7 @@ use crate::job::Settings;
 use crate::metrics;
 use crate::moment::Epoch;
 use crate::progress::Progress;
+use crate::savepoint::Savepoints;
 use crate::shared::{Part, Report, Shared, StopMode};
 use crate::sink::Committer;
 use crate::summary::{Outcome, Summary};
@@ -60,6 +61,8 @@ pub(crate) struct Coordinator {
     /// Before what they may still write to.
     pub workers: WorkerThreads,
     pub committers: HashMap<usize, Box<dyn Committer>>,
+    /// Until the job has ended.
+    pub savepoints: Option<Savepoints>,
     /// How many parts make a checkpoint complete.
     pub expected: usize,
     pub sources: usize,
@@ -71,6 +74,7 @@ pub(crate) struct Coordinator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     Interval,
+    Savepoint,
     Stop,
     Finish,
 }
@@ -133,6 +137,10 @@ impl Coordinator {
         let result = supervised.unwrap_or_else(|panic| {
             Err(Error::user(format!("panicked while a checkpoint was made: {}", panic_text(&*panic))))
         });
+        if let Some(savepoints) = self.savepoints.take() {
+            self.shared.ignore_signals();
+            savepoints.end(result.is_err());
+        }
         if let Err(error) = &result {
             // Workers must not go on after the coordinator has given up.
             tracing::debug!(job = %self.job, "failed: {error}");
@@ -230,6 +238,11 @@ impl Coordinator {
                     stop = true;
                     self.shared.hold.store(true, Ordering::SeqCst);
                 }
+                Ok(Report::Savepoint(request)) => {
+                    if let Some(savepoints) = &mut self.savepoints {
+                        savepoints.request(request);
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("all workers are gone")),
             }
@@ -239,6 +252,9 @@ impl Coordinator {
                 let status = Status::read(&self.shared, &self.status_names());
                 metrics::publish(&self.job, &status);
                 progress.show(&status, self.started.elapsed());
+                if let Some(savepoints) = &mut self.savepoints {
+                    savepoints.poll();
+                }
                 if let Some(open) = &mut open {
                     self.speak_of_slow(open, &status, now);
                 }
@@ -248,7 +264,7 @@ impl Coordinator {
                 self.complete(complete, summary)?;
                 due = Instant::now() + interval;
                 match reason {
-                    Reason::Interval => {}
+                    Reason::Interval | Reason::Savepoint => {}
                     Reason::Stop => return Ok(Outcome::Stopped),
                     Reason::Finish => return Ok(Outcome::Finished),
                 }
@@ -259,6 +275,8 @@ impl Coordinator {
                     Some(Reason::Finish)
                 } else if stop {
                     Some(Reason::Stop)
+                } else if self.savepoints.as_ref().is_some_and(Savepoints::is_waiting) {
+                    Some(Reason::Savepoint)
                 } else if self.store.is_some() && Instant::now() >= due {
                     due = Instant::now() + interval;
                     (read != read_at_cut).then_some(Reason::Interval)
@@ -286,7 +304,10 @@ impl Coordinator {
     }
 
     /// Ends the current epoch.
-    fn begin(&self, reason: Reason) -> Open {
+    fn begin(&mut self, reason: Reason) -> Open {
+        if let Some(savepoints) = &mut self.savepoints {
+            savepoints.closing();
+        }
         let epoch = self.shared.announced.load(Ordering::SeqCst);
         tracing::debug!(job = %self.job, epoch, ?reason, "closing epoch");
         self.shared.announce(epoch + 1);
@@ -334,6 +355,9 @@ impl Coordinator {
         }
         if let Some(store) = self.store.as_ref().filter(|_| wrote) {
             store.note_committed(epoch)?;
+        }
+        if let Some(savepoints) = &mut self.savepoints {
+            savepoints.take(epoch);
         }
         self.shared.closed.store(epoch, Ordering::SeqCst);
         let took = since.elapsed();

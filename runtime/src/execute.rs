@@ -19,6 +19,7 @@ use crate::graph::{Body, Graph, Port};
 use crate::handle::JobHandle;
 use crate::job::{Job, Settings};
 use crate::recovery::{Shape, Start, choose};
+use crate::savepoint::Savepoints;
 use crate::shared::{Shared, lock};
 use crate::sink::Committer;
 use crate::summary::{Outcome, Summary};
@@ -127,6 +128,7 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
         let operators = parts.into_iter().map(|(task, make)| Ok((task, make()?))).collect::<Result<_>>()?;
         Ok(operators)
     })?;
+    let savepoints = Savepoints::new(store.clone(), &execution, Arc::clone(&shared.signalled));
     let coordinator = Coordinator {
         job: job.name.clone(),
         execution,
@@ -138,6 +140,7 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
         restored: restored.map(|manifest| manifest.epoch),
         operators,
         committers,
+        savepoints: Some(savepoints),
         expected,
         sources,
         started,
@@ -296,7 +299,7 @@ fn warn_about_replay(job: &str, graph: &Graph, names: &[String], checkpoints: bo
 }
 
 /// A token that no other start of the job has.
-fn execution_token() -> String {
+pub(crate) fn execution_token() -> String {
     use std::hash::{BuildHasher, Hasher};
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("{:08x}", (random >> 32) as u32 ^ random as u32)

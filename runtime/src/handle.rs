@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
@@ -13,6 +14,7 @@ use crate::bench::times::Times;
 use crate::checkpoint::Kind;
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
+use crate::savepoint::{Request, Savepoint};
 use crate::shared::{Padded, Report, Shared, Stats, StopMode, lock};
 use crate::summary::Summary;
 use crate::time::EventTime;
@@ -128,6 +130,50 @@ impl JobHandle {
         move |mode| {
             if let Some(shared) = &shared {
                 shared.report(Report::Stop(mode));
+            }
+        }
+    }
+
+    /// Takes a savepoint in `dir`, which must not exist, and waits until it is complete. The job goes on, with what it reads and with its
+    /// checkpoints. Nothing that the job does ever touches a savepoint again.
+    ///
+    /// ```no_run
+    /// # use millstream_runtime::{StopMode, handle::JobHandle};
+    /// # fn example(handle: JobHandle) -> millstream_runtime::error::Result<()> {
+    /// let taken = handle.savepoint("/backup/orders/before-the-release")?;
+    /// println!("savepoint of epoch {}", taken.epoch);
+    /// handle.stop(StopMode::WithCheckpoint);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When it cannot be taken there, or the job keeps no checkpoints or ends before. The job does not mind.
+    pub fn savepoint(&self, dir: impl AsRef<Path>) -> Result<Savepoint> {
+        let gone = || Error::external("the job ended before it could take the savepoint");
+        let dir = dir.as_ref();
+        let dir = std::path::absolute(dir)
+            .map_err(|error| Error::config(format!("`{}` is no path", dir.display())).because(error))?;
+        let shared = self.shared.as_ref().ok_or_else(gone)?;
+        let (sender, taken) = crossbeam_channel::bounded(1);
+        let answer = move |answer| {
+            // Who asked may have gone; that is no matter.
+            let _ = sender.send(answer);
+        };
+        shared.report(Report::Savepoint(Request { dir: Some(dir), answer: Box::new(answer) }));
+        taken.recv().unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// From now on the signal SIGUSR1 makes this job take a savepoint, in `savepoints/epoch-…` in its checkpoint directory; it says on
+    /// standard error where. Before this call, and where it fails, the signal ends the process, as the system has it.
+    /// Does nothing on systems without that signal.
+    pub fn savepoint_on_sigusr1(&self) {
+        #[cfg(unix)]
+        if let Some(shared) = &self.shared {
+            let flag = Arc::clone(&shared.signalled);
+            match signal_hook::flag::register(signal_hook::consts::SIGUSR1, flag) {
+                Ok(registered) => lock(&shared.signals).push(registered),
+                Err(error) => tracing::warn!("SIGUSR1 will not take a savepoint: {error}"),
             }
         }
     }

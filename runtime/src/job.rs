@@ -34,6 +34,9 @@ pub struct Settings {
     pub retain: usize,
     /// What to start from; by default the newest checkpoint.
     pub start_from: StartFrom,
+    /// Whether SIGUSR1 makes the job take a savepoint, when it is run by [`Job::run`]; see
+    /// [`JobHandle::savepoint_on_sigusr1`].
+    pub savepoint_on_sigusr1: bool,
     /// What was renamed or dropped since the checkpoint that it starts from.
     pub names: Names,
     /// How many records a source reads at a time, at most; by default 2048.
@@ -52,6 +55,7 @@ impl Default for Settings {
             checkpoint_interval: Duration::from_secs(10),
             retain: 3,
             start_from: StartFrom::Newest,
+            savepoint_on_sigusr1: false,
             names: Names::default(),
             batch_size: 2048,
             in_flight: 64 << 10,
@@ -124,6 +128,13 @@ impl Job {
     #[must_use]
     pub fn start_from(mut self, from: StartFrom) -> Self {
         self.settings.start_from = from;
+        self
+    }
+
+    /// SIGUSR1 makes the job take a savepoint, in `savepoints/epoch-…` in its checkpoint directory.
+    #[must_use]
+    pub fn savepoint_on_sigusr1(mut self) -> Self {
+        self.settings.savepoint_on_sigusr1 = true;
         self
     }
 
@@ -235,8 +246,12 @@ impl Job {
     /// # Errors
     /// Whatever made the job fail. The last checkpoint stays usable.
     pub fn run(self) -> Result<Summary> {
+        let on_sigusr1 = self.settings.savepoint_on_sigusr1;
         let handle = self.start()?;
         handle.stop_on_ctrl_c();
+        if on_sigusr1 {
+            handle.savepoint_on_sigusr1();
+        }
         handle.wait()
     }
 

@@ -24,6 +24,7 @@ mod progress;
 pub mod record;
 mod recovery;
 pub mod rows;
+pub mod savepoint;
 mod shared;
 pub mod sink;
 pub mod source;

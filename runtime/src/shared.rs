@@ -1,7 +1,7 @@
 //! What the workers and the coordinator of one run share: flags, counters, and the channel of reports.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -12,6 +12,7 @@ use crate::bench::probe::{Born, Probe};
 use crate::bench::times::Times;
 use crate::error::Error;
 use crate::moment::Epoch;
+use crate::savepoint::Request;
 use crate::time::EventTime;
 
 /// What a worker tells the coordinator.
@@ -28,6 +29,8 @@ pub(crate) enum Report {
     Left,
     /// Somebody outside wants the job to stop.
     Stop(StopMode),
+    /// Somebody in this process wants a savepoint.
+    Savepoint(Request),
 }
 
 /// How a running job is to stop.
@@ -59,6 +62,11 @@ pub(crate) struct Shared {
     pub teardown: AtomicBool,
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
+    /// A signal has asked for a savepoint.
+    pub signalled: Arc<AtomicBool>,
+    /// What was registered with the system for that.
+    #[cfg(unix)]
+    pub signals: Mutex<Vec<signal_hook::SigId>>,
     /// Records on their way to each worker.
     pub in_flight: Vec<Padded<AtomicI64>>,
     /// How many splits have ended.
@@ -166,6 +174,9 @@ impl Shared {
             teardown: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             error: Mutex::new(None),
+            signalled: Arc::default(),
+            #[cfg(unix)]
+            signals: Mutex::default(),
             in_flight: (0..workers).map(|_| Padded::default()).collect(),
             splits_ended: AtomicU64::new(0),
             stashed: Padded::default(),
@@ -185,6 +196,14 @@ impl Shared {
         self.failed.store(true, Ordering::SeqCst);
         self.report(Report::Failed);
         self.wake_workers();
+    }
+
+    /// The job has ended: signals are no longer for it.
+    pub(crate) fn ignore_signals(&self) {
+        #[cfg(unix)]
+        for registered in lock(&self.signals).drain(..) {
+            signal_hook::low_level::unregister(registered);
+        }
     }
 
     pub(crate) fn has_failed(&self) -> bool {

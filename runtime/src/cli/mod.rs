@@ -2,6 +2,7 @@
 //! more than a line.
 
 mod checkpoints;
+mod savepoint;
 mod state;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use millstream_state::checkpoint::StartFrom;
 
 pub use checkpoints::CheckpointAction;
+pub use savepoint::SavepointArgs;
 pub use state::StateArgs;
 
 use crate::bench::BenchArgs;
@@ -72,6 +74,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Look at the state in the job's checkpoints and savepoints
     State(StateArgs),
+    /// Have the job, which runs elsewhere with the same checkpoint directory, take a savepoint
+    Savepoint(SavepointArgs),
     /// Look at the job's checkpoints
     Checkpoints {
         /// What to do with them
@@ -108,7 +112,7 @@ struct Alone {
 }
 
 impl Job {
-    /// Does what the command line says: `run` (the default), `graph`, `bench`, `state` or `checkpoints`. Returns the exit code: 0, or 1 after
+    /// Does what the command line says: `run` (the default), `graph`, `bench`, `state`, `savepoint` or `checkpoints`. Returns the exit code: 0, or 1 after
     /// an error, which it has printed.
     pub fn main(self) -> ExitCode {
         Alone::parse().job.main(self)
@@ -194,6 +198,7 @@ impl JobArgs {
                 Ok(ExitCode::SUCCESS)
             }
             Some(Command::State(args)) => state::run(&job, args),
+            Some(Command::Savepoint(args)) => savepoint::run(&job, args),
             Some(Command::Checkpoints { action }) => checkpoints::run(&job, action.as_ref()),
         }
     }
