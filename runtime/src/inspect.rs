@@ -13,7 +13,6 @@
 use std::borrow::Borrow;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::path::PathBuf;
 
 use millstream_state::checkpoint::{Refusal, StartFrom};
 use millstream_state::codec;
@@ -116,25 +115,18 @@ impl Job {
     /// When there is no such checkpoint, or it is damaged, or another job's.
     pub fn checkpoint(&self, at: StartFrom) -> Result<CheckpointView> {
         self.validate()?;
-        let held = self.held(at)?;
-        let manifest = held.manifest().clone();
-        let dir = held.dir().to_path_buf();
-        check_job(&dir, &manifest, &self.name)?;
-        let operators = self.operator_views(&manifest);
-        Ok(CheckpointView { from: held.into_readable()?, operators })
+        let from = self.readable(&at)?;
+        let operators = self.operator_views(from.held().manifest());
+        Ok(CheckpointView { from, operators })
     }
 
-    fn held(&self, at: StartFrom) -> Result<Held> {
-        let of_savepoint = |dir: &PathBuf| Ok(Held::open(dir)?);
-        let of = |store: &CheckpointStore, epoch: u64, present: &[u64]| {
-            if !present.contains(&epoch) {
-                return Err(refuse(store.dir(), Refusal::Missing { epoch, present: present.to_vec() }));
-            }
-            let held = store.manifest(epoch).map(drop).and_then(|()| Held::open(&store.epoch_dir(epoch)));
-            held.map_err(|error| Error::from(error).at_place(format!("checkpoint {epoch}")))
+    fn readable(&self, at: &StartFrom) -> Result<Readable> {
+        let open = |held: Held| {
+            check_job(held.dir(), held.manifest(), &self.name)?;
+            Ok(held.into_readable()?)
         };
-        let store = match &at {
-            StartFrom::Savepoint(dir) | StartFrom::FreshFromSavepoint(dir) => return of_savepoint(dir),
+        let store = match at {
+            StartFrom::Savepoint(dir) | StartFrom::FreshFromSavepoint(dir) => return open(Held::open(dir)?),
             StartFrom::Fresh => {
                 return Err(
                     Error::config("a fresh start has no state to look at").hint("name a checkpoint or a savepoint")
@@ -145,12 +137,15 @@ impl Job {
         let mut tries = 0;
         loop {
             let present = store.epochs()?;
+            let is_intact = |epoch: &&u64| store.verify(**epoch).is_ok();
+            let newest = present.last();
             let chosen = match at {
-                StartFrom::Epoch(epoch) => Some(epoch),
-                StartFrom::NewestIntact => {
-                    present.iter().rev().copied().find(|epoch| store.verify(*epoch).is_ok()).or(present.last().copied())
+                StartFrom::Epoch(epoch) if present.contains(epoch) => Some(epoch),
+                StartFrom::Epoch(epoch) => {
+                    return Err(refuse(store.dir(), Refusal::Missing { epoch: *epoch, present }));
                 }
-                _ => present.last().copied(),
+                StartFrom::NewestIntact => present.iter().rev().find(is_intact).or(newest),
+                _ => newest,
             };
             let Some(epoch) = chosen else {
                 let text = format!("there are no checkpoints in {}", store.dir().display());
@@ -158,12 +153,13 @@ impl Job {
                     Error::config(text).hint("run the job first, or name its directory with `--checkpoint-dir DIR`")
                 );
             };
-            match of(&store, epoch, &present) {
+            let held = store.manifest(*epoch).and_then(|_| Held::open(&store.epoch_dir(*epoch)));
+            let opened = held.map_err(Error::from).and_then(open);
+            tries += 1;
+            match opened {
                 // A job that runs may have deleted the one that was the newest a moment ago.
-                Err(_) if tries < 5 && !matches!(at, StartFrom::Epoch(_)) && !store.epochs()?.contains(&epoch) => {
-                    tries += 1
-                }
-                held => return held,
+                Err(_) if tries < 20 && !matches!(at, StartFrom::Epoch(_)) && !store.epochs()?.contains(epoch) => {}
+                opened => return opened.map_err(|error| error.at_place(format!("checkpoint {epoch}"))),
             }
         }
     }

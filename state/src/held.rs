@@ -155,18 +155,27 @@ impl Held {
     /// When a file is damaged, or RocksDB cannot open it.
     pub fn into_readable(self) -> Result<Readable> {
         self.verify_all_but_tables()?;
-        let db = StateDb::open_to_read(&self.dir.join(DB)).map_err(|error| {
+        match StateDb::open_to_read(&self.dir.join(DB)) {
+            Ok(db) => Ok(Readable { held: self, db }),
             // RocksDB opens by name, and may come too late.
-            match self.dir.join(MANIFEST).try_exists() {
-                Ok(false) => StateError::Mismatch {
-                    epoch: self.manifest.epoch,
-                    path: self.dir.clone(),
-                    reason: "was deleted while it was being opened".into(),
-                },
-                _ => as_damage(error),
+            Err(_) if matches!(self.dir.join(MANIFEST).try_exists(), Ok(false)) => Err(StateError::Mismatch {
+                epoch: self.manifest.epoch,
+                path: self.dir.clone(),
+                reason: "was deleted while it was being opened".into(),
+            }),
+            Err(error) => Err(self.damage(error)),
+        }
+    }
+
+    /// What RocksDB calls a corruption is damage, and not a failure that might pass. It does not always say of which file; the checksums
+    /// do.
+    fn damage(&self, error: StateError) -> StateError {
+        match error {
+            StateError::Rocks { path, message } if message.starts_with("Corruption") => {
+                self.verify().err().unwrap_or_else(|| StateError::damaged(path, message))
             }
-        })?;
-        Ok(Readable { held: self, db })
+            other => other,
+        }
     }
 }
 
@@ -193,14 +202,6 @@ impl Readable {
         group: KeyGroup,
         each: impl FnMut(StoredEntry<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.db.scan_group(operator, group, each).map_err(as_damage)
-    }
-}
-
-/// What RocksDB calls a corruption is damage, and not a failure that might pass.
-fn as_damage(error: StateError) -> StateError {
-    match error {
-        StateError::Rocks { path, message } if message.starts_with("Corruption") => StateError::damaged(path, message),
-        other => other,
+        self.db.scan_group(operator, group, each).map_err(|error| self.held.damage(error))
     }
 }
