@@ -5,6 +5,7 @@
 
 #![cfg(unix)]
 
+#[allow(dead_code)] // others use more of it
 mod patience;
 
 use std::collections::BTreeMap;
@@ -27,10 +28,10 @@ const NUMBERS: u64 = 30_000;
 
 #[derive(Parser)]
 struct Options {
-    #[arg(long, default_value = "", global = true)]
+    #[arg(long, default_value = "numbers.out", global = true)]
     output: PathBuf,
     /// What was changed: words, by commas
-    #[arg(long, default_value = "", global = true)]
+    #[arg(long, default_value = "first", global = true)]
     version: String,
     #[arg(long, default_value_t = 0.0, global = true)]
     rate: f64,

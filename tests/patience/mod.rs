@@ -1,7 +1,5 @@
 //! What tests of running jobs share: waiting with a limit, temporary directories, and random numbers by seed.
 
-#![allow(dead_code)] // each test file uses its own part of this
-
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
