@@ -123,6 +123,42 @@ fn windows_are_shown_as_event_time() {
     }
 }
 
+#[test]
+fn a_handle_takes_savepoints_of_a_job_that_runs_even_if_it_reads_nothing() {
+    let dir = temp();
+    let (sender, source) = channel::<u64>(100);
+    let job = |source| {
+        let job = Job::new("idle").workers(2).checkpoint_every(patience::ms(10));
+        let numbers = job.source(source, Watermarks::monotonous(|n: &u64| EventTime::from_secs(*n as i64)));
+        numbers.key_by(|n| *n).fold(0u64, |count, _| *count += 1).name("counts").sink(for_each(|_| ()));
+        job
+    };
+    let handle = job(source).checkpoint_dir(dir.path().join("checkpoints")).start().expect("starts");
+    sender.send(1).expect("is read");
+    patience::until("all is read", || handle.status().records_in == 1);
+    for n in 0..3 {
+        let to = dir.path().join(format!("savepoint-{n}"));
+        assert_eq!(handle.savepoint(&to).expect("is taken").dir, to);
+        let error = handle.savepoint(&to).expect_err("is there").to_string();
+        assert!(error.contains("exists already") && error.contains("never written over"), "{error}");
+        let view = job(channel(1).1).checkpoint(StartFrom::Savepoint(to)).expect("opens");
+        assert_eq!(view.state::<u64, u64>("counts").and_then(|counts| counts.get(&1)).expect("reads"), Some(1));
+    }
+    drop(sender);
+    patience::until("its end", || handle.is_finished());
+    let error = handle.savepoint(dir.path().join("late")).expect_err("too late").to_string();
+    assert!(error.contains("the job ended before"), "{error}");
+    let (_sender, source) = channel::<u64>(100);
+    let handle = job(source).start().expect("starts");
+    let error = handle.savepoint(dir.path().join("none")).expect_err("no checkpoints").to_string();
+    assert!(error.contains("keeps no checkpoints"), "{error}");
+    handle.stop(StopMode::Now);
+    within(handle, patience::SOON).expect("stops");
+    let error = job(channel(1).1).start_from(StartFrom::Savepoint(dir.path().join("savepoint-0"))).start();
+    assert!(error.expect_err("no directory").to_string().contains("--checkpoint-dir"));
+    assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 4, "only savepoints and checkpoints");
+}
+
 /// The example as a process.
 struct Process {
     dir: tempfile::TempDir,

@@ -336,6 +336,26 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_found_among_all_of_its_group() {
+        let mut disk = Disk::new();
+        let mut state = KeyedState::<u64, u64>::default();
+        state.track();
+        for key in 0..5_000u64 {
+            *state.update(hash_key(&key), &key, || 0) = key * 7;
+        }
+        disk.save(&mut state);
+        let reader = state.readers().remove(0);
+        for key in (0..5_100).step_by(17) {
+            let Wanted { group, key: wanted } = Wanted::new(&key).unwrap();
+            let mut rows = Vec::new();
+            disk.db.scan_group(OPERATOR, group, |entry| reader.rows(entry, Some(&wanted), &mut rows)).unwrap();
+            let found: Vec<String> = rows.iter().map(|row| reader.value_json(row).unwrap()).collect();
+            let expected = (key < 5_000).then(|| (key * 7).to_string());
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{key}");
+        }
+    }
+
+    #[test]
     fn keys_are_json_or_a_bare_word() {
         let strings = Reader::keyed::<String, u8>();
         for text in ["EWR", "\"EWR\""] {

@@ -84,17 +84,15 @@ impl StateDb {
         Self::open(&options(), dir, digests)
     }
 
-    /// Opens the database in `dir`, the one of a checkpoint itself, to read it. Nothing there is written, not even a log, and
+    /// Opens the database in `dir`, the one of a checkpoint itself, to read it. Nothing there is written: RocksDB keeps no log then, and
     /// what is opened stays readable when somebody deletes it.
     ///
     /// # Errors
     /// When RocksDB cannot open it.
     pub fn open_to_read(dir: &Path) -> Result<Self> {
         let mut options = options();
+        // All files are opened now and stay open.
         options.set_max_open_files(-1);
-        options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, |_, text| {
-            tracing::debug!("{}", text.trim())
-        }));
         let db = DB::open_for_read_only(&options, dir, false).map_err(rocks_error(dir))?;
         Ok(StateDb { db, dir: dir.to_path_buf(), files_written: 0, digests: HashMap::new() })
     }
@@ -426,6 +424,23 @@ pub(crate) mod tests {
         // A number that is given again has nothing of its first owner.
         apply(&mut disk.db, &[(5, 0, b"b", Some(b"3"))]);
         assert_eq!(entries(&disk.db, &all).len(), 1);
+    }
+
+    #[test]
+    fn what_is_opened_to_be_read_stays_readable_and_as_it_is() {
+        let mut disk = Disk::new();
+        let operators: Vec<u32> = (0..50).collect();
+        // Ranges that do not overlap, each in a file of its own.
+        operators
+            .iter()
+            .for_each(|operator| drop(apply(&mut disk.db, &[(*operator, 5, b"key", Some(b"value"))])));
+        let dir = disk.dir.path().join("checkpoint");
+        let files = disk.db.checkpoint(&dir).unwrap();
+        assert!(files.len() > 50, "{} files", files.len());
+        let db = StateDb::open_to_read(&dir).unwrap();
+        assert_eq!(fingerprint(&dir), files);
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(entries(&db, &operators).len(), 50);
     }
 
     #[test]
