@@ -345,7 +345,7 @@ mod tests {
         }
         disk.save(&mut state);
         let reader = state.readers().remove(0);
-        for key in (0..5_100).step_by(17) {
+        for key in (0..5_100u64).step_by(17) {
             let Wanted { group, key: wanted } = Wanted::new(&key).unwrap();
             let mut rows = Vec::new();
             disk.db.scan_group(OPERATOR, group, |entry| reader.rows(entry, Some(&wanted), &mut rows)).unwrap();

@@ -431,9 +431,9 @@ pub(crate) mod tests {
         let mut disk = Disk::new();
         let operators: Vec<u32> = (0..50).collect();
         // Ranges that do not overlap, each in a file of its own.
-        operators
-            .iter()
-            .for_each(|operator| drop(apply(&mut disk.db, &[(*operator, 5, b"key", Some(b"value"))])));
+        for operator in &operators {
+            apply(&mut disk.db, &[(*operator, 5, b"key", Some(b"value"))]);
+        }
         let dir = disk.dir.path().join("checkpoint");
         let files = disk.db.checkpoint(&dir).unwrap();
         assert!(files.len() > 50, "{} files", files.len());
