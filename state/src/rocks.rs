@@ -10,10 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{
-    DB, DBCompressionType, InfoLogger, IngestExternalFileOptions, LogLevel, MergeOperands, Options, ReadOptions,
-    SstFileWriter,
-};
+use rocksdb::{DB, DBCompressionType, IngestExternalFileOptions, MergeOperands, Options, ReadOptions, SstFileWriter};
 
 use crate::key_group::KeyGroup;
 use crate::manifest::FileEntry;
