@@ -84,7 +84,8 @@ fn main() -> ExitCode {
 fn flight_delays(options: &Options) -> Job {
     let job = Job::new("flight-delays")
         .checkpoint_dir(options.output.join("checkpoints"))
-        .checkpoint_every(std::time::Duration::from_millis(200));
+        .checkpoint_every(std::time::Duration::from_millis(200))
+        .savepoint_on_sigusr1();
     let departures = CsvFiles::new(&options.input).rate(options.rate);
     let scheduled = |departure: &Departure| departure.scheduled_at;
     let (windows, late) = job

@@ -31,6 +31,34 @@
 //!
 //! Run it again after a crash and it goes on from its newest checkpoint; `--help` shows what every job can do.
 //!
+//! What a job remembers can be read from its checkpoints, also while it runs; here by its types, and on the command line by `state`:
+//!
+//! ```
+//! use millstream::prelude::*;
+//!
+//! # let dir = std::env::temp_dir().join(format!("millstream-doc-{}", std::process::id()));
+//! # let checkpoints = dir.clone();
+//! let payments = move || {
+//!     let job = Job::new("payments").checkpoint_dir(&checkpoints);
+//!     let payments = from_vec(vec![("Ann", 5), ("Bob", 7), ("Ann", 2)]);
+//!     job.source(payments, Watermarks::monotonous(|_: &(&str, u64)| EventTime::EPOCH))
+//!         .key_by(|(who, _)| who.to_string())
+//!         .fold(0u64, |balance, (_, cents)| *balance += cents)
+//!         .name("balances")
+//!         .sink(for_each(|_| ()));
+//!     job
+//! };
+//! payments().run()?;
+//!
+//! let then = payments().checkpoint(StartFrom::Newest)?;
+//! let balances = then.state::<String, u64>("balances")?;
+//! assert_eq!(balances.get("Ann")?, Some(7));
+//! assert_eq!(balances.count()?, 2);
+//! # drop(balances);
+//! # std::fs::remove_dir_all(dir).expect("removed");
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! Where to go from here: [`operators`] has the table of all operators, [`aggregate`] the aggregates, [`connectors`] the
 //! sources and sinks; `ARCHITECTURE.md` in the repository tells how a record and a checkpoint live.
 
@@ -38,8 +66,8 @@ pub use millstream_connectors as connectors;
 pub use millstream_operators as operators;
 pub use millstream_operators::{aggregate, window};
 pub use millstream_runtime::{
-    StopMode, bench, cli, error, handle, job, journal, metrics, moment, operator, poison, record, restart, rows, sink,
-    source, stream, summary, time, watermark,
+    StopMode, bench, cli, error, handle, inspect, job, journal, metrics, moment, names, operator, poison, record,
+    restart, rows, savepoint, sink, source, stream, summary, time, watermark,
 };
 pub use millstream_state as state;
 

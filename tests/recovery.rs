@@ -553,7 +553,7 @@ impl Bench {
     fn start(&self, shape: &Shape) -> Result<JobHandle> {
         let files = if shape.files.is_empty() { vec!["a.csv", "b.csv"] } else { shape.files.clone() };
         let source = CsvFiles::<Event>::new(files.iter().map(|file| self.dir.path().join(file))).rate(shape.rate);
-        let job = Job::new(shape.job).workers(shape.workers).batch_size(16).start_from(shape.from).retain(5);
+        let job = Job::new(shape.job).workers(shape.workers).batch_size(16).start_from(shape.from.clone()).retain(5);
         let job = job.checkpoint_dir(self.checkpoints()).checkpoint_every(ms(10));
         let events = job.source(source, Watermarks::monotonous(at)).name(shape.source);
         let windows = events
@@ -649,10 +649,14 @@ fn a_checkpoint_of_another_job_is_refused_and_says_what_differs() {
         ("another job", Shape { job: "other", ..SHAPE }, vec!["`readings`", "`other`"]),
         ("another window", Shape { seconds: 2, ..SHAPE }, vec!["`totals`", "windows of 1s", "windows of 2s"]),
         ("another aggregate", Shape { other_aggregate: true, ..SHAPE }, vec!["operator `totals`", "(Count, Mean)"]),
-        ("a renamed operator", Shape { window: "renamed", ..SHAPE }, vec!["no operator `renamed`"]),
-        ("an added operator", Shape { extra: true, ..SHAPE }, vec!["no operator `extra`"]),
-        ("a renamed sink", Shape { sink: "elsewhere", ..SHAPE }, vec!["no sink `elsewhere`"]),
-        ("a renamed source", Shape { source: "output", ..SHAPE }, vec!["no source `output`"]),
+        (
+            "a renamed operator",
+            Shape { window: "renamed", ..SHAPE },
+            vec!["has `totals`", "--rename-state totals=renamed"],
+        ),
+        ("an added sink without a name", Shape { extra: true, ..SHAPE }, vec!["no sink `sink-1`", ".name("]),
+        ("a renamed sink", Shape { sink: "elsewhere", ..SHAPE }, vec!["has `out`", "--rename-state out=elsewhere"]),
+        ("a renamed source", Shape { source: "output", ..SHAPE }, vec!["has `input`", "--rename-state input=output"]),
         ("an added split", Shape { files: vec!["a.csv", "b.csv", "c.csv"], ..SHAPE }, vec!["c.csv", "`input`"]),
         ("a removed split", Shape { files: vec!["a.csv"], ..SHAPE }, vec!["b.csv", "`input`"]),
     ];

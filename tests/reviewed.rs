@@ -59,7 +59,7 @@ fn when_no_checkpoint_is_there_then_only_fresh_sets_output_aside() {
     assert!(!before.is_empty());
     std::fs::remove_dir_all(dir.path().join("checkpoints")).expect("removed");
     for from in [StartFrom::Newest, StartFrom::NewestIntact] {
-        let error = counting(dir.path(), 0..100).start_from(from).run().expect_err("output would be doubled");
+        let error = counting(dir.path(), 0..100).start_from(from.clone()).run().expect_err("output would be doubled");
         assert_eq!(error.kind(), ErrorKind::State, "{error}");
         assert_eq!(parts(dir.path()), before);
     }

@@ -125,7 +125,7 @@ fn everything_is_on_disk_before_a_manifest_names_it() {
             }
         }
         must(&store.epoch_dir(epoch).join("manifest.draft"));
-        [&db, &store.epoch_dir(epoch), &dir.join("out/checkpoints")].map(|dir| must(dir));
+        [&db, &store.epoch_dir(epoch), &dir.join("out/checkpoints")].into_iter().for_each(|dir| must(dir));
         for (sink, output) in manifest.sinks.iter().map(|sink| (sink, dir.join("out").join(&sink.name))) {
             for handle in &sink.handles {
                 must(&output.join(handle));

@@ -58,6 +58,10 @@ where
         KeyedState::default()
     }
 
+    fn state_names(&self) -> &'static [&'static str] {
+        &["value"]
+    }
+
     fn on_batch(
         &mut self,
         cx: &mut Context<T, (K, O)>,

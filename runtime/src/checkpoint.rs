@@ -26,6 +26,7 @@ use crate::journal::{Phases, What};
 use crate::metrics;
 use crate::moment::Epoch;
 use crate::progress::Progress;
+use crate::savepoint::Savepoints;
 use crate::shared::{Part, Report, Shared, StopMode};
 use crate::summary::{Outcome, Summary, thousands};
 use crate::supervisor::Held;
@@ -68,6 +69,8 @@ pub(crate) struct Coordinator {
     pub restored: Option<Epoch>,
     pub operators: Vec<OperatorInfo>,
     pub workers: WorkerThreads,
+    /// Until the job has ended.
+    pub savepoints: Option<Savepoints>,
     /// How many parts make a checkpoint complete.
     pub expected: usize,
     pub sources: usize,
@@ -86,6 +89,7 @@ pub(crate) struct Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     Interval,
+    Savepoint,
     Stop,
     Finish,
 }
@@ -136,6 +140,9 @@ impl Coordinator {
         let result = supervised.unwrap_or_else(|panic| {
             Err(Error::user(format!("panicked while a checkpoint was made: {}", panic_text(&*panic))))
         });
+        if let Some(savepoints) = self.savepoints.take() {
+            savepoints.end(result.is_err());
+        }
         if let Err(error) = &result {
             // Workers must not go on after the coordinator has given up.
             tracing::debug!(job = %self.job, "failed: {error}");
@@ -236,6 +243,11 @@ impl Coordinator {
                     stop = true;
                     self.shared.hold.store(true, Ordering::SeqCst);
                 }
+                Ok(Report::Savepoint(request)) => {
+                    if let Some(savepoints) = &mut self.savepoints {
+                        savepoints.request(request);
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("all workers are gone")),
             }
@@ -251,6 +263,9 @@ impl Coordinator {
                 summary.most_rocksdb_bytes = summary.most_rocksdb_bytes.max(status.rocksdb_bytes);
                 metrics::publish(&self.job, &status, &held.counted);
                 progress.show(&status, self.started.elapsed());
+                if let Some(savepoints) = &mut self.savepoints {
+                    savepoints.poll();
+                }
                 if let Some(open) = &mut open {
                     self.speak_of_slow(open, &status, now);
                 }
@@ -260,7 +275,7 @@ impl Coordinator {
                 self.complete(complete, summary, held)?;
                 due = Instant::now() + interval;
                 match reason {
-                    Reason::Interval => {}
+                    Reason::Interval | Reason::Savepoint => {}
                     Reason::Stop => return Ok(Outcome::Stopped),
                     Reason::Finish => return Ok(Outcome::Finished),
                 }
@@ -271,6 +286,8 @@ impl Coordinator {
                     Some(Reason::Finish)
                 } else if stop {
                     Some(Reason::Stop)
+                } else if self.savepoints.as_ref().is_some_and(Savepoints::is_waiting) {
+                    Some(Reason::Savepoint)
                 } else if held.store.is_some() && pressed >= self.shared.announced.load(Ordering::SeqCst) {
                     Some(Reason::Interval)
                 } else if held.store.is_some() && Instant::now() >= due {
@@ -300,7 +317,10 @@ impl Coordinator {
     }
 
     /// Ends the current epoch.
-    fn begin(&self, reason: Reason) -> Open {
+    fn begin(&mut self, reason: Reason) -> Open {
+        if let Some(savepoints) = &mut self.savepoints {
+            savepoints.closing();
+        }
         let epoch = self.shared.announced.load(Ordering::SeqCst);
         tracing::debug!(job = %self.job, epoch, ?reason, "closing epoch");
         self.shared.announce(epoch + 1);
@@ -351,6 +371,9 @@ impl Coordinator {
         }
         if let Some(store) = held.store.as_ref().filter(|_| wrote) {
             store.note_committed(epoch)?;
+        }
+        if let Some(savepoints) = &mut self.savepoints {
+            savepoints.take(epoch);
         }
         if let Some(Stored { bytes, manifest, phases }) = &mut stored {
             let rest = Phases { waiting_us, committing_us: clock.lap(), pause_us: micros(pause), ..*phases };

@@ -188,7 +188,7 @@ impl From<millstream_state::StateError> for Error {
         let kind = match &error {
             StateError::Io { .. } | StateError::Rocks { .. } => ErrorKind::External,
             StateError::Damaged { .. } | StateError::Mismatch { .. } => ErrorKind::State,
-            StateError::Locked { .. } => ErrorKind::Config,
+            StateError::Locked { .. } | StateError::Exists { .. } => ErrorKind::Config,
             StateError::Codec { .. } => ErrorKind::User,
             _ => ErrorKind::Internal,
         };

@@ -7,6 +7,7 @@ use std::time::Instant;
 use millstream_state::checkpoint::StartFrom;
 use millstream_state::manifest::Manifest;
 use millstream_state::rocks::StateDb;
+use millstream_state::savepoint;
 use millstream_state::store::CheckpointStore;
 
 use crate::bench::probe::{Probe, SinkSplits};
@@ -19,6 +20,7 @@ use crate::job::Settings;
 use crate::journal::What;
 use crate::poison::{LeftOut, SplitName};
 use crate::recovery::{Shape, Start, choose};
+use crate::savepoint::Savepoints;
 use crate::shared::{Shared, lock};
 use crate::sink::Committer;
 use crate::summary::{Outcome, Summary};
@@ -42,30 +44,25 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     let settings = job.settings.clone();
     let execution = execution_token();
     // What was asked for is done by the first attempt: a fresh start that fails must not begin again.
-    let start_from = if restart == 0 { settings.start_from } else { StartFrom::Newest };
+    let start_from = if restart == 0 { settings.start_from.clone() } else { StartFrom::Newest };
 
     let shape = shape(&job.name, &graph, &names, &splits);
     let start = match &held.store {
-        Some(store) => choose(store, start_from, &shape)?,
+        Some(store) => choose(store, &start_from, &shape, &settings.names)?,
         None => Start::Fresh { set_aside: Vec::new() },
     };
     held.look_back(start_from == StartFrom::Fresh)?;
 
-    let committed = match (&held.store, &start) {
-        (Some(store), Start::Restore { manifest, .. } | Start::Finished { manifest }) => {
-            store.is_committed(manifest.epoch)?
-        }
-        _ => false,
-    };
     hold_sinks(&graph, &names, &job.name, &mut held.committers)?;
     // Output after the point of restart is withdrawn only if the user chose that point. To begin again because no checkpoint
     // was found is nobody's choice but that of `Fresh`.
     let withdraw = match &start {
         Start::Fresh { .. } => start_from == StartFrom::Fresh,
-        _ => start_from != StartFrom::Newest,
+        _ => !matches!(start_from, StartFrom::Newest | StartFrom::Savepoint(_)),
     };
+    let (mut committed, mut import) = (false, None);
     let restored = match start {
-        Start::Finished { manifest } => {
+        Start::Finished { manifest, committed } => {
             recover_sinks(&mut held.committers, &names, Some(&manifest), committed, withdraw)?;
             // The run that finished may have been killed before it had cleared up.
             if let Some(store) = &held.store {
@@ -84,11 +81,14 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
             }
             None
         }
-        Start::Restore { manifest, set_aside } => {
+        Start::Restore { manifest, set_aside, committed: is_committed, import: to_import } => {
+            (committed, import) = (is_committed, to_import);
+            // To begin again is a wish that was made with open eyes.
+            let again = matches!(start_from, StartFrom::FreshFromSavepoint(_));
             let stuck = graph.nodes.iter().enumerate().find(|(node, described)| {
                 matches!(described.body, Body::Sink(_)) && !held.committers.contains_key(node)
             });
-            if let (Some((node, described)), false) = (stuck, set_aside.is_empty()) {
+            if let (Some((node, described)), false) = (stuck, set_aside.is_empty() || again) {
                 let text = format!(
                     "checkpoint {} is not the newest, and what was written to {} after it cannot be withdrawn: it would be \
                      doubled",
@@ -102,10 +102,14 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
             if let Some(store) = &held.store {
                 store.set_aside(&set_aside, &execution)?;
             }
-            Some(Arc::new(manifest))
+            Some(Arc::new(*manifest))
         }
     };
     recover_sinks(&mut held.committers, &names, restored.as_deref(), committed, withdraw)?;
+    // From here on the savepoint is the newest checkpoint, whatever happens.
+    if let (Some(savepoint), Some(store), Some(manifest)) = (import, &held.store, &restored) {
+        savepoint::import(&savepoint, manifest, store)?;
+    }
 
     let open = |store| open_db(store, &settings, restored.as_deref(), &execution);
     let db = held.store.as_ref().map(open).transpose()?;
@@ -136,6 +140,7 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         let operators = parts.into_iter().map(|(task, make)| Ok((task, make()?))).collect::<Result<_>>()?;
         Ok(operators)
     })?;
+    let savepoints = Savepoints::new(held.store.clone(), &execution, Arc::clone(&held.signalled));
     Ok(Begun::Running(Coordinator {
         job: job.name.clone(),
         execution,
@@ -145,6 +150,7 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         db,
         restored: epoch,
         operators,
+        savepoints: Some(savepoints),
         expected,
         sources,
         started,
@@ -209,7 +215,9 @@ fn splits_of_sinks(graph: &Graph, splits: &HashMap<usize, Vec<(u32, String)>>) -
 }
 
 fn shape(job: &str, graph: &Graph, names: &[String], splits: &HashMap<usize, Vec<String>>) -> Shape {
-    let mut shape = Shape { job: job.into(), operators: Vec::new(), sources: Vec::new(), sinks: Vec::new() };
+    let derived = names.iter().zip(&graph.nodes).filter(|(_, node)| !node.is_named()).map(|(name, _)| name.clone());
+    let (operators, sources, sinks) = (Vec::new(), Vec::new(), Vec::new());
+    let mut shape = Shape { job: job.into(), operators, sources, sinks, derived: derived.collect() };
     for (node, body) in graph.nodes.iter().map(|node| &node.body).enumerate() {
         let name = names[node].clone();
         match body {
@@ -257,7 +265,15 @@ fn open_db(
     clear_up(store, settings.retain)?;
     let (live, cache) = (store.live_dir(execution), settings.cache_bytes());
     let db = match restored {
-        Some(manifest) => StateDb::open_copy(&store.db_dir(manifest.epoch), &manifest.files, &live, cache)?,
+        Some(manifest) => {
+            let mut db = StateDb::open_copy(&store.db_dir(manifest.epoch), &manifest.files, &live, cache)?;
+            let known: Vec<u32> = manifest.operators.iter().map(|entry| entry.id).collect();
+            // What was dropped must not come back under a number that is given to another.
+            if db.forget_others(&known)? > 0 {
+                tracing::info!(epoch = manifest.epoch, "state of operators that are gone was dropped");
+            }
+            db
+        }
         None => StateDb::create(&live, cache)?,
     };
     Ok(Arc::new(RwLock::new(db)))
@@ -310,7 +326,7 @@ fn warn_about_replay(job: &str, graph: &Graph, names: &[String], checkpoints: bo
 }
 
 /// A token that no other start of the job has.
-fn execution_token() -> String {
+pub(crate) fn execution_token() -> String {
     use std::hash::{BuildHasher, Hasher};
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("{:08x}", (random >> 32) as u32 ^ random as u32)

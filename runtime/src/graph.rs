@@ -35,6 +35,13 @@ pub(crate) struct Node {
     pub body: Body,
 }
 
+impl Node {
+    /// Whether the user gave it a name.
+    pub(crate) fn is_named(&self) -> bool {
+        !self.given.is_empty()
+    }
+}
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Graph {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
@@ -13,6 +14,7 @@ use crate::bench::times::Times;
 use crate::checkpoint::Kind;
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
+use crate::savepoint::{Request, Savepoint};
 use crate::shared::{Padded, Report, Shared, Stats, StopMode, lock};
 use crate::summary::Summary;
 use crate::time::EventTime;
@@ -33,6 +35,10 @@ pub(crate) struct Control {
     pub restarts: AtomicU64,
     /// How many records are set aside.
     pub set_aside: AtomicU64,
+    /// Set by the signal that asks for a savepoint.
+    signalled: Arc<AtomicBool>,
+    #[cfg(unix)]
+    signals: Mutex<Vec<signal_hook::SigId>>,
 }
 
 struct ControlState {
@@ -42,12 +48,23 @@ struct ControlState {
 }
 
 impl Control {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, signalled: Arc<AtomicBool>) -> Self {
         Control {
             state: Mutex::new(ControlState { shared, stop: None }),
             asked: Condvar::new(),
             restarts: AtomicU64::new(0),
             set_aside: AtomicU64::new(0),
+            signalled,
+            #[cfg(unix)]
+            signals: Mutex::default(),
+        }
+    }
+
+    /// The job has ended: signals are no longer its business.
+    pub(crate) fn ignore_signals(&self) {
+        #[cfg(unix)]
+        for registered in lock(&self.signals).drain(..) {
+            signal_hook::low_level::unregister(registered);
         }
     }
 
@@ -183,6 +200,50 @@ impl JobHandle {
         move |mode| {
             if let Some(control) = &control {
                 control.stop(mode);
+            }
+        }
+    }
+
+    /// Takes a savepoint in `dir`, which must not exist, and waits until it is complete. The job goes on, with what it reads and with its
+    /// checkpoints. Nothing that the job does ever touches a savepoint again.
+    ///
+    /// ```no_run
+    /// # use millstream_runtime::{StopMode, handle::JobHandle};
+    /// # fn example(handle: JobHandle) -> millstream_runtime::error::Result<()> {
+    /// let taken = handle.savepoint("/backup/orders/before-the-release")?;
+    /// println!("savepoint of epoch {}", taken.epoch);
+    /// handle.stop(StopMode::WithCheckpoint);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When it cannot be taken there, or the job keeps no checkpoints or ends before. The job does not mind.
+    pub fn savepoint(&self, dir: impl AsRef<Path>) -> Result<Savepoint> {
+        let gone = || Error::external("the job ended before it could take the savepoint");
+        let dir = dir.as_ref();
+        let dir = std::path::absolute(dir)
+            .map_err(|error| Error::config(format!("`{}` is no path", dir.display())).because(error))?;
+        let shared = self.shared().ok_or_else(gone)?;
+        let (sender, taken) = crossbeam_channel::bounded(1);
+        let answer = move |answer| {
+            // Who asked may have gone; that is no matter.
+            let _ = sender.send(answer);
+        };
+        shared.report(Report::Savepoint(Request { dir: Some(dir), answer: Box::new(answer) }));
+        taken.recv().unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// From now on the signal SIGUSR1 makes this job take a savepoint, in `savepoints/epoch-…` in its checkpoint directory; it says on
+    /// standard error where. Before this call, and where it fails, the signal ends the process, as the system has it.
+    /// Does nothing on systems without that signal.
+    pub fn savepoint_on_sigusr1(&self) {
+        #[cfg(unix)]
+        if let Some(control) = &self.control {
+            let flag = Arc::clone(&control.signalled);
+            match signal_hook::flag::register(signal_hook::consts::SIGUSR1, flag) {
+                Ok(registered) => lock(&control.signals).push(registered),
+                Err(error) => tracing::warn!("SIGUSR1 will not take a savepoint: {error}"),
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::driver::SourceNode;
 use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, check_name};
 use crate::handle::JobHandle;
+use crate::names::Names;
 use crate::restart::RestartPolicy;
 use crate::shared::lock;
 use crate::source::{BadRecord, Source};
@@ -36,6 +37,11 @@ pub struct Settings {
     pub retain: usize,
     /// What to start from; by default the newest checkpoint.
     pub start_from: StartFrom,
+    /// Whether SIGUSR1 makes the job take a savepoint, when it is run by [`Job::run`]; see
+    /// [`JobHandle::savepoint_on_sigusr1`].
+    pub savepoint_on_sigusr1: bool,
+    /// What was renamed or dropped since the checkpoint that it starts from.
+    pub names: Names,
     /// How many records a source reads at a time, at most; by default 2048.
     pub batch_size: usize,
     /// How many records may be on their way to one worker before sources stop reading; by default 65,536.
@@ -57,6 +63,8 @@ impl Default for Settings {
             memory: None,
             retain: 3,
             start_from: StartFrom::Newest,
+            savepoint_on_sigusr1: false,
+            names: Names::default(),
             batch_size: 2048,
             in_flight: 64 << 10,
             progress: false,
@@ -155,6 +163,28 @@ impl Job {
     #[must_use]
     pub fn start_from(mut self, from: StartFrom) -> Self {
         self.settings.start_from = from;
+        self
+    }
+
+    /// SIGUSR1 makes the job take a savepoint, in `savepoints/epoch-…` in its checkpoint directory.
+    #[must_use]
+    pub fn savepoint_on_sigusr1(mut self) -> Self {
+        self.settings.savepoint_on_sigusr1 = true;
+        self
+    }
+
+    /// What is called `old` in checkpoints and savepoints is called `new` now: an operator, a source or a sink. Where they know the new name
+    /// already, this does nothing.
+    #[must_use]
+    pub fn renamed(mut self, old: impl Into<String>, new: impl Into<String>) -> Self {
+        self.settings.names.renamed.push((old.into(), new.into()));
+        self
+    }
+
+    /// The state of this operator, source or sink, which the job no longer has, may be dropped from checkpoints and savepoints.
+    #[must_use]
+    pub fn drop_state(mut self, name: impl Into<String>) -> Self {
+        self.settings.names.dropped.push(name.into());
         self
     }
 
@@ -285,10 +315,17 @@ impl Job {
         }
         if settings.set_aside_after.is_some() && settings.checkpoint_dir.is_none() {
             return Err(Error::config("records can be set aside only beside checkpoints, and the job keeps none")
+                .hint("give a directory with `checkpoint_dir`"));
+        }
+        if let (StartFrom::Savepoint(_) | StartFrom::FreshFromSavepoint(_), None) =
+            (&settings.start_from, &settings.checkpoint_dir)
+        {
+            return Err(Error::config("a job that keeps no checkpoints cannot start from a savepoint")
                 .hint("name a directory with `--checkpoint-dir DIR` (`Job::checkpoint_dir`)"));
         }
         let graph = lock(&self.graph);
         graph.validate()?;
+        settings.names.check(&graph.names())?;
         match graph.source_that_is_read_once() {
             Some((name, kind)) if !settings.restart.is_never() => Err(Error::config(format!(
                 "a {kind} cannot be read again, so the job cannot be restarted: what it had read since the last checkpoint \
@@ -305,8 +342,12 @@ impl Job {
     /// # Errors
     /// Whatever made the job fail. The last checkpoint stays usable.
     pub fn run(self) -> Result<Summary> {
+        let on_sigusr1 = self.settings.savepoint_on_sigusr1;
         let handle = self.start()?;
         handle.stop_on_ctrl_c();
+        if on_sigusr1 {
+            handle.savepoint_on_sigusr1();
+        }
         handle.wait()
     }
 

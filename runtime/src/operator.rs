@@ -92,6 +92,19 @@ pub trait KeyedOperator: Send + 'static {
     /// Empty state for a worker that owns `groups`.
     fn state(&self, groups: Range<u32>) -> Self::State;
 
+    /// What its states are called, in the order of the tuple, for people who look into checkpoints. Unnamed ones are `state`, or
+    /// `state-0` and so on.
+    fn state_names(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The event time that a number in a state, by its place in the tuple, stands for: that of a slice or window; for a mark, all
+    /// time up to it. Nothing, where numbers are only numbers.
+    fn state_times(&self, state: usize, number: i64) -> Option<Range<EventTime>> {
+        let _ = (state, number);
+        None
+    }
+
     /// Whether [`KeyedRows::positions`] must be filled.
     fn needs_positions(&self) -> bool {
         false

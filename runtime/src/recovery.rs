@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use millstream_state::checkpoint::{Decision, Found, Health, Refusal, StartFrom, decide};
+use millstream_state::checkpoint::{Decision, Found, Health, Import, Refusal, StartFrom, decide, decide_import};
+use millstream_state::held::Held;
 use millstream_state::manifest::Manifest;
 use millstream_state::store::CheckpointStore;
 use millstream_state::{codec, hash, key_group};
 
 use crate::error::{Error, Result};
+use crate::names::Names;
 
 /// What the manifest of a job that is about to start would say, as far as it must agree with a checkpoint's.
 pub(crate) struct Shape {
@@ -18,25 +20,40 @@ pub(crate) struct Shape {
     /// Name, splits.
     pub sources: Vec<(String, Vec<String>)>,
     pub sinks: Vec<String>,
+    /// Those names that nobody gave, but that were derived.
+    pub derived: BTreeSet<String>,
 }
 
 /// What to begin with.
 pub(crate) enum Start {
-    Fresh { set_aside: Vec<u64> },
-    Restore { manifest: Manifest, set_aside: Vec<u64> },
-    Finished { manifest: Manifest },
+    Fresh {
+        set_aside: Vec<u64>,
+    },
+    /// `committed`: its output is, for certain. `import`: it is a savepoint, and has to be copied in first.
+    Restore {
+        manifest: Box<Manifest>,
+        set_aside: Vec<u64>,
+        committed: bool,
+        import: Option<Box<Held>>,
+    },
+    Finished {
+        manifest: Box<Manifest>,
+        committed: bool,
+    },
 }
 
 /// Chooses, and checks that what was chosen is intact and fits.
-pub(crate) fn choose(store: &CheckpointStore, from: StartFrom, shape: &Shape) -> Result<Start> {
+pub(crate) fn choose(store: &CheckpointStore, from: &StartFrom, shape: &Shape, names: &Names) -> Result<Start> {
     let epochs = store.epochs()?;
     let decision = match from {
+        StartFrom::Savepoint(dir) => return from_savepoint(store, dir, false, shape, names),
+        StartFrom::FreshFromSavepoint(dir) => return from_savepoint(store, dir, true, shape, names),
         StartFrom::Fresh => Decision::Fresh,
-        StartFrom::NewestIntact => decide(&store.survey()?, from),
+        StartFrom::NewestIntact => decide(&store.survey()?, from.clone()),
         StartFrom::Newest | StartFrom::Epoch(_) => {
             // Reading every file of every checkpoint would be for nothing: only the chosen one matters, if it is intact.
             let candidate = match from {
-                StartFrom::Epoch(epoch) => Some(epoch),
+                StartFrom::Epoch(epoch) => Some(*epoch),
                 _ => epochs.last().copied(),
             };
             let assumed = |epoch: &u64| {
@@ -45,8 +62,8 @@ pub(crate) fn choose(store: &CheckpointStore, from: StartFrom, shape: &Shape) ->
                 Ok(Found { epoch: *epoch, health })
             };
             let quick: Vec<Found> = epochs.iter().map(assumed).collect::<Result<_>>()?;
-            match decide(&quick, from) {
-                Decision::Refuse(_) => decide(&store.survey()?, from),
+            match decide(&quick, from.clone()) {
+                Decision::Refuse(_) => decide(&store.survey()?, from.clone()),
                 decision => decision,
             }
         }
@@ -54,17 +71,76 @@ pub(crate) fn choose(store: &CheckpointStore, from: StartFrom, shape: &Shape) ->
     match decision {
         Decision::Fresh => Ok(Start::Fresh { set_aside: epochs }),
         Decision::Restore { epoch, passed_over } => {
-            let manifest = store.manifest(epoch)?;
-            check(store.dir(), &manifest, shape)?;
-            Ok(Start::Restore { manifest, set_aside: passed_over })
+            let (manifest, committed) = own(store, epoch, shape, names)?;
+            Ok(Start::Restore { manifest: Box::new(manifest), set_aside: passed_over, committed, import: None })
         }
         Decision::Finished { epoch } => {
-            let manifest = store.manifest(epoch)?;
-            check(store.dir(), &manifest, shape)?;
-            Ok(Start::Finished { manifest })
+            let (manifest, committed) = own(store, epoch, shape, names)?;
+            Ok(Start::Finished { manifest: Box::new(manifest), committed })
         }
         Decision::Refuse(refusal) => Err(refuse(store.dir(), refusal)),
     }
+}
+
+/// The manifest of one of the job's own checkpoints, with the names of the program, and whether its output is committed.
+fn own(store: &CheckpointStore, epoch: u64, shape: &Shape, names: &Names) -> Result<(Manifest, bool)> {
+    let committed = store.is_committed(epoch)?;
+    Ok((fit(store.dir(), store.manifest(epoch)?, shape, names, committed)?, committed))
+}
+
+/// Checks that a checkpoint fits the job, and gives its names those of the program.
+fn fit(dir: &Path, manifest: Manifest, shape: &Shape, names: &Names, committed: bool) -> Result<Manifest> {
+    check_job(dir, &manifest, &shape.job)?;
+    let manifest = names.apply(dir, manifest, shape, committed)?;
+    check(dir, &manifest, shape)?;
+    Ok(manifest)
+}
+
+/// Begins from a savepoint, which is copied in as a checkpoint: from then on it is like any other.
+fn from_savepoint(store: &CheckpointStore, dir: &Path, fresh: bool, shape: &Shape, names: &Names) -> Result<Start> {
+    let unusable = |error| {
+        Error::from(error).at_place(format!("savepoint {}", dir.display())).hint(
+            "a savepoint is the directory that `savepoint DIR` made, with its `manifest` and its `db`; if it was cut short, take \
+             another one",
+        )
+    };
+    let held = Held::open(dir).map_err(unusable)?;
+    held.verify().map_err(unusable)?;
+    let present = store.epochs()?.into_iter().map(|epoch| (epoch, store.manifest(epoch).ok())).collect::<Vec<_>>();
+    let set_aside = match decide_import(&present, held.manifest(), fresh) {
+        Import::Copy { set_aside } => set_aside,
+        Import::There => {
+            let epoch = held.manifest().epoch;
+            store.verify(epoch)?;
+            let (manifest, committed) = own(store, epoch, shape, names)?;
+            return Ok(Start::Restore { manifest: Box::new(manifest), set_aside: Vec::new(), committed, import: None });
+        }
+        Import::Bury { newer } => {
+            let newer: Vec<String> = newer.iter().map(ToString::to_string).collect();
+            let text = format!(
+                "savepoint {} of epoch {} would take the place of newer checkpoints in {}: {}",
+                dir.display(),
+                held.manifest().epoch,
+                store.dir().display(),
+                newer.join(", ")
+            );
+            return Err(Error::config(text).hint(
+                "to go on from the newest, leave `--from-savepoint` out; to begin again from the savepoint, add `--fresh` \
+                 (`StartFrom::FreshFromSavepoint`), which sets these checkpoints and the output after the savepoint aside; or \
+                 choose another `--checkpoint-dir`",
+            ));
+        }
+    };
+    // A savepoint names no output. A checkpoint that is used as one may.
+    let committed = held.manifest().sinks.iter().all(|sink| sink.handles.is_empty()) || held.is_committed()?;
+    let mut manifest = fit(dir, held.manifest().clone(), shape, names, committed)?;
+    if committed {
+        manifest.sinks.iter_mut().for_each(|sink| sink.handles.clear());
+    }
+    if manifest.finished {
+        return Ok(Start::Finished { manifest: Box::new(manifest), committed });
+    }
+    Ok(Start::Restore { manifest: Box::new(manifest), set_aside, committed, import: Some(Box::new(held)) })
 }
 
 pub(crate) fn refuse(dir: &Path, refusal: Refusal) -> Error {
@@ -90,16 +166,11 @@ pub(crate) fn refuse(dir: &Path, refusal: Refusal) -> Error {
     }
 }
 
-/// Compares a checkpoint with the job that wants to go on from it. Names the first difference.
-fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
-    let epoch = manifest.epoch;
-    let differs = |what: String| {
-        Error::state(format!("checkpoint {epoch} in {} {what}", dir.display())).hint(
-            "undo that change to go on from it, or choose another `--checkpoint-dir`, or begin again with `--fresh`",
-        )
-    };
-    if manifest.job != shape.job {
-        return Err(differs(format!("belongs to job `{}`, and this is job `{}`", manifest.job, shape.job)));
+/// Refuses a checkpoint of another job, or one that this version of Millstream does not read.
+pub(crate) fn check_job(dir: &Path, manifest: &Manifest, job: &str) -> Result<()> {
+    let differs = differs(dir, manifest.epoch);
+    if manifest.job != job {
+        return Err(differs(format!("belongs to job `{}`, and this is job `{}`", manifest.job, job)));
     }
     for (what, theirs, ours) in [
         ("hashes keys with", &manifest.hasher, hash::HASHER_ID),
@@ -112,9 +183,23 @@ fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
     if manifest.key_groups != key_group::KEY_GROUPS {
         return Err(differs(format!("has {} key groups, not {}", manifest.key_groups, key_group::KEY_GROUPS)));
     }
+    Ok(())
+}
+
+fn differs(dir: &Path, epoch: u64) -> impl Fn(String) -> Error {
+    move |what| {
+        Error::state(format!("checkpoint {epoch} in {} {what}", dir.display())).hint(
+            "undo that change to go on from it, or choose another `--checkpoint-dir`, or begin again with `--fresh`",
+        )
+    }
+}
+
+/// Compares a checkpoint, in the names of the program, with the job that wants to go on from it. Names the first difference.
+fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
+    let differs = differs(dir, manifest.epoch);
     for (name, operator, state) in &shape.operators {
         let Some(theirs) = manifest.operators.iter().find(|entry| entry.name == *name) else {
-            return Err(differs(format!("knows no operator `{name}`")));
+            continue; // it is new
         };
         if theirs.operator != *operator {
             let was = &theirs.operator;
@@ -127,7 +212,7 @@ fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
     }
     for (name, splits) in &shape.sources {
         let Some(theirs) = manifest.sources.iter().find(|entry| entry.name == *name) else {
-            return Err(differs(format!("knows no source `{name}`")));
+            continue;
         };
         let was: BTreeSet<&String> = theirs.splits.iter().map(|split| &split.split).collect();
         let is: BTreeSet<&String> = splits.iter().collect();
@@ -138,39 +223,25 @@ fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
             return Err(differs(format!("knows nothing of `{new}`, which is now among the input of source `{name}`")));
         }
     }
-    for name in &shape.sinks {
-        if !manifest.sinks.iter().any(|entry| entry.name == *name) {
-            return Err(differs(format!("knows no sink `{name}`")));
-        }
-    }
-    let ours = |name: &String| {
-        shape.operators.iter().any(|(own, ..)| own == name)
-            || shape.sources.iter().any(|(own, _)| own == name)
-            || shape.sinks.contains(name)
-    };
-    let theirs = manifest.operators.iter().map(|entry| &entry.name);
-    let theirs = theirs.chain(manifest.sources.iter().map(|entry| &entry.name));
-    match theirs.chain(manifest.sinks.iter().map(|entry| &entry.name)).find(|name| !ours(name)) {
-        Some(gone) => Err(differs(format!("has `{gone}`, which the job no longer has"))),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use millstream_state::manifest::{OperatorEntry, SinkEntry, SourceEntry, SplitEntry};
 
-    fn shape() -> Shape {
+    pub(crate) fn shape() -> Shape {
         Shape {
             job: "orders".into(),
             operators: vec![("spend".into(), "windows of 1m".into(), "slices of i64".into())],
             sources: vec![("orders".into(), vec!["a.csv".into(), "b.csv".into()])],
             sinks: vec!["out".into()],
+            derived: BTreeSet::new(),
         }
     }
 
-    fn manifest() -> Manifest {
+    pub(crate) fn manifest() -> Manifest {
         let split = |split: &str| SplitEntry {
             split: split.into(),
             position: None,
@@ -209,27 +280,33 @@ mod tests {
 
     #[test]
     fn when_nothing_changed_then_it_fits() {
-        check(Path::new("dir"), &manifest(), &shape()).expect("fits");
+        let fitted = fit(Path::new("dir"), manifest(), &shape(), &Names::default(), false).expect("fits");
+        assert_eq!(fitted, manifest());
     }
 
     #[test]
     fn every_change_is_named() {
         type Change = fn(&mut Shape);
-        let changes: [(&str, Change); 9] = [
+        let changes: [(&str, Change); 10] = [
             ("belongs to job `orders`, and this is job `refunds`", |s| s.job = "refunds".into()),
-            ("knows no operator `cost`", |s| s.operators[0].0 = "cost".into()),
+            ("has `spend`, which the job no longer has", |s| s.operators[0].0 = "cost".into()),
+            ("knows no operator `fold-1`", |s| {
+                s.operators.push(("fold-1".into(), "a running value per key".into(), "i64".into()));
+                s.derived.insert("fold-1".into());
+            }),
             ("as windows of 1m, and the job now has windows of 2m", |s| s.operators[0].1 = "windows of 2m".into()),
             ("now keeps slices of u64", |s| s.operators[0].2 = "slices of u64".into()),
-            ("knows no source `returns`", |s| s.sources[0].0 = "returns".into()),
+            ("has `orders`, which the job no longer has", |s| s.sources[0].0 = "returns".into()),
             ("has read `b.csv`", |s| s.sources[0].1.truncate(1)),
             ("knows nothing of `c.csv`", |s| s.sources[0].1.push("c.csv".into())),
-            ("knows no sink `other`", |s| s.sinks[0] = "other".into()),
+            ("has `out`, which the job no longer has", |s| s.sinks[0] = "other".into()),
             ("has `spend`, which the job no longer has", |s| s.operators.clear()),
         ];
         for (text, change) in changes {
             let mut shape = shape();
             change(&mut shape);
-            let error = check(Path::new("dir"), &manifest(), &shape).expect_err(text).to_string();
+            let error =
+                fit(Path::new("dir"), manifest(), &shape, &Names::default(), false).expect_err(text).to_string();
             assert!(error.contains(text), "{error}");
             assert!(error.contains("checkpoint 7 in dir"), "{error}");
         }

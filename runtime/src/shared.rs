@@ -12,6 +12,7 @@ use crate::bench::probe::{Born, Probe};
 use crate::bench::times::Times;
 use crate::error::Error;
 use crate::moment::Epoch;
+use crate::savepoint::Request;
 use crate::sink::Finish;
 use crate::time::EventTime;
 
@@ -31,6 +32,8 @@ pub(crate) enum Report {
     Left,
     /// Somebody outside wants the job to stop.
     Stop(StopMode),
+    /// Somebody in this process wants a savepoint.
+    Savepoint(Request),
 }
 
 /// How a running job is to stop.

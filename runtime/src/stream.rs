@@ -88,7 +88,7 @@ impl<T: Data> Stream<T> {
     #[must_use]
     pub fn key_by<K: Key>(self, key: impl Fn(&T) -> K + Clone + Send + 'static) -> KeyedStream<K, T> {
         let body = Body::Stateless(Box::new(Keying::new(key)));
-        let detail = short_type_name::<K>();
+        let detail = short_type_name(std::any::type_name::<K>());
         let node = lock(&self.graph).add("key_by", detail, vec![self.port], &["out"], body);
         KeyedStream { graph: self.graph, port: Port { node, output: 0 }, types: PhantomData }
     }
@@ -103,8 +103,7 @@ impl<T: Data> Stream<T> {
 }
 
 /// A type's name without the paths of its modules.
-fn short_type_name<T>() -> String {
-    let full = std::any::type_name::<T>();
+pub(crate) fn short_type_name(full: &str) -> String {
     let mut short = String::new();
     for part in full.split_inclusive(|c: char| !c.is_alphanumeric() && c != '_' && c != ':') {
         short.push_str(part.rsplit("::").next().unwrap_or(part));

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use millstream_state::manifest::SplitEntry;
@@ -51,6 +51,8 @@ pub(crate) struct Held {
     pub aside: Aside,
     /// What the attempts before have counted.
     pub counted: metrics::Counted,
+    /// Set by a signal that asks for a savepoint.
+    pub signalled: Arc<AtomicBool>,
     looked_back: bool,
     _lock: Option<DirLock>,
 }
@@ -67,6 +69,7 @@ impl Held {
             suspects: Suspects::default(),
             aside: Aside::default(),
             counted: metrics::Counted::default(),
+            signalled: Arc::default(),
             looked_back: false,
             _lock: lock,
         })
@@ -107,12 +110,14 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
             return Ok(JobHandle::finished(summary));
         }
     };
-    let control = Arc::new(Control::new(Arc::clone(&coordinator.shared)));
+    let control = Arc::new(Control::new(Arc::clone(&coordinator.shared), Arc::clone(&held.signalled)));
     control.set_aside.store(held.aside.len() as u64, Ordering::Relaxed);
     let (handle, done) = JobHandle::new(&control, coordinator.status_names());
     let supervisor = Supervisor { job, held, control, history: History::default(), started, restarts: 0 };
     let run = move || {
+        let control = Arc::clone(&supervisor.control);
         let result = catch_unwind(AssertUnwindSafe(|| supervisor.run(coordinator)));
+        control.ignore_signals();
         done(result.unwrap_or_else(|panic| {
             Err(Error::internal(format!("the coordinator panicked: {}", panic_text(&*panic))))
         }));

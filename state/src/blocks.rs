@@ -109,7 +109,16 @@ fn blocks_of<K: Key, V: Value>(entries: &[(K, V)]) -> Result<Vec<Vec<u8>>> {
 
 /// Every entry of a stored block: the hash of its key, the key, its value.
 pub(crate) fn read<K: Key, V: Value>(entry: StoredEntry<'_>, mut each: impl FnMut(u64, K, V)) -> Result<()> {
-    let rows = unpack(entry.value).unwrap_or_default();
+    each_row(entry.value, |key, value| {
+        let (hash, key) = entry.decode_key(key)?;
+        each(hash, key, codec::decode(value)?);
+        Ok(())
+    })
+}
+
+/// The bytes of every entry of a stored block: its key, its value.
+pub(crate) fn each_row(block: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    let rows = unpack(block).unwrap_or_default();
     let mut rest = &*rows;
     loop {
         // A block has at least one entry.
@@ -117,8 +126,7 @@ pub(crate) fn read<K: Key, V: Value>(entry: StoredEntry<'_>, mut each: impl FnMu
             let reason = format!("there is no entry in the last {} of {} bytes", rest.len(), rows.len());
             return Err(StateError::Codec { what: "a block of entries".into(), reason });
         };
-        let (hash, key) = entry.decode_key(key)?;
-        each(hash, key, codec::decode(value)?);
+        each(key, value)?;
         if rest.is_empty() {
             return Ok(());
         }

@@ -1,5 +1,9 @@
 //! Decisions about checkpoints: which one to restore, and which to delete. Pure: no I/O here.
 
+use std::path::PathBuf;
+
+use crate::manifest::Manifest;
+
 /// A checkpoint as it was found on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -22,7 +26,7 @@ pub enum Health {
 }
 
 /// What the user wants to start from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum StartFrom {
     /// The newest checkpoint; if it is damaged, refuse. A fresh start where there is none.
     #[default]
@@ -33,6 +37,10 @@ pub enum StartFrom {
     Epoch(u64),
     /// Nothing: begin again, and set aside what is there.
     Fresh,
+    /// The savepoint in this directory, which becomes the newest checkpoint; refuse if there are newer ones, or output that is.
+    Savepoint(PathBuf),
+    /// The savepoint in this directory: begin again from it, and set aside checkpoints, and output after it, that are there.
+    FreshFromSavepoint(PathBuf),
 }
 
 /// What to do.
@@ -77,14 +85,53 @@ pub enum Refusal {
     },
 }
 
-/// Chooses from the checkpoints that were found, in any order.
+/// What becomes of a savepoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Import {
+    /// Copy it in; `set_aside` no longer count.
+    Copy {
+        /// Which checkpoints to set aside.
+        set_aside: Vec<u64>,
+    },
+    /// The checkpoint that it was made of is there, or the copy that an earlier start made.
+    There,
+    /// Do not start: these checkpoints are newer.
+    Bury {
+        /// Which.
+        newer: Vec<u64>,
+    },
+}
+
+/// What becomes of a savepoint when these checkpoints are there; one without a manifest is damaged. Newer is what has a later epoch, and
+/// also what was written later: then it comes from another run, whose epochs may be behind.
+pub fn decide_import(present: &[(u64, Option<Manifest>)], savepoint: &Manifest, fresh: bool) -> Import {
+    if fresh {
+        return Import::Copy { set_aside: present.iter().map(|(epoch, _)| *epoch).collect() };
+    }
+    let same = |manifest: &Manifest| {
+        (manifest.epoch, &manifest.execution, manifest.written_ms)
+            == (savepoint.epoch, &savepoint.execution, savepoint.written_ms)
+    };
+    let is_newer = |(epoch, manifest): &&(u64, Option<Manifest>)| match manifest {
+        Some(manifest) => !same(manifest) && (*epoch >= savepoint.epoch || manifest.written_ms > savepoint.written_ms),
+        None => true,
+    };
+    let newer: Vec<u64> = present.iter().filter(is_newer).map(|(epoch, _)| *epoch).collect();
+    match newer.is_empty() {
+        false => Import::Bury { newer },
+        true if present.iter().any(|(_, manifest)| manifest.as_ref().is_some_and(same)) => Import::There,
+        true => Import::Copy { set_aside: Vec::new() },
+    }
+}
+
+/// Chooses from the checkpoints that were found, in any order. A savepoint is none of them; see [`decide_import`].
 pub fn decide(found: &[Found], from: StartFrom) -> Decision {
     let mut found: Vec<&Found> = found.iter().collect();
     found.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.epoch));
     let intact = |checkpoint: &&&Found| matches!(checkpoint.health, Health::Intact { .. });
     let newest_intact = found.iter().find(intact).map(|checkpoint| checkpoint.epoch);
     let chosen = match from {
-        StartFrom::Fresh => return Decision::Fresh,
+        StartFrom::Fresh | StartFrom::Savepoint(_) | StartFrom::FreshFromSavepoint(_) => return Decision::Fresh,
         StartFrom::Newest => found.first(),
         // Damaged ones alone are no reason to begin again unasked: the newest is then named as damaged.
         StartFrom::NewestIntact => found.iter().find(intact).or(found.first()),
@@ -171,6 +218,32 @@ mod tests {
         let restore = Decision::Restore { epoch: 8, passed_over: vec![9] };
         assert_eq!(decide(&[intact(8), finished.clone()], StartFrom::Epoch(8)), restore);
         assert_eq!(decide(&[finished], StartFrom::Fresh), Decision::Fresh);
+    }
+
+    #[test]
+    fn a_savepoint_never_buries_what_is_newer_unasked() {
+        let at = |epoch, execution: &str, written_ms| {
+            let example = crate::manifest::tests::example(epoch);
+            Manifest { execution: execution.into(), written_ms, ..example }
+        };
+        let savepoint = at(7, "aaaaaaaa", 700);
+        let decide = |present: &[(u64, Option<Manifest>)]| decide_import(present, &savepoint, false);
+        let copy = Import::Copy { set_aside: vec![] };
+        assert_eq!(decide(&[]), copy);
+        assert_eq!(decide(&[(5, Some(at(5, "aaaaaaaa", 500)))]), copy);
+        assert_eq!(decide(&[(5, Some(at(5, "aaaaaaaa", 500))), (7, Some(savepoint.clone()))]), Import::There);
+        for (epoch, other) in [
+            (8, Some(at(8, "aaaaaaaa", 800))),
+            (8, Some(at(8, "bbbbbbbb", 600))),
+            (7, Some(at(7, "bbbbbbbb", 600))),
+            (3, Some(at(3, "bbbbbbbb", 900))),
+            (3, None),
+        ] {
+            assert_eq!(decide(&[(epoch, other.clone())]), Import::Bury { newer: vec![epoch] }, "{other:?}");
+            let both = [(epoch, other), (7, Some(savepoint.clone()))];
+            assert!(matches!(decide(&both), Import::Bury { .. }));
+            assert_eq!(decide_import(&both, &savepoint, true), Import::Copy { set_aside: vec![epoch, 7] });
+        }
     }
 
     #[test]

@@ -50,6 +50,12 @@ pub enum StateError {
         /// Who holds it, as it wrote itself into the lock file.
         holder: String,
     },
+    /// What is to be made is there already.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The file or directory.
+        path: PathBuf,
+    },
     /// A value cannot be written as bytes, or bytes are not a value.
     #[error("{what}: {reason}")]
     Codec {

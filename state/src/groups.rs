@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::key_group::{KEY_GROUPS, KeyGroup};
+use crate::reader::Reader;
 use crate::snapshot::{Change, Frozen, Run, State, StoredEntry};
 use crate::{Result, StateError};
 
@@ -52,6 +53,10 @@ impl State for GroupMarks {
         "a mark per key group".into()
     }
 
+    fn readers(&self) -> Vec<Reader> {
+        vec![Reader::marks()]
+    }
+
     fn track(&mut self) {}
 
     fn begin_freeze(&mut self) {
@@ -70,11 +75,7 @@ impl State for GroupMarks {
     }
 
     fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
-        let Ok(mark) = <[u8; 8]>::try_from(entry.value) else {
-            let reason = format!("{} bytes instead of 8", entry.value.len());
-            return Err(StateError::Codec { what: "a mark".into(), reason });
-        };
-        self.marks[usize::from(entry.group)] = i64::from_le_bytes(mark);
+        self.marks[usize::from(entry.group)] = mark_of(entry.value)?;
         Ok(())
     }
 
@@ -85,6 +86,15 @@ impl State for GroupMarks {
     fn bytes(&self) -> usize {
         size_of::<Self>()
     }
+}
+
+/// A stored mark.
+pub(crate) fn mark_of(value: &[u8]) -> Result<i64> {
+    let Ok(mark) = <[u8; 8]>::try_from(value) else {
+        let reason = format!("{} bytes instead of 8", value.len());
+        return Err(StateError::Codec { what: "a mark".into(), reason });
+    };
+    Ok(i64::from_le_bytes(mark))
 }
 
 #[derive(Debug)]

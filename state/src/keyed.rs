@@ -13,6 +13,7 @@ use crate::blocks::{self, Blocks, Changed};
 use crate::hash::hash_key;
 use crate::key_group::{KEY_GROUPS, group_of};
 use crate::limit::{Limit, Tell};
+use crate::reader::Reader;
 use crate::rocks::Stored;
 use crate::snapshot::{Change, Frozen, Key, Pressure, Run, State, StoredEntry, Value};
 use crate::table::{Copies, Table};
@@ -166,16 +167,12 @@ fn write_key<K: Key>(key: &K, out: &mut Vec<u8>) -> Result<()> {
     codec::encode_into(key, out)
 }
 
-/// Every entry in what stands under one key of the database.
-pub(crate) fn read<K: Key, V: Value>(entry: StoredEntry<'_>, mut each: impl FnMut(u64, K, V)) -> Result<()> {
+/// Key and value, as they are stored, of every entry in what stands under one key of the database.
+pub(crate) fn each_row(entry: StoredEntry<'_>, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
     match entry.key {
-        [] => blocks::read(entry, each),
+        [] => blocks::each_row(entry.value, each),
         [COUNT] => Ok(()),
-        [ENTRY, key @ ..] => {
-            let (hash, key) = entry.decode_key(key)?;
-            each(hash, key, codec::decode(entry.value)?);
-            Ok(())
-        }
+        [ENTRY, key @ ..] => each(key, entry.value),
         other => {
             let reason = format!("its key of {} bytes begins with {}", other.len(), other[0]);
             Err(StateError::Codec { what: "a stored entry".into(), reason })
@@ -186,6 +183,10 @@ pub(crate) fn read<K: Key, V: Value>(entry: StoredEntry<'_>, mut each: impl FnMu
 impl<K: Key, V: Value> State for KeyedState<K, V> {
     fn shape(&self) -> String {
         format!("`{}` by `{}`", std::any::type_name::<V>(), std::any::type_name::<K>())
+    }
+
+    fn readers(&self) -> Vec<Reader> {
+        vec![Reader::keyed::<K, V>()]
     }
 
     fn track(&mut self) {
@@ -269,7 +270,11 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
         if entry.key.is_empty() {
             self.blocks.note(ONLY, entry.group);
         }
-        read(entry, |hash, key, value| self.shards[shard_of(hash)].restore(hash, key, value))
+        each_row(entry, |key, value| {
+            let (hash, key) = entry.decode_key(key)?;
+            self.shards[shard_of(hash)].restore(hash, key, codec::decode(value)?);
+            Ok(())
+        })
     }
 
     fn entries(&self) -> u64 {

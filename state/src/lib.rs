@@ -2,7 +2,7 @@
 //!
 //! This crate knows nothing of dataflow. It holds what an operator remembers per key ([`keyed`], [`slices`]), says how
 //! keys are hashed and sharded ([`hash`], [`key_group`]), and keeps checkpoints on disk ([`store`], [`manifest`],
-//! [`rocks`]). What decides is pure ([`checkpoint`]); what touches the disk is thin.
+//! [`rocks`]). Both can be read from outside ([`reader`], [`held`]) and taken elsewhere ([`savepoint`]). What decides is pure ([`checkpoint`]); what touches the disk is thin.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bits;
@@ -12,13 +12,16 @@ pub mod codec;
 mod error;
 pub mod groups;
 pub mod hash;
+pub mod held;
 pub mod key_group;
 pub mod keyed;
 mod limit;
 pub mod lines;
 pub mod manifest;
 mod prefetch;
+pub mod reader;
 pub mod rocks;
+pub mod savepoint;
 pub mod slices;
 pub mod snapshot;
 pub mod space;

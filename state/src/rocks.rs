@@ -3,7 +3,7 @@
 //! One database per process. An epoch's changes go in as one sorted file that RocksDB takes over by moving it; the
 //! write-ahead log is never used. A checkpoint of it is a directory of hard links.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::Read;
 use std::ops::Range;
@@ -13,13 +13,16 @@ use std::sync::Arc;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBPinnableSlice, IngestExternalFileOptions, MergeOperands,
-    Options, SstFileWriter, properties,
+    Options, ReadOptions, SstFileWriter, properties,
 };
 
 use crate::key_group::KeyGroup;
 use crate::manifest::{FileEntry, STRETCH};
 use crate::snapshot::{Change, Run, StoredEntry, prefix};
 use crate::{Result, StateError, blocks};
+
+/// How many bytes of a checkpoint that is looked into stay in memory.
+const READ_CACHE: usize = 8 << 20;
 
 /// The name of the one column family.
 const DEFAULT: &str = "default";
@@ -105,6 +108,20 @@ impl StateDb {
         Ok(StateDb { db: Arc::new(db), dir: dir.to_path_buf(), cache, files_written: 0, digests })
     }
 
+    /// Opens the database in `dir`, the one of a checkpoint itself, to read it. Nothing there is written: RocksDB keeps no log then, and
+    /// what is opened stays readable when somebody deletes it.
+    ///
+    /// # Errors
+    /// When RocksDB cannot open it.
+    pub fn open_to_read(dir: &Path) -> Result<Self> {
+        let cache = Cache::new_lru_cache(READ_CACHE);
+        let mut options = options(&cache);
+        // All files are opened now and stay open.
+        options.set_max_open_files(-1);
+        let db = DB::open_for_read_only(&options, dir, false).map_err(rocks_error(dir))?;
+        Ok(StateDb { db: Arc::new(db), dir: dir.to_path_buf(), cache, files_written: 0, digests: HashMap::new() })
+    }
+
     /// How many bytes of memory RocksDB takes: its cache, with indexes and filters, and its tables.
     pub fn memory(&self) -> usize {
         let property = |name| self.db.property_int_value(name).ok().flatten().unwrap_or_default() as usize;
@@ -188,12 +205,38 @@ impl StateDb {
         self.walk(operator, groups, |entry| each(entry).map(|()| Next::Entry))
     }
 
+    /// As [`scan`](Self::scan), for one group: no more is read than what it has.
+    ///
+    /// # Errors
+    /// When reading fails, or `each` does.
+    pub fn scan_group(
+        &self,
+        operator: u32,
+        group: KeyGroup,
+        mut each: impl FnMut(StoredEntry<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let group = u32::from(group);
+        self.walk_with(ReadOptions::default(), operator, group..group + 1, |entry| each(entry).map(|()| Next::Entry))
+    }
+
     /// As [`scan`](Self::scan), where `each` says how to go on.
     ///
     /// # Errors
     /// As there.
     pub fn walk(
         &self,
+        operator: u32,
+        groups: Range<u32>,
+        each: impl FnMut(StoredEntry<'_>) -> Result<Next>,
+    ) -> Result<()> {
+        let mut read = ReadOptions::default();
+        read.set_readahead_size(2 << 20);
+        self.walk_with(read, operator, groups, each)
+    }
+
+    fn walk_with(
+        &self,
+        read: ReadOptions,
         operator: u32,
         groups: Range<u32>,
         mut each: impl FnMut(StoredEntry<'_>) -> Result<Next>,
@@ -206,8 +249,6 @@ impl StateDb {
         if groups.is_empty() {
             return Ok(());
         }
-        let mut read = rocksdb::ReadOptions::default();
-        read.set_readahead_size(2 << 20);
         let mut entries = self.db.raw_iterator_opt(read);
         entries.seek(bound(groups.start));
         let end = bound(groups.end);
@@ -231,6 +272,35 @@ impl StateDb {
             }
         }
         entries.status().map_err(rocks_error(&self.dir))
+    }
+
+    /// Removes everything of operators that are not among `known`, so that a number can be given again; returns how many there
+    /// were.
+    ///
+    /// # Errors
+    /// When reading or writing fails. The database must then not be used again.
+    pub fn forget_others(&mut self, known: &[u32]) -> Result<usize> {
+        let (mut gone, mut run) = (BTreeSet::new(), Run::default());
+        let mut entries = self.db.raw_iterator();
+        entries.seek_to_first();
+        while let Some(key) = entries.key() {
+            let Some(operator) = key.first_chunk().map(|number| u32::from_be_bytes(*number)) else {
+                return Err(StateError::damaged(&self.dir, format!("an entry's key has only {} bytes", key.len())));
+            };
+            if !known.contains(&operator) {
+                gone.insert(operator);
+                run.remove_stored(key);
+                entries.next();
+            } else if let Some(next) = operator.checked_add(1) {
+                entries.seek(next.to_be_bytes());
+            } else {
+                break;
+            }
+        }
+        entries.status().map_err(rocks_error(&self.dir))?;
+        drop(entries);
+        self.apply(&run)?;
+        Ok(gone.len())
     }
 }
 
@@ -289,7 +359,7 @@ impl Stored {
     }
 }
 
-fn is_immutable(name: &str) -> bool {
+pub(crate) fn is_immutable(name: &str) -> bool {
     name.ends_with(".sst") || name.ends_with(".blob")
 }
 
@@ -303,7 +373,17 @@ fn rocks_error(path: &Path) -> impl FnOnce(rocksdb::Error) -> StateError {
 /// # Errors
 /// When it cannot be read.
 pub fn digest(path: &Path, name: String) -> Result<FileEntry> {
-    let mut file = fs::File::open(path).map_err(StateError::io("open", path))?;
+    let file = fs::File::open(path).map_err(StateError::io("open", path))?;
+    read_through(file, path, name, |_| Ok(()))
+}
+
+/// Reads all there is for its size and checksums, and hands it on piece by piece; `path` is named in errors.
+pub(crate) fn read_through(
+    mut file: impl Read,
+    path: &Path,
+    name: String,
+    mut each: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<FileEntry> {
     let mut entry = FileEntry { name, size: 0, crc32c: 0, stretches: Vec::new() };
     let mut stretch = Vec::with_capacity(STRETCH);
     loop {
@@ -317,6 +397,7 @@ pub fn digest(path: &Path, name: String) -> Result<FileEntry> {
         entry.stretches.push(crc32c);
         entry.size += read as u64;
         entry.crc32c = crc32c::crc32c_combine(entry.crc32c, crc32c, read);
+        each(&stretch)?;
     }
 }
 
@@ -464,6 +545,42 @@ pub(crate) mod tests {
             assert_eq!(found, expected.collect::<Vec<_>>(), "{groups:?}");
         }
         assert!(entries(&disk.db, &[5, 9]).is_empty());
+    }
+
+    #[test]
+    fn only_the_operators_that_are_known_are_kept() {
+        let mut disk = Disk::new();
+        let all = [0, 1, 5, 6, u32::MAX];
+        for operator in all {
+            for group in [0, 127] {
+                apply(&mut disk.db, &[(operator, group, b"a", Some(b"1")), (operator, group, &[255; 9], Some(b"2"))]);
+            }
+        }
+        for (known, gone) in [(&all[..], 0), (&[1, 5, 9, u32::MAX], 2), (&[u32::MAX], 2), (&[], 1), (&[], 0)] {
+            let expected: Entries = entries(&disk.db, known);
+            assert_eq!(disk.db.forget_others(known).unwrap(), gone, "{known:?}");
+            assert_eq!(entries(&disk.db, &all), expected);
+        }
+        // A number that is given again has nothing of its first owner.
+        apply(&mut disk.db, &[(5, 0, b"b", Some(b"3"))]);
+        assert_eq!(entries(&disk.db, &all).len(), 1);
+    }
+
+    #[test]
+    fn what_is_opened_to_be_read_stays_readable_and_as_it_is() {
+        let mut disk = Disk::new();
+        let operators: Vec<u32> = (0..50).collect();
+        // Ranges that do not overlap, each in a file of its own.
+        for operator in &operators {
+            apply(&mut disk.db, &[(*operator, 5, b"key", Some(b"value"))]);
+        }
+        let dir = disk.dir.path().join("checkpoint");
+        let files = disk.db.checkpoint(&dir).unwrap();
+        assert!(files.len() > 50, "{} files", files.len());
+        let db = StateDb::open_to_read(&dir).unwrap();
+        assert_eq!(fingerprint(&dir), files);
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(entries(&db, &operators).len(), 50);
     }
 
     #[test]

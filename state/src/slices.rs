@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::blocks::{self, Blocks, Changed};
 use crate::key_group::KeyGroup;
 use crate::limit::{Limit, Tell};
+use crate::reader::Reader;
 use crate::rocks::Stored;
 use crate::snapshot::{Frozen, Key, Pressure, Run, State, StoredEntry, Value};
 use crate::table::Table;
@@ -274,6 +275,10 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
         format!("slices of `{}` by `{}`", std::any::type_name::<V>(), std::any::type_name::<K>())
     }
 
+    fn readers(&self) -> Vec<Reader> {
+        vec![Reader::sliced::<K, V>()]
+    }
+
     fn track(&mut self) {
         self.tracked = true;
     }
@@ -313,11 +318,7 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
     }
 
     fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
-        let Ok(number) = <[u8; 8]>::try_from(entry.key) else {
-            let reason = format!("the stored key has {} bytes", entry.key.len());
-            return Err(StateError::Codec { what: "a slice".into(), reason });
-        };
-        let slice = (u64::from_be_bytes(number) ^ (1 << 63)) as i64;
+        let slice = number_of(entry.key)?;
         self.blocks.note(slice, entry.group);
         if self.limit.is_some() {
             let entries = blocks::count(entry)?;
@@ -378,6 +379,15 @@ struct FrozenSlices<K, V> {
 /// The slice's number, big-endian, with the sign turned so that bytes sort as numbers do.
 fn key_of(slice: i64) -> [u8; 8] {
     ((slice as u64) ^ (1 << 63)).to_be_bytes()
+}
+
+/// The way back from [`key_of`].
+pub(crate) fn number_of(key: &[u8]) -> Result<i64> {
+    let Ok(number) = <[u8; 8]>::try_from(key) else {
+        let reason = format!("the stored key has {} bytes", key.len());
+        return Err(StateError::Codec { what: "a slice".into(), reason });
+    };
+    Ok((u64::from_be_bytes(number) ^ (1 << 63)) as i64)
 }
 
 impl<K: Key, V: Value> Frozen for FrozenSlices<K, V> {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::key_group::{KeyGroup, group_of};
+use crate::reader::Reader;
 use crate::rocks::Stored;
 use crate::{Result, StateError, codec, hash};
 
@@ -25,6 +26,12 @@ pub trait State: Send + 'static {
     /// The form of this state in words, such as `slices of (u64, i64) by alloc::string::String`; a checkpoint whose
     /// state has another form is refused.
     fn shape(&self) -> String;
+
+    /// What reads stored entries of this state without restoring it: one reader, or one for each of several states in order.
+    /// Without it entries can only be counted and measured.
+    fn readers(&self) -> Vec<Reader> {
+        vec![Reader::opaque()]
+    }
 
     /// Starts to keep account of what changes; without it the state is never frozen. Called of empty state.
     fn track(&mut self);
@@ -129,6 +136,9 @@ macro_rules! tuple_of_states {
         impl<$($state: State),*> State for ($($state,)*) {
             fn shape(&self) -> String {
                 [$(self.$number.shape()),*].join(" and ")
+            }
+            fn readers(&self) -> Vec<Reader> {
+                [$(self.$number.readers()),*].concat()
             }
             fn track(&mut self) {
                 $(self.$number.track();)*
@@ -303,6 +313,14 @@ impl Run {
     /// The database has taken it in.
     pub(crate) fn applied(&self) {
         self.when_applied.iter().for_each(|(to, number)| to.store(*number, Ordering::SeqCst));
+    }
+
+    /// Removes an entry that is stored under this whole key, as it stands in the database.
+    pub(crate) fn remove_stored(&mut self, key: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(key);
+        let end = self.bytes.len();
+        self.entries.push(Item { key: start, value: end, end, kind: Kind::Remove });
     }
 
     /// Sorts the entries by key, as an SST file wants them.

@@ -8,6 +8,7 @@
 //!     live-0a1b2c3d/                      the database of the running process, deleted at the next start
 //!     aside-0a1b2c3d/epoch-0000000013/    checkpoints that were passed over by a wish of the user
 //!     journal.jsonl, set-aside.jsonl      what became of the job, and which records it leaves out (see the runtime)
+//!     savepoints/epoch-0000000014-…/       savepoints that were asked for by a signal; nothing here is ever deleted
 //! ```
 //! A directory `epoch-N` without a manifest is a checkpoint that never was, and is deleted at the next start.
 
@@ -16,13 +17,11 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{Found, Health, collectable};
-use crate::manifest::{FileEntry, Manifest, STRETCH};
-use crate::{Result, StateError, rocks};
+use crate::held::{COMMITTED, DB, Held, MANIFEST, read_manifest};
+use crate::manifest::Manifest;
+use crate::{Result, StateError};
 
 const LOCK: &str = ".millstream-lock";
-const MANIFEST: &str = "manifest";
-const COMMITTED: &str = "committed";
-const DB: &str = "db";
 
 /// The lock on a directory; released when dropped, or when the process dies however it does.
 #[derive(Debug)]
@@ -139,8 +138,7 @@ impl CheckpointStore {
     /// When it cannot be read or is damaged.
     pub fn manifest(&self, epoch: u64) -> Result<Manifest> {
         let path = self.manifest_path(epoch);
-        let bytes = fs::read(&path).map_err(StateError::io("read", &path))?;
-        let manifest = Manifest::from_bytes(&bytes, &path).map_err(|error| match error {
+        let manifest = read_manifest(&self.epoch_dir(epoch)).map_err(|error| match error {
             StateError::Mismatch { path, reason, .. } => StateError::Mismatch { epoch, path, reason },
             other => other,
         })?;
@@ -156,19 +154,7 @@ impl CheckpointStore {
     /// The first thing that is wrong, naming the file.
     pub fn verify(&self, epoch: u64) -> Result<Manifest> {
         let manifest = self.manifest(epoch)?;
-        let db = self.db_dir(epoch);
-        for file in &manifest.files {
-            let path = db.join(&file.name);
-            if file.name.contains(['/', '\\']) || file.name.starts_with('.') {
-                return Err(StateError::damaged(self.manifest_path(epoch), format!("file name `{}`", file.name)));
-            }
-            if !path.try_exists().map_err(StateError::io("look up", &path))? {
-                return Err(StateError::damaged(path, "the file is missing"));
-            }
-            if let Some(reason) = difference(file, &rocks::digest(&path, file.name.clone())?) {
-                return Err(StateError::damaged(path, reason));
-            }
-        }
+        Held::of(&self.epoch_dir(epoch), manifest.clone())?.verify()?;
         Ok(manifest)
     }
 
@@ -253,17 +239,7 @@ impl CheckpointStore {
     /// # Errors
     /// When a step fails; the checkpoint then does not count, and must not be reported as taken.
     pub fn publish(&self, manifest: &Manifest) -> Result<()> {
-        let dir = self.epoch_dir(manifest.epoch);
-        let (draft, path) = (dir.join("manifest.draft"), self.manifest_path(manifest.epoch));
-        let bytes = manifest.to_bytes()?;
-        let mut file = File::create(&draft).map_err(StateError::io("create", &draft))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(StateError::io("write", &draft))?;
-        // The links in `db`, the directory itself and its name are durable before the manifest that vouches for them.
-        sync_dir(&self.db_dir(manifest.epoch))?;
-        sync_dir(&dir)?;
-        sync_dir(&self.dir)?;
-        fs::rename(&draft, &path).map_err(StateError::io("publish", &path))?;
-        sync_dir(&dir)
+        publish_in(&self.epoch_dir(manifest.epoch), manifest)
     }
 
     /// Notes that all output of a checkpoint has been committed, so that nobody commits it again: whoever reads it may have
@@ -312,24 +288,20 @@ impl CheckpointStore {
     }
 }
 
-/// In which way a file is not what it should be.
-fn difference(should: &FileEntry, is: &FileEntry) -> Option<String> {
-    if is.size != should.size {
-        return Some(format!("it has {} bytes and should have {}", is.size, should.size));
+/// Publishes a manifest in `dir`; see [`CheckpointStore::publish`].
+pub(crate) fn publish_in(dir: &Path, manifest: &Manifest) -> Result<()> {
+    let (draft, path) = (dir.join("manifest.draft"), dir.join(MANIFEST));
+    let bytes = manifest.to_bytes()?;
+    let mut file = File::create(&draft).map_err(StateError::io("create", &draft))?;
+    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(StateError::io("write", &draft))?;
+    // The files in `db`, the directory itself and its name are durable before the manifest that vouches for them.
+    sync_dir(&dir.join(DB))?;
+    sync_dir(dir)?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        sync_dir(parent)?;
     }
-    if is.crc32c == should.crc32c {
-        return None;
-    }
-    let wrong = should.stretches.iter().zip(&is.stretches).position(|(should, is)| should != is);
-    let (place, is, should) = match wrong {
-        Some(number) => {
-            let from = (number * STRETCH) as u64;
-            let to = is.size.min(from + STRETCH as u64) - 1;
-            (format!("bytes {from} to {to}"), is.stretches[number], should.stretches[number])
-        }
-        None => (format!("its {} bytes", is.size), is.crc32c, should.crc32c),
-    };
-    Some(format!("the checksum of {place} is {is:08x} and should be {should:08x}"))
+    fs::rename(&draft, &path).map_err(StateError::io("publish", &path))?;
+    sync_dir(dir)
 }
 
 /// The epoch of a checkpoint's directory; only names that we give count.
@@ -370,6 +342,7 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::FileEntry;
     use crate::manifest::tests::example;
     use crate::rocks::StateDb;
 

@@ -142,6 +142,12 @@ impl WindowAssigner {
         (clamp(start), clamp(start + i128::from(self.slice_us) - 1))
     }
 
+    /// The event time of `slice`, clamped to what can be expressed.
+    pub(super) fn slice_range(&self, slice: i64) -> std::ops::Range<EventTime> {
+        let (first, last) = self.slice_bounds(slice);
+        first..last + EventSpan::micros(1)
+    }
+
     /// The first and the last window that contain `slice`.
     pub(super) fn windows_of(&self, slice: i64) -> (i64, i64) {
         let (slice, width, step) = (i128::from(slice), i128::from(self.width), i128::from(self.step));

@@ -85,6 +85,18 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         (SliceState::default(), SliceState::default(), GroupMarks::new(groups))
     }
 
+    fn state_names(&self) -> &'static [&'static str] {
+        if self.windows.is_tumbling() { &["windows", "behind", "fired"] } else { &["slices", "behind", "fired"] }
+    }
+
+    fn state_times(&self, state: usize, number: i64) -> Option<Range<EventTime>> {
+        match state {
+            0 => Some(self.windows.slice_range(number)),
+            1 => Some(self.windows.window(number).start..self.windows.window(number).end),
+            _ => Some(EventTime::MIN..self.fired_before(number)),
+        }
+    }
+
     fn needs_positions(&self) -> bool {
         A::NEEDS_POSITION
     }
@@ -170,10 +182,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
     }
 
     fn fired(&self, (_, _, marks): &Self::State) -> EventTime {
-        match marks.bounds().1 {
-            i64::MIN => EventTime::MIN,
-            first_open => self.windows.window(first_open - 1).end,
-        }
+        self.fired_before(marks.bounds().1)
     }
 
     fn on_combined(
@@ -201,6 +210,14 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
 }
 
 impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
+    /// The end of the last window before `first_open`, the first one that was not fired.
+    fn fired_before(&self, first_open: i64) -> EventTime {
+        match first_open {
+            i64::MIN => EventTime::MIN,
+            first_open => self.windows.window(first_open - 1).end,
+        }
+    }
+
     /// The first window that a record counts in, which is behind or belongs to windows that some group has fired.
     #[cold]
     fn first_open(&self, behind: Option<EventTime>, place: Place, fired: i64, marks: &GroupMarks, hash: u64) -> i64 {

@@ -3,6 +3,8 @@
 
 mod checkpoints;
 mod history;
+mod savepoint;
+mod state;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +16,8 @@ use millstream_state::checkpoint::StartFrom;
 
 pub use checkpoints::CheckpointAction;
 pub use history::HistoryArgs;
+pub use savepoint::SavepointArgs;
+pub use state::StateArgs;
 
 use crate::bench::BenchArgs;
 use crate::error::{Error, Result};
@@ -39,6 +43,15 @@ pub struct JobArgs {
     /// How many checkpoints are kept [default: 3]
     #[arg(long, value_name = "N", global = true)]
     pub retain: Option<usize>,
+    /// Start from the savepoint in this directory, which is copied in as a checkpoint; it is refused where newer ones are, unless with `--fresh`
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["from", "newest_intact"], global = true)]
+    pub from_savepoint: Option<PathBuf>,
+    /// An operator, source or sink that has another name in the checkpoint; as often as needed
+    #[arg(long, value_name = "OLD=NEW", value_parser = parse_renaming, global = true)]
+    pub rename_state: Vec<(String, String)>,
+    /// Drop the state of an operator, source or sink that the job no longer has; as often as needed
+    #[arg(long, value_name = "NAME", global = true)]
+    pub drop_state: Vec<String>,
     /// Begin again: set old checkpoints and output aside. For one start; do not leave it in a script that restarts the job
     #[arg(long, conflicts_with_all = ["from", "newest_intact"], global = true)]
     pub fresh: bool,
@@ -74,6 +87,10 @@ pub enum Command {
     },
     /// Measure the job under an open-loop load
     Bench(BenchArgs),
+    /// Look at the state in the job's checkpoints and savepoints
+    State(StateArgs),
+    /// Have the job, which runs elsewhere with the same checkpoint directory, take a savepoint
+    Savepoint(SavepointArgs),
     /// Look at the job's checkpoints
     Checkpoints {
         /// What to do with them
@@ -103,6 +120,11 @@ fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     text.parse::<ByteSize>().map(|size| size.as_u64())
 }
 
+fn parse_renaming(text: &str) -> std::result::Result<(String, String), String> {
+    let (old, new) = text.split_once('=').ok_or("it should be OLD=NEW")?;
+    Ok((old.to_string(), new.to_string()))
+}
+
 #[derive(Parser)]
 #[command(about = "A Millstream job", disable_help_subcommand = true)]
 struct Alone {
@@ -111,7 +133,8 @@ struct Alone {
 }
 
 impl Job {
-    /// Does what the command line says: `run` (the default), `graph`, `bench`, `checkpoints` or `history`. Returns the exit code: 0, or 1 after
+    /// Does what the command line says: `run` (the default), `graph`, `bench`, `state`, `savepoint`, `checkpoints` or `history`.
+    /// Returns the exit code: 0, or 1 after
     /// an error, which it has printed.
     pub fn main(self) -> ExitCode {
         Alone::parse().job.main(self)
@@ -169,6 +192,12 @@ impl JobArgs {
         if self.newest_intact {
             settings.start_from = StartFrom::NewestIntact;
         }
+        if let Some(dir) = self.from_savepoint.clone() {
+            settings.start_from =
+                if self.fresh { StartFrom::FreshFromSavepoint(dir) } else { StartFrom::Savepoint(dir) };
+        }
+        settings.names.renamed.extend_from_slice(&self.rename_state);
+        settings.names.dropped.extend_from_slice(&self.drop_state);
         if matches!(settings.start_from, StartFrom::Epoch(_) | StartFrom::NewestIntact)
             && settings.checkpoint_dir.is_none()
         {
@@ -199,6 +228,8 @@ impl JobArgs {
                 print!("{}", job.dot());
                 Ok(ExitCode::SUCCESS)
             }
+            Some(Command::State(args)) => state::run(&job, args),
+            Some(Command::Savepoint(args)) => savepoint::run(&job, args),
             Some(Command::Checkpoints { action }) => checkpoints::run(&job, action.as_ref()),
             Some(Command::History(args)) => history::run(&job, args),
         }

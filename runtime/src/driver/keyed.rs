@@ -11,6 +11,7 @@ use super::combine::{Combine, CombineLogic, CombinedRows};
 use super::{EpochLogic, Outbox, Task, guard};
 use crate::bench::probe::Born;
 use crate::error::{Error, Result};
+use crate::inspect::Shown;
 use crate::moment::Epoch;
 use crate::operator::{Combining, Context, Fired, KeyedOperator};
 use crate::poison::{Blame, record_of};
@@ -22,6 +23,8 @@ use crate::time::EventTime;
 pub(crate) trait KeyedFactory: Send {
     /// The operator in words, and the form of its state.
     fn describe(&self) -> (String, String);
+    /// What its state can be read and shown with.
+    fn shown(&self) -> Shown;
     /// An instance for one worker. Its state is restored only when the result is called.
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>>;
     /// What takes records together in front of it, if it can.
@@ -59,6 +62,10 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
         described(&self.0)
     }
 
+    fn shown(&self) -> Shown {
+        shown(&self.0)
+    }
+
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
         let operator = self.0.clone();
         Box::new(move || Ok(Box::new(KeyedLogic::restored(operator, None, task)?)))
@@ -72,6 +79,10 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
 impl<O: Combining + Clone> KeyedFactory for CombiningNode<O> {
     fn describe(&self) -> (String, String) {
         described(&self.0)
+    }
+
+    fn shown(&self) -> Shown {
+        shown(&self.0)
     }
 
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
@@ -95,6 +106,19 @@ impl<O: Combining + Clone> KeyedFactory for CombiningNode<O> {
 
 fn described<O: KeyedOperator>(operator: &O) -> (String, String) {
     (operator.describe(), operator.state(0..0).shape())
+}
+
+fn shown<O: KeyedOperator + Clone>(operator: &O) -> Shown {
+    let readers = operator.state(0..0).readers();
+    let given = operator.state_names();
+    let name = |place: usize| match given.get(place) {
+        Some(name) => name.to_string(),
+        None if readers.len() == 1 => "state".to_string(),
+        None => format!("state-{place}"),
+    };
+    let names = (0..readers.len()).map(name).collect();
+    let operator = operator.clone();
+    Shown { readers, names, times: Box::new(move |state, number| operator.state_times(state, number)) }
 }
 
 /// The state of one worker: empty, or what the checkpoint has for the worker's key groups.
