@@ -38,8 +38,8 @@ pub use millstream_connectors as connectors;
 pub use millstream_operators as operators;
 pub use millstream_operators::{aggregate, window};
 pub use millstream_runtime::{
-    StopMode, bench, cli, error, handle, job, metrics, moment, operator, record, rows, sink, source, stream, summary,
-    time, watermark,
+    StopMode, bench, cli, digest, error, handle, job, metrics, moment, operator, record, replay, rows, sink, source,
+    stream, summary, time, watermark,
 };
 pub use millstream_state as state;
 

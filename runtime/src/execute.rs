@@ -10,14 +10,16 @@ use millstream_state::rocks::StateDb;
 use millstream_state::store::{CheckpointStore, DirLock};
 
 use crate::bench::probe::{Probe, SinkSplits};
-use crate::checkpoint::{Coordinator, OperatorInfo};
+use crate::checkpoint::{Coordinator, OperatorInfo, wall_clock_ms};
 use crate::dataflow::{Physical, run_workers};
+use crate::digest::Digests;
 use crate::driver::{StatelessLogic, Task, guard};
 use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, Port};
 use crate::handle::JobHandle;
 use crate::job::{Job, Settings};
 use crate::recovery::{Shape, Start, choose};
+use crate::replay::Replayed;
 use crate::shared::{Shared, lock};
 use crate::sink::Committer;
 use crate::summary::{Outcome, Summary};
@@ -36,12 +38,15 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     let store = settings.checkpoint_dir.as_ref().map(CheckpointStore::new);
     let dir_lock = store.as_ref().map(|store| DirLock::take(store.dir(), &holder)).transpose()?;
     let shape = shape(&job.name, &graph, &names, &splits);
-    let start = match &store {
-        Some(store) => choose(store, settings.start_from, &shape)?,
-        None => Start::Fresh { set_aside: Vec::new() },
+    let start = match (&job.replayed, &store) {
+        (Some(replayed), _) => replayed.start(&shape)?,
+        (None, Some(store)) => choose(store, settings.start_from, &shape)?,
+        (None, None) => Start::Fresh { set_aside: Vec::new() },
     };
 
     let committed = match (&store, &start) {
+        // What the checkpoint had prepared is in another place.
+        _ if job.replayed.is_some() => true,
         (Some(store), Start::Restore { manifest, .. } | Start::Finished { manifest }) => {
             store.is_committed(manifest.epoch)?
         }
@@ -67,7 +72,7 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
             recover_sinks(&mut committers, &names, Some(&manifest), committed, withdraw)?;
             // The run that finished may have been killed before it had cleared up.
             if let Some(store) = &store {
-                clear_up(store, settings.retain)?;
+                clear_up(store, &settings)?;
             }
             return Ok(JobHandle::finished(already_finished(&job.name, &manifest)));
         }
@@ -103,7 +108,8 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     };
     recover_sinks(&mut committers, &names, restored.as_deref(), committed, withdraw)?;
 
-    let open = |store| open_db(store, settings.retain, restored.as_deref(), &execution);
+    let original = job.replayed.as_ref().map(|replayed| &replayed.original);
+    let open = |store| open_db(store, original.unwrap_or(store), &settings, restored.as_deref(), &execution);
     let db = store.as_ref().map(open).transpose()?;
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
@@ -116,7 +122,10 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
     warn_about_replay(&job.name, &graph, &names, store.is_some());
 
-    let plan = Plan::new(&graph, &names, splits, &settings, &execution, &shared, db.clone(), restored.clone());
+    let digests = digests_so_far(&names, restored.as_deref())?;
+    let until = job.replayed.as_ref().and_then(|replayed| replayed.until.clone());
+    let mut plan = Plan::new(&graph, &names, splits, &settings, &execution, &shared, db.clone(), restored.clone());
+    plan.task.until = until;
     drop(graph);
     let graph = Arc::clone(&job.graph);
     let workers = run_workers(&job.name, settings.workers, &shared, move |worker| {
@@ -137,6 +146,8 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
         committers,
         expected,
         sources,
+        digests,
+        ends_early: job.replayed.as_ref().is_some_and(Replayed::ends_early),
         started,
         workers,
         _lock: dir_lock,
@@ -215,22 +226,24 @@ fn recover_sinks(
 }
 
 /// Deletes what earlier runs have left. Only when the lock is held and the start is decided may it go.
-fn clear_up(store: &CheckpointStore, retain: usize) -> Result<()> {
+fn clear_up(store: &CheckpointStore, settings: &Settings) -> Result<()> {
     store.sweep()?;
     // Runs that were each killed between a checkpoint and the deletion of an older one must not pile them up.
-    Ok(store.prune(retain)?)
+    Ok(store.prune(&settings.retention(), wall_clock_ms())?)
 }
 
+/// Opens a database with the state of `restored`, a checkpoint in `original`.
 fn open_db(
     store: &CheckpointStore,
-    retain: usize,
+    original: &CheckpointStore,
+    settings: &Settings,
     restored: Option<&Manifest>,
     execution: &str,
 ) -> Result<Arc<RwLock<StateDb>>> {
-    clear_up(store, retain)?;
+    clear_up(store, settings)?;
     let live = store.live_dir(execution);
     let db = match restored {
-        Some(manifest) => StateDb::open_copy(&store.db_dir(manifest.epoch), &manifest.files, &live)?,
+        Some(manifest) => StateDb::open_copy(&original.db_dir(manifest.epoch), &manifest.files, &live)?,
         None => StateDb::create(&live)?,
     };
     Ok(Arc::new(RwLock::new(db)))
@@ -238,6 +251,18 @@ fn open_db(
 
 fn already_finished(job: &str, manifest: &Manifest) -> Summary {
     Summary { epoch: Some(manifest.epoch), ..Summary::empty(job, Outcome::AlreadyFinished) }
+}
+
+/// What every sink had committed in the checkpoint, of those that keep digests.
+fn digests_so_far(names: &[String], restored: Option<&Manifest>) -> Result<HashMap<usize, (u64, Digests)>> {
+    let mut digests = HashMap::new();
+    for sink in restored.iter().flat_map(|manifest| &manifest.sinks) {
+        if let (Some(entry), Some(node)) = (&sink.digests, names.iter().position(|name| *name == sink.name)) {
+            let read = Digests::from_entry(entry).map_err(|error| error.in_operator(&sink.name))?;
+            digests.insert(node, (entry.since, read));
+        }
+    }
+    Ok(digests)
 }
 
 /// Operators with state keep the number that a checkpoint gave them.
@@ -283,7 +308,7 @@ fn warn_about_replay(job: &str, graph: &Graph, names: &[String], checkpoints: bo
 }
 
 /// A token that no other start of the job has.
-fn execution_token() -> String {
+pub(crate) fn execution_token() -> String {
     use std::hash::{BuildHasher, Hasher};
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("{:08x}", (random >> 32) as u32 ^ random as u32)
@@ -329,6 +354,7 @@ impl Plan {
             shared: Arc::clone(shared),
             db,
             restored,
+            until: None,
         };
         Plan { task, names: names.to_vec(), splits, chains: graph.chains(), connected: graph.consumers() }
     }

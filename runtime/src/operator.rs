@@ -92,6 +92,12 @@ pub trait KeyedOperator: Send + 'static {
     /// Empty state for a worker that owns `groups`.
     fn state(&self, groups: Range<u32>) -> Self::State;
 
+    /// Whether its results depend on the order in which records from several splits meet, so that two runs over the same input
+    /// may differ. A replay does not compare the sinks behind it.
+    fn depends_on_order(&self) -> bool {
+        false
+    }
+
     /// Whether [`KeyedRows::positions`] must be filled.
     fn needs_positions(&self) -> bool {
         false

@@ -91,7 +91,7 @@ pub(crate) fn refuse(dir: &Path, refusal: Refusal) -> Error {
 }
 
 /// Compares a checkpoint with the job that wants to go on from it. Names the first difference.
-fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
+pub(crate) fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
     let epoch = manifest.epoch;
     let differs = |what: String| {
         Error::state(format!("checkpoint {epoch} in {} {what}", dir.display())).hint(
@@ -202,7 +202,7 @@ mod tests {
                 kind: "csv files".into(),
                 splits: vec![split("a.csv"), split("b.csv")],
             }],
-            sinks: vec![SinkEntry { name: "out".into(), kind: "csv files".into(), handles: vec![] }],
+            sinks: vec![SinkEntry { name: "out".into(), kind: "csv files".into(), handles: vec![], digests: None }],
             files: vec![],
         }
     }

@@ -10,6 +10,7 @@ use millstream_state::snapshot::Frozen;
 
 use crate::bench::probe::{Born, Probe};
 use crate::bench::times::Times;
+use crate::digest::Digests;
 use crate::error::Error;
 use crate::moment::Epoch;
 use crate::time::EventTime;
@@ -43,8 +44,8 @@ pub enum StopMode {
 pub(crate) enum Part {
     /// Changes of keyed state, and how many entries there are now.
     State { frozen: Option<Box<dyn Frozen>>, entries: u64 },
-    /// Output that is durable and waits for its commit.
-    Prepared(Vec<String>),
+    /// Output that is durable and waits for its commit, with digests of it where the sink keeps some.
+    Prepared { handles: Vec<String>, digests: Option<Digests> },
 }
 
 /// See the module.

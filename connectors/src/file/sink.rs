@@ -11,15 +11,17 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use millstream_runtime::digest::Digests;
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::moment::Epoch;
 use millstream_runtime::record::{Data, Record};
-use millstream_runtime::sink::{Committer, Sink, SinkTask, SinkWriter};
+use millstream_runtime::sink::{Committer, Redirect, Sink, SinkTask, SinkWriter, Stored};
 use serde::Serialize;
 
 use super::commit::FileCommitter;
 use super::output::{Encoding, Format, Part, WriteError};
-use super::part::pending_name;
+use super::part::{PartName, pending_name, times_name};
+use super::stored::StoredFiles;
 use millstream_state::store::sync_dir;
 
 /// Writes values into part files in a directory, exactly once.
@@ -51,6 +53,10 @@ pub struct FileSink<T> {
 #[derive(Clone, Debug)]
 struct Settings {
     dir: PathBuf,
+    /// Nothing is written, to no directory.
+    nowhere: bool,
+    /// It is noted when each row happened.
+    times: bool,
     encoding: Encoding,
     roll_at_bytes: u64,
     roll_after: Duration,
@@ -69,7 +75,14 @@ impl<T: Serialize + Data> FileSink<T> {
 
     fn new(dir: PathBuf, format: Format) -> Self {
         let encoding = Encoding { format, gzip: false };
-        let settings = Settings { dir, encoding, roll_at_bytes: u64::MAX, roll_after: Duration::MAX };
+        let settings = Settings {
+            dir,
+            nowhere: false,
+            times: false,
+            encoding,
+            roll_at_bytes: u64::MAX,
+            roll_after: Duration::MAX,
+        };
         FileSink { settings, of: PhantomData }
     }
 
@@ -107,11 +120,42 @@ impl<T: Serialize + Data> Sink<T> for FileSink<T> {
 
     fn writer(&self, task: &SinkTask) -> Result<FileSinkWriter<T>> {
         let (settings, task) = (self.settings.clone(), task.clone());
-        Ok(FileSinkWriter { settings, task, last: None, part: None, closed: Vec::new(), of: PhantomData })
+        Ok(FileSinkWriter {
+            settings,
+            task,
+            last: None,
+            part: None,
+            closed: Vec::new(),
+            digests: Vec::new(),
+            prepared: Digests::default(),
+            of: PhantomData,
+        })
     }
 
     fn committer(&self, job: &str) -> Option<Box<dyn Committer>> {
+        if self.settings.nowhere {
+            return None;
+        }
         Some(Box::new(FileCommitter::new(self.settings.dir.clone(), job)))
+    }
+
+    fn redirected(&self, to: &Redirect) -> Option<Self> {
+        let mut redirected = self.clone();
+        match to {
+            Redirect::Into { dir, times } => {
+                redirected.settings.dir.clone_from(dir);
+                redirected.settings.times = *times;
+            }
+            Redirect::Discard => redirected.settings.nowhere = true,
+        }
+        Some(redirected)
+    }
+
+    fn stored(&self) -> Option<Box<dyn Stored>> {
+        if self.settings.nowhere {
+            return None;
+        }
+        Some(Box::new(StoredFiles::new(self.settings.dir.clone(), self.settings.encoding.format)))
     }
 }
 
@@ -125,6 +169,10 @@ pub struct FileSinkWriter<T> {
     part: Option<(Epoch, String, Part)>,
     /// Closed parts that are not yet named to the checkpoint.
     closed: Vec<(Epoch, String)>,
+    /// What was written in epochs that are not yet prepared, in order.
+    digests: Vec<(Epoch, Digests)>,
+    /// What was prepared last.
+    prepared: Digests,
     of: PhantomData<fn(T)>,
 }
 
@@ -134,12 +182,15 @@ impl<T: Serialize + Data> SinkWriter<T> for FileSinkWriter<T> {
         if self.part.as_ref().is_some_and(over) {
             self.close()?;
         }
+        if self.digests.last().is_none_or(|(of, _)| *of != epoch) {
+            self.digests.push((epoch, Digests::default()));
+        }
         for record in records.drain(..) {
             if self.part.is_none() {
                 self.part = Some(self.open(epoch)?);
             }
-            let Some((_, _, part)) = &mut self.part else { continue };
-            part.write(&record.value).map_err(|e| failed(&self.settings.dir, e))?;
+            let (Some((_, _, part)), Some((_, digests))) = (&mut self.part, self.digests.last_mut()) else { continue };
+            part.write(record.at, &record.value, digests).map_err(|e| failed(&self.settings.dir, e))?;
             if part.bytes() >= self.settings.roll_at_bytes {
                 self.close()?;
             }
@@ -154,10 +205,21 @@ impl<T: Serialize + Data> SinkWriter<T> for FileSinkWriter<T> {
         let (ready, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.closed).into_iter().partition(|(of, _)| *of <= epoch);
         self.closed = later;
+        self.prepared = Digests::default();
+        for (_, digests) in self.digests.extract_if(.., |(of, _)| *of <= epoch) {
+            self.prepared.plus(&digests.settled());
+        }
+        if self.settings.nowhere {
+            return Ok(Vec::new());
+        }
         if !ready.is_empty() {
             sync_dir(&self.settings.dir)?;
         }
         Ok(ready.into_iter().map(|(_, name)| name).collect())
+    }
+
+    fn digests(&mut self) -> Option<Digests> {
+        Some(std::mem::take(&mut self.prepared))
     }
 }
 
@@ -167,9 +229,12 @@ impl<T> FileSinkWriter<T> {
             Some((of, number)) if of == epoch => number + 1,
             _ => 0,
         };
-        let Settings { dir, encoding, .. } = &self.settings;
+        let Settings { dir, nowhere, times, encoding, .. } = &self.settings;
         let name = pending_name(epoch, self.task.worker, number, encoding.ending(), &self.task.execution);
-        let part = Part::create(&dir.join(&name), *encoding).map_err(|e| failed(dir, e.into()))?;
+        let path = (!nowhere).then(|| dir.join(&name));
+        let committed = || PartName::from_handle(&name).map(|part| dir.join(times_name(&part.committed)));
+        let times = (*times && !nowhere).then(committed).transpose()?;
+        let part = Part::create(path.as_deref(), times.as_deref(), *encoding).map_err(|e| failed(dir, e.into()))?;
         self.last = Some((epoch, number));
         Ok((epoch, name, part))
     }

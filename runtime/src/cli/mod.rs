@@ -2,6 +2,7 @@
 //! more than a line.
 
 mod checkpoints;
+mod replay;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use millstream_state::checkpoint::StartFrom;
 
 pub use checkpoints::CheckpointAction;
+pub use replay::ReplayArgs;
 
 use crate::bench::BenchArgs;
 use crate::error::{Error, Result};
@@ -32,6 +34,12 @@ pub struct JobArgs {
     /// How many checkpoints are kept [default: 3]
     #[arg(long, value_name = "N", global = true)]
     pub retain: Option<usize>,
+    /// Keep all checkpoints that were written within this time as well, such as 6h
+    #[arg(long, value_name = "SPAN", value_parser = parse_duration, global = true)]
+    pub retain_for: Option<Duration>,
+    /// Delete the oldest checkpoints beyond this size, such as 10GB, whatever the other two say; shared files count once
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, global = true)]
+    pub retain_bytes: Option<u64>,
     /// Begin again: set old checkpoints and output aside. For one start; do not leave it in a script that restarts the job
     #[arg(long, conflicts_with_all = ["from", "newest_intact"], global = true)]
     pub fresh: bool,
@@ -59,6 +67,8 @@ pub enum Command {
     },
     /// Measure the job under an open-loop load
     Bench(BenchArgs),
+    /// Do again what the job did between two checkpoints, in another place; and compare
+    Replay(ReplayArgs),
     /// Look at the job's checkpoints
     Checkpoints {
         /// What to do with them
@@ -82,6 +92,27 @@ fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     Ok(Duration::from_micros(span.as_micros() as u64))
 }
 
+/// A number of bytes, with `K`, `M`, `G` or `T` for thousands, or `Ki` and so on for 1,024s; a `B` may follow.
+fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start().trim_end_matches(['B', 'b']);
+    let factor: Option<u64> = match unit.to_ascii_lowercase().as_str() {
+        "" => Some(1),
+        "k" => Some(1_000),
+        "m" => Some(1_000_000),
+        "g" => Some(1_000_000_000),
+        "t" => Some(1_000_000_000_000),
+        "ki" => Some(1 << 10),
+        "mi" => Some(1 << 20),
+        "gi" => Some(1 << 30),
+        "ti" => Some(1 << 40),
+        _ => None,
+    };
+    let bytes = factor.and_then(|factor| number.parse::<u64>().ok()?.checked_mul(factor));
+    bytes.ok_or_else(|| "not a size such as 500MB, 10GB or 2GiB".to_string())
+}
+
 #[derive(Parser)]
 #[command(about = "A Millstream job", disable_help_subcommand = true)]
 struct Alone {
@@ -90,7 +121,7 @@ struct Alone {
 }
 
 impl Job {
-    /// Does what the command line says: `run` (the default), `graph`, or `checkpoints`. Returns the exit code: 0, or 1 after
+    /// Does what the command line says: `run` (the default), `graph`, `bench`, `replay`, or `checkpoints`. Returns the exit code: 0, or 1 after
     /// an error, which it has printed.
     pub fn main(self) -> ExitCode {
         Alone::parse().job.main(self)
@@ -130,6 +161,12 @@ impl JobArgs {
         if let Some(retain) = self.retain {
             settings.retain = retain;
         }
+        if let Some(age) = self.retain_for {
+            settings.retain_for = Some(age);
+        }
+        if let Some(bytes) = self.retain_bytes {
+            settings.retain_bytes = Some(bytes);
+        }
         if self.fresh {
             settings.start_from = StartFrom::Fresh;
         }
@@ -139,7 +176,9 @@ impl JobArgs {
         if self.newest_intact {
             settings.start_from = StartFrom::NewestIntact;
         }
-        if matches!(settings.start_from, StartFrom::Epoch(_) | StartFrom::NewestIntact)
+        let replay = matches!(self.command, Some(Command::Replay(_)));
+        if !replay
+            && matches!(settings.start_from, StartFrom::Epoch(_) | StartFrom::NewestIntact)
             && settings.checkpoint_dir.is_none()
         {
             return Err(Error::config("there is no checkpoint to start from without a checkpoint directory")
@@ -161,6 +200,7 @@ impl JobArgs {
                 job.bench(args)?;
                 Ok(ExitCode::SUCCESS)
             }
+            Some(Command::Replay(args)) => replay::run(job, self, args),
             Some(Command::Graph { format: GraphFormat::Mermaid }) => {
                 print!("{}", job.mermaid());
                 Ok(ExitCode::SUCCESS)
@@ -170,6 +210,28 @@ impl JobArgs {
                 Ok(ExitCode::SUCCESS)
             }
             Some(Command::Checkpoints { action }) => checkpoints::run(&job, action.as_ref()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("12", 12),
+            ("3kB", 3_000),
+            ("500MB", 500_000_000),
+            ("2GiB", 2 << 30),
+            ("1 T", 1_000_000_000_000),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GB", "-1", "1.5G", "1X", "99999999T"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
         }
     }
 }

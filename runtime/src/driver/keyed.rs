@@ -20,6 +20,7 @@ use crate::time::EventTime;
 pub(crate) trait KeyedFactory: Send {
     /// The operator in words, and the form of its state.
     fn describe(&self) -> (String, String);
+    fn depends_on_order(&self) -> bool;
     /// An instance for one worker. Its state is restored only when the result is called.
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>>;
     /// What takes records together in front of it, if it can.
@@ -55,6 +56,10 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
         described(&self.0)
     }
 
+    fn depends_on_order(&self) -> bool {
+        self.0.depends_on_order()
+    }
+
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
         let operator = self.0.clone();
         Box::new(move || Ok(Box::new(KeyedLogic::restored(operator, None, task)?)))
@@ -68,6 +73,10 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
 impl<O: Combining + Clone> KeyedFactory for CombiningNode<O> {
     fn describe(&self) -> (String, String) {
         described(&self.0)
+    }
+
+    fn depends_on_order(&self) -> bool {
+        self.0.depends_on_order()
     }
 
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
