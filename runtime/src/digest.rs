@@ -8,7 +8,7 @@
 //! make such multisets, so digests guard against mistakes, not against forgery.
 //!
 //! [`Digests`] divides event time into ranges: short ones where it is latest, longer ones further back, so that a job which has run
-//! for years needs a few hundred. Ranges have 2^n seconds and begin at multiples of their length: two of them are disjoint, or one holds
+//! for years needs some two hundred. Ranges have 2^n seconds and begin at multiples of their length: two of them are disjoint, or one holds
 //! the other. So any two divisions have a finest one that both can be brought to.
 //!
 //! **Units**: event time in microseconds; ranges in seconds. **Time**: a range `[from, to)` is closed below and open above.
@@ -28,7 +28,7 @@ const UNIT_US: i64 = 1_000_000;
 const MAX_LEVEL: u8 = 44;
 
 /// How many ranges of each length are kept; the oldest beyond become longer ones.
-const RANGES_A_LEVEL: usize = 16;
+const RANGES_A_LEVEL: usize = 8;
 
 /// With so many ranges it is time to look for such.
 const MANY: usize = 2048;
@@ -423,14 +423,14 @@ mod tests {
     }
 
     #[test]
-    fn a_year_of_seconds_needs_a_few_hundred_ranges() {
+    fn a_year_of_seconds_needs_two_hundred_ranges() {
         let mut digests = Digests::default();
         (0..366 * 86_400).step_by(61).for_each(|second| digests.add(EventTime::from_secs(second), b"row"));
         let digests = digests.settled();
         let ranges = digests.ranges().count();
-        assert!(ranges < 400, "{ranges}");
+        assert!(ranges < 220, "{ranges}");
         let bytes: usize = digests.to_entry(0).ranges.iter().map(String::len).sum();
-        assert!(bytes < 24_000, "{bytes}");
+        assert!(bytes < 13_000, "{bytes}");
         // The latest are as short as can be.
         assert_eq!(digests.ranges().last().map(|(range, _)| range.level), Some(0));
     }

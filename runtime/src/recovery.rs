@@ -90,17 +90,48 @@ pub(crate) fn refuse(dir: &Path, refusal: Refusal) -> Error {
     }
 }
 
+fn differs(dir: &Path, epoch: u64, what: &str) -> Error {
+    Error::state(format!("checkpoint {epoch} in {} {what}", dir.display()))
+        .hint("undo that change to go on from it, or choose another `--checkpoint-dir`, or begin again with `--fresh`")
+}
+
+fn check_job(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
+    if manifest.job == shape.job {
+        return Ok(());
+    }
+    let what = format!("belongs to job `{}`, and this is job `{}`", manifest.job, shape.job);
+    Err(differs(dir, manifest.epoch, &what))
+}
+
+/// Compares only what a checkpoint says of the input with the job.
+pub(crate) fn check_input(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
+    check_job(dir, manifest, shape)?;
+    check_sources(dir, manifest, shape)
+}
+
+fn check_sources(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
+    let differs = |what: String| differs(dir, manifest.epoch, &what);
+    for (name, splits) in &shape.sources {
+        let Some(theirs) = manifest.sources.iter().find(|entry| entry.name == *name) else {
+            return Err(differs(format!("knows no source `{name}`")));
+        };
+        let was: BTreeSet<&String> = theirs.splits.iter().map(|split| &split.split).collect();
+        let is: BTreeSet<&String> = splits.iter().collect();
+        if let Some(gone) = was.difference(&is).next() {
+            return Err(differs(format!("has read `{gone}` in source `{name}`, which is not among its input now")));
+        }
+        if let Some(new) = is.difference(&was).next() {
+            return Err(differs(format!("knows nothing of `{new}`, which is now among the input of source `{name}`")));
+        }
+    }
+    Ok(())
+}
+
 /// Compares a checkpoint with the job that wants to go on from it. Names the first difference.
 pub(crate) fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
     let epoch = manifest.epoch;
-    let differs = |what: String| {
-        Error::state(format!("checkpoint {epoch} in {} {what}", dir.display())).hint(
-            "undo that change to go on from it, or choose another `--checkpoint-dir`, or begin again with `--fresh`",
-        )
-    };
-    if manifest.job != shape.job {
-        return Err(differs(format!("belongs to job `{}`, and this is job `{}`", manifest.job, shape.job)));
-    }
+    let differs = |what: String| differs(dir, epoch, &what);
+    check_job(dir, manifest, shape)?;
     for (what, theirs, ours) in [
         ("hashes keys with", &manifest.hasher, hash::HASHER_ID),
         ("encodes state with", &manifest.codec, codec::CODEC_ID),
@@ -125,19 +156,7 @@ pub(crate) fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()
             return Err(differs(format!("has the state of operator `{name}` as {was}, and the job now keeps {state}")));
         }
     }
-    for (name, splits) in &shape.sources {
-        let Some(theirs) = manifest.sources.iter().find(|entry| entry.name == *name) else {
-            return Err(differs(format!("knows no source `{name}`")));
-        };
-        let was: BTreeSet<&String> = theirs.splits.iter().map(|split| &split.split).collect();
-        let is: BTreeSet<&String> = splits.iter().collect();
-        if let Some(gone) = was.difference(&is).next() {
-            return Err(differs(format!("has read `{gone}` in source `{name}`, which is not among its input now")));
-        }
-        if let Some(new) = is.difference(&was).next() {
-            return Err(differs(format!("knows nothing of `{new}`, which is now among the input of source `{name}`")));
-        }
-    }
+    check_sources(dir, manifest, shape)?;
     for name in &shape.sinks {
         if !manifest.sinks.iter().any(|entry| entry.name == *name) {
             return Err(differs(format!("knows no sink `{name}`")));

@@ -35,7 +35,7 @@ pub(super) fn pending_name(epoch: Epoch, worker: usize, number: u32, ending: &st
 
 /// The name of the file that says when the rows of a part happened: 8 bytes for each, in their order.
 pub(super) fn times_name(committed: &str) -> String {
-    format!(".times-{committed}")
+    format!(".{committed}.times")
 }
 
 impl PartName {

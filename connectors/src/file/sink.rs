@@ -396,6 +396,84 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_back_has_the_digests_that_were_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let texts = ["", "a", "a,b", "\"", "two\nlines", "two\r\nlines", "\r", " x ", "é", "\u{feff}", "1\t2", "'"];
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        struct Text {
+            text: String,
+            more: Option<u8>,
+        }
+        let rows: Vec<Record<Text>> = (0..500i64)
+            .map(|n| Record {
+                at: EventTime::from_millis(n * 997 % 30_000),
+                value: Text {
+                    text: texts[n as usize % 12].repeat(n as usize % 3),
+                    more: (n % 5 == 0).then_some(n as u8),
+                },
+            })
+            .collect();
+        let (csv, json) = (FileSink::<Text>::csv(dir.path()), FileSink::json_lines(dir.path()));
+        let sinks = [csv.clone(), csv.clone().gzip(), json.clone(), json.gzip(), csv.roll_at_bytes(100)];
+        for (at, sink) in sinks.iter().enumerate() {
+            let dir = dir.path().join(at.to_string());
+            std::fs::create_dir(&dir).unwrap();
+            let sink = sink.redirected(&Redirect::Into { dir: dir.clone(), times: true }).unwrap();
+            let mut writer = sink.writer(&SinkTask { worker: 0, execution: "00000001".to_string() }).unwrap();
+            for (epoch, rows) in rows.chunks(120).enumerate() {
+                writer.write(epoch as u64, &mut rows.to_vec()).unwrap();
+            }
+            let read = |prepared: &[String]| {
+                let (mut digests, mut rows) = (Digests::default(), 0);
+                let mut each = |row: millstream_runtime::sink::StoredRow<'_>| {
+                    digests.add(row.at.unwrap(), row.bytes);
+                    rows += 1;
+                    Ok(())
+                };
+                sink.stored().unwrap().rows(1..=3, prepared, &mut each).unwrap();
+                (digests.settled().to_entry(0), rows)
+            };
+            writer.prepare(0).unwrap();
+            writer.digests().unwrap();
+            let mut prepared = writer.prepare(2).unwrap();
+            let mut kept = writer.digests().unwrap();
+            prepared.extend(writer.prepare(3).unwrap());
+            kept.plus(&writer.digests().unwrap());
+            assert_eq!(read(&[]).1, 0, "nothing is committed yet");
+            assert_eq!(read(&prepared), (kept.to_entry(0), 360), "{at}");
+            let mut committer = sink.committer("job").unwrap();
+            committer.commit(&prepared).unwrap();
+            assert_eq!(read(&prepared), (kept.to_entry(0), 360), "{at}");
+            // The same digests without any file.
+            let nowhere = sink.redirected(&Redirect::Discard).unwrap();
+            assert!(nowhere.committer("job").is_none() && nowhere.stored().is_none());
+            let mut writer = nowhere.writer(&SinkTask { worker: 0, execution: "00000002".to_string() }).unwrap();
+            writer.write(1, &mut rows[120..480].to_vec()).unwrap();
+            assert!(writer.prepare(1).unwrap().is_empty());
+            assert_eq!(writer.digests().unwrap().to_entry(0), kept.to_entry(0));
+        }
+    }
+
+    #[test]
+    fn rows_are_shown_by_the_names_of_their_fields() {
+        let dir = tempfile::tempdir().unwrap();
+        let fields =
+            |sink: FileSink<Row>, head: &str, row: &str| sink.stored().unwrap().fields(head.as_bytes(), row.as_bytes());
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+        };
+        let csv = || FileSink::csv(dir.path());
+        assert_eq!(
+            fields(csv(), "a,\"b,c\"", "1,\"x \"\"y\"\"\",3"),
+            pairs(&[("a", "1"), ("b,c", "x \"y\""), ("field 3", "3")])
+        );
+        let json = || FileSink::json_lines(dir.path());
+        assert_eq!(fields(json(), "", "{\"k\":\"x\",\"n\":[1,2]}"), pairs(&[("k", "\"x\""), ("n", "[1,2]")]));
+        assert_eq!(fields(json(), "", "[1,2]"), pairs(&[("value", "[1,2]")]));
+        assert_eq!(fields(json(), "", "{\"k"), pairs(&[("value", "{\"k")]));
+    }
+
+    #[test]
     fn when_a_value_does_not_fit_then_the_user_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let sink = FileSink::<(Vec<u64>, Vec<Row>)>::csv(dir.path());

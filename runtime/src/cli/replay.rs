@@ -71,9 +71,8 @@ pub(super) fn run(job: Job, options: &JobArgs, args: &ReplayArgs) -> Result<Exit
             report.is_equal()
         }
         Some(program) => {
-            let before = before_command(std::env::args_os().skip(1));
-            let against =
-                Against { program: program.clone(), before, after: given_again(&job, options), limit: args.limit };
+            let (before, after) = others(std::env::args_os().skip(1));
+            let against = Against { program: program.clone(), before, after, limit: args.limit };
             let report = job.replay_against(&replay, &against)?;
             println!("{report}");
             report.is_equal()
@@ -82,21 +81,24 @@ pub(super) fn run(job: Job, options: &JobArgs, args: &ReplayArgs) -> Result<Exit
     Ok(if equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The command line up to the command: options of the job's own.
-fn before_command(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    args.take_while(|arg| arg != "replay").collect()
-}
-
-/// The options of every job, which may stand behind the command as well.
-fn given_again(job: &Job, options: &JobArgs) -> Vec<OsString> {
-    let mut again: Vec<OsString> = vec!["--workers".into(), job.settings.workers.to_string().into()];
-    if let Some(dir) = &options.checkpoint_dir {
-        again.extend(["--checkpoint-dir".into(), dir.clone().into()]);
+/// The command line for another program: what stands before the command and behind it, without the options of `replay`.
+fn others(mut args: impl Iterator<Item = OsString>) -> (Vec<OsString>, Vec<OsString>) {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    let mut behind = false;
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy();
+        let name = text.split('=').next().unwrap_or_default();
+        if text == "replay" && !behind {
+            behind = true;
+        } else if ["--from", "--until", "--into", "--against", "--limit"].contains(&name) {
+            if name.len() == text.len() {
+                args.next();
+            }
+        } else if !["--discard", "--times", "--verify"].contains(&name) {
+            if behind { &mut after } else { &mut before }.push(arg);
+        }
     }
-    if let Some(interval) = options.checkpoint_interval {
-        again.extend(["--checkpoint-interval".into(), format!("{}us", interval.as_micros()).into()]);
-    }
-    again
+    (before, after)
 }
 
 #[cfg(test)]
@@ -111,8 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn options_of_the_job_stand_before_the_command() {
-        let args = ["--input", "a.csv", "replay", "--into", "replay"].map(OsString::from);
-        assert_eq!(before_command(args.into_iter()), ["--input", "a.csv"]);
+    fn the_other_program_gets_the_options_of_the_job() {
+        let line = "--input a.csv --from 3 replay --workers 2 --until=4 --into replay --against ./new --discard --limit 5 --output o";
+        let (before, after) = others(line.split(' ').map(OsString::from));
+        assert_eq!(before, ["--input", "a.csv"]);
+        assert_eq!(after, ["--workers", "2", "--output", "o"]);
     }
 }

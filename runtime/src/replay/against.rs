@@ -23,9 +23,9 @@ use crate::summary::thousands;
 pub struct Against {
     /// The program.
     pub program: PathBuf,
-    /// What goes before its command `replay`: the job's own options.
+    /// What goes before its command `replay`: options of the job's own, and those of every job.
     pub before: Vec<OsString>,
-    /// Further options of `replay`, such as those of every job.
+    /// The same behind it, but none of the options of `replay` itself, which follow from this replay.
     pub after: Vec<OsString>,
     /// How many rows of each kind and sink are kept to be shown.
     pub limit: usize,
@@ -102,13 +102,14 @@ impl Job {
         let replayed = self.replay(&Replay { output: Some(this_dir), times: true, verify: false, ..replay.clone() })?;
 
         let mut command = Command::new(&against.program);
-        command.args(&against.before).arg("replay").args(&against.after);
+        command.args(&against.before).arg("replay");
         command.arg("--from").arg(replayed.from.to_string());
         command.arg("--until").arg(replayed.until.map_or("end".into(), |epoch| epoch.to_string()));
         command.arg("--into").arg(&other_dir).arg("--times");
         if replay.discard {
             command.arg("--discard");
         }
+        command.args(&against.after);
         let shown = against.program.display();
         let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
         let status = status.map_err(|error| Error::external(format!("`{shown}` does not start")).because(error))?;

@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::execute;
 use crate::graph::{Body, Graph};
 use crate::job::Job;
-use crate::recovery::{Shape, Start, check, refuse};
+use crate::recovery::{Shape, Start, check, check_input, refuse};
 use crate::shared::lock;
 use crate::sink::{Redirect, Stored};
 
@@ -134,10 +134,13 @@ pub(crate) struct Replayed {
 }
 
 impl Replayed {
-    /// Where to begin, once both checkpoints have been compared with the job.
+    /// Where to begin, once both checkpoints have been compared with the job. The later one only says where the input ends.
     pub(crate) fn start(&self, shape: &Shape) -> Result<Start> {
-        for manifest in self.from.iter().chain(self.until.as_deref()) {
-            check(self.original.dir(), manifest, shape)?;
+        if let Some(until) = &self.until {
+            check_input(self.original.dir(), until, shape)?;
+        }
+        if let Some(from) = &self.from {
+            check(self.original.dir(), from, shape)?;
         }
         Ok(match &self.from {
             Some(manifest) => Start::Restore { manifest: manifest.clone(), set_aside: Vec::new() },
