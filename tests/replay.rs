@@ -463,7 +463,7 @@ mod on_the_command_line {
         fs::set_permissions(&changed, fs::Permissions::from_mode(0o755)).expect("may be run");
         let ended = job.with(&format!("{} {} --limit 3", into("other"), changed.display())).start().end(LIMIT);
         assert_eq!(ended.status.code(), Some(1), "{ended}");
-        for says in ["only here:", "only there:", "\n  - 2012-12-31T", "\n  + 2012-12-31T", "the two programs differ"] {
+        for says in ["only here:", "only there:", "\n  - 2013-01-01T", "\n  + 2013-01-01T", "the two programs differ"] {
             assert!(ended.stdout.contains(says), "{says}: {ended}");
         }
         let shown = ended.stdout.lines().filter(|line| line.starts_with("  - ")).count();
