@@ -9,10 +9,13 @@ mod patience;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millstream::prelude::*;
 use millstream::replay::{Replay, ReplayReport, Standing, StoredCheck};
+use millstream::source::{Output, Read, Source, SplitReader, Waker};
 use millstream::state::store::CheckpointStore;
 use patience::{Random, effort, sleep, temp};
 use serde::{Deserialize, Serialize};
@@ -408,6 +411,98 @@ fn what_cannot_be_replayed_is_refused() {
     assert_eq!((report.summary.records_in, report.discarded), (1_000, vec!["sink-1".to_string()]));
     let error = job(true).replay(&whole.discard()).expect_err("a channel").to_string();
     assert!(error.contains("cannot be read again, so the job cannot be replayed"), "{error}");
+}
+
+/// A hundred seconds, one record each. Where they end is known only once somebody has said so.
+struct Seconds(Arc<AtomicBool>);
+
+struct SecondsReader(u64, Arc<AtomicBool>);
+
+impl Source for Seconds {
+    type Item = u64;
+    type Position = u64;
+    type Reader = SecondsReader;
+
+    fn kind(&self) -> &'static str {
+        "seconds"
+    }
+
+    fn splits(&self) -> Result<Vec<String>, Error> {
+        Ok(vec!["all".into()])
+    }
+
+    fn open(&self, _split: &str, from: Option<u64>, _waker: Waker) -> Result<SecondsReader, Error> {
+        Ok(SecondsReader(from.unwrap_or(0), Arc::clone(&self.0)))
+    }
+}
+
+impl SplitReader for SecondsReader {
+    type Item = u64;
+    type Position = u64;
+
+    fn read(&mut self, max: usize, out: &mut impl Output<u64>) -> Result<Read, Error> {
+        let end = (self.0 + max as u64).min(100);
+        (self.0..end).for_each(|second| out.record(second));
+        self.0 = end;
+        Ok(match (end == 100, self.1.load(Ordering::SeqCst)) {
+            (false, _) => Read::More,
+            (true, false) => Read::Later(Duration::from_millis(1)),
+            (true, true) => Read::Ended,
+        })
+    }
+
+    fn position(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The end of a split moves the watermark, so a replay must not see it before the first run had.
+#[test]
+fn an_end_that_had_not_been_seen_is_not_seen() {
+    let (dir, ends) = (temp(), Arc::new(AtomicBool::new(false)));
+    let job = || {
+        let job = Job::new("seconds").workers(1).checkpoint_dir(dir.path().join("checkpoints"));
+        let at = |second: &u64| EventTime::from_secs(*second as i64);
+        job.source(Seconds(Arc::clone(&ends)), Watermarks::monotonous(at))
+            .key_by(|_| 0u8)
+            .window(Tumbling::of(EventSpan::secs(8)))
+            .aggregate(Count)
+            .name("windows")
+            .map(|(_, window, count)| (window.to_string(), count))
+            .sink(FileSink::json_lines(dir.path().join("out")));
+        job
+    };
+    let handle = job().start().expect("starts");
+    while handle.status().records_in < 100 {
+        sleep(Duration::from_millis(1));
+    }
+    handle.stop(StopMode::WithCheckpoint);
+    handle.wait().expect("stops");
+    ends.store(true, Ordering::SeqCst);
+    let again = dir.path().join("again");
+    let report = job().replay(&Replay::from_checkpoint(0).verify().output(&again)).expect("replays");
+    assert!(report.is_equal() && rows(&report) == (12, 0), "{report}");
+    assert_eq!(lines(&again.join("sink-1")), lines(&dir.path().join("out")));
+    // Once it has been, it is.
+    job().run().expect("ends");
+    let report = job().replay(&Replay::from_oldest().verify()).expect("replays");
+    assert!(report.is_equal() && rows(&report) == (1, 0), "{report}");
+}
+
+#[test]
+fn checkpoints_are_kept_by_number_age_and_size() {
+    let kept = |settings: fn(Job) -> Job| {
+        let mut random = Random(82);
+        let fixture = Fixture::new(&mut random, 3_000, 0.0);
+        let summary = settings(fixture.job(&mut random, 6_000.0)).run().expect("ends");
+        (fixture.epochs().len() as u64, summary.checkpoints)
+    };
+    let (all, taken) = kept(|job| job.retain(1).retain_for(Duration::from_secs(3600)));
+    assert!(all == taken && taken > 3, "{all} of {taken}");
+    let (some, taken) = kept(|job| job.retain(2).retain_for(Duration::from_millis(1)));
+    assert!((2..taken).contains(&some), "{some} of {taken}");
+    let (one, taken) = kept(|job| job.retain(1_000).retain_for(Duration::from_secs(3600)).retain_bytes(1));
+    assert!(one == 1 && taken > 3, "{one} of {taken}");
 }
 
 #[cfg(unix)]

@@ -15,6 +15,7 @@ mod w4_checkpoints;
 mod w5_latency;
 mod w6_restore;
 mod w7_idle;
+mod w8_replay;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ use kit::report::Report;
 type Workload = (&'static str, fn(Plan, &mut Report));
 
 /// In the order in which they run.
-const WORKLOADS: [Workload; 9] = [
+const WORKLOADS: [Workload; 10] = [
     ("w0", w0_noop::run),
     ("w1", w1_chain::run),
     ("w2", w2_tumbling::run),
@@ -36,6 +37,7 @@ const WORKLOADS: [Workload; 9] = [
     ("w5", w5_latency::run),
     ("w6", w6_restore::run),
     ("idle", w7_idle::run),
+    ("w8", w8_replay::run),
     ("flights", flights::run),
 ];
 

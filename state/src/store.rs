@@ -342,7 +342,9 @@ impl CheckpointStore {
     /// When it cannot be deleted.
     pub fn delete(&self, epoch: u64) -> Result<()> {
         let manifest = self.manifest_path(epoch);
-        let file = File::open(&manifest).map_err(StateError::io("open", &manifest))?;
+        // Some file systems lock only what may be written.
+        let file = File::options().read(true).write(true).open(&manifest);
+        let file = file.map_err(StateError::io("open", &manifest))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {

@@ -34,6 +34,7 @@ use crate::job::Job;
 use crate::recovery::{Shape, Start, check, check_input, refuse};
 use crate::shared::lock;
 use crate::sink::{Redirect, Stored};
+use crate::summary::{Outcome, Summary};
 
 /// What to replay, and to where.
 ///
@@ -204,7 +205,7 @@ impl Job {
         let store = CheckpointStore::new(place.checkpoints());
         let last = store.epochs()?.pop().ok_or_else(|| Error::internal("a replay without a last checkpoint"))?;
         let last = store.manifest(last)?;
-        came_to(replayed, &last)?;
+        came_to(replayed, &summary, &last)?;
         let graph = lock(&self.graph);
         let checks = match (&replayed.until, replay.verify) {
             (Some(until), true) => {
@@ -324,18 +325,19 @@ fn redirect(graph: &mut Graph, replay: &Replay, place: &Place) -> Result<Vec<Rep
 }
 
 /// Whether the replay came to where it was to end, and was not stopped before.
-fn came_to(replayed: &Replayed, last: &Manifest) -> Result<()> {
-    let Some(until) = &replayed.until else { return Ok(()) };
+fn came_to(replayed: &Replayed, summary: &Summary, last: &Manifest) -> Result<()> {
+    let stopped = |what: String| Err(Error::external(format!("the replay was stopped before its end{what}")));
+    let Some(until) = &replayed.until else {
+        return if summary.outcome == Outcome::Finished { Ok(()) } else { stopped(String::new()) };
+    };
     for source in &until.sources {
         for split in &source.splits {
             let again = last.sources.iter().find(|again| again.name == source.name);
             let again = again.and_then(|again| again.splits.iter().find(|again| again.split == split.split));
-            let records = again.map_or(0, |again| again.records);
-            if records < split.records {
-                return Err(Error::external(format!(
-                    "the replay was stopped: it had read {records} of {} records of split `{}`",
-                    split.records, split.split
-                )));
+            let (records, ended) = again.map_or((0, false), |again| (again.records, again.ended));
+            if (records, ended) != (split.records, split.ended) {
+                let (split, of) = (&split.split, split.records);
+                return stopped(format!(": it had read {records} of {of} records of split `{split}`"));
             }
         }
     }
