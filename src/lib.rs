@@ -66,8 +66,8 @@ pub use millstream_connectors as connectors;
 pub use millstream_operators as operators;
 pub use millstream_operators::{aggregate, window};
 pub use millstream_runtime::{
-    StopMode, bench, cli, error, handle, inspect, job, journal, metrics, moment, names, operator, poison, record,
-    restart, rows, savepoint, sink, source, stream, summary, time, watermark,
+    StopMode, bench, cli, digest, error, handle, inspect, job, journal, metrics, moment, names, operator, poison,
+    record, replay, restart, rows, savepoint, sink, source, stream, summary, time, watermark,
 };
 pub use millstream_state as state;
 

@@ -17,6 +17,7 @@ mod w5_latency;
 mod w6_restore;
 mod w7_idle;
 mod w8_memory;
+mod w8_replay;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +30,7 @@ use kit::report::Report;
 type Workload = (&'static str, fn(Plan, &mut Report));
 
 /// In the order in which they run.
-const WORKLOADS: [Workload; 11] = [
+const WORKLOADS: [Workload; 12] = [
     ("w0", w0_noop::run),
     ("w1", w1_chain::run),
     ("w2", w2_tumbling::run),
@@ -39,6 +40,7 @@ const WORKLOADS: [Workload; 11] = [
     ("w6", w6_restore::run),
     ("w8", w8_memory::run),
     ("idle", w7_idle::run),
+    ("w8", w8_replay::run),
     ("flights", flights::run),
     ("log", log::run),
 ];

@@ -54,6 +54,10 @@ where
         "a running value per key".into()
     }
 
+    fn depends_on_order(&self) -> bool {
+        true
+    }
+
     fn state(&self, _groups: Range<u32>) -> Self::State {
         KeyedState::default()
     }

@@ -18,6 +18,7 @@ use millstream_state::store::CheckpointStore;
 use millstream_state::{codec, hash, key_group};
 
 use crate::dataflow::WorkerThreads;
+use crate::digest::Digests;
 use crate::driver::{guard, panic_text};
 use crate::error::{Error, Result};
 use crate::handle::Status;
@@ -74,6 +75,10 @@ pub(crate) struct Coordinator {
     /// How many parts make a checkpoint complete.
     pub expected: usize,
     pub sources: usize,
+    /// What each sink has committed so far, of those that keep digests; with the epoch from whose end on they count.
+    pub digests: HashMap<usize, (Epoch, Digests)>,
+    /// A replay: it ends where it was told to, though there is more to read.
+    pub ends_early: bool,
     pub started: Instant,
 }
 
@@ -107,6 +112,7 @@ struct Open {
     state: Vec<(u32, Box<dyn Frozen>)>,
     entries: HashMap<usize, u64>,
     handles: HashMap<usize, Vec<String>>,
+    digests: HashMap<usize, Digests>,
 }
 
 /// A checkpoint that is not complete after this long, or three intervals, is spoken of.
@@ -217,11 +223,14 @@ impl Coordinator {
                             open.state.extend(frozen.map(|frozen| (id, frozen)));
                             *open.entries.entry(node).or_default() += entries;
                         }
-                        (Part::Prepared { handles, finish }, _) => {
+                        (Part::Prepared { handles, finish, digests }, _) => {
                             if let Some(finish) = finish {
                                 guard(&self.operators[node].name, finish)?;
                             }
                             open.handles.entry(node).or_default().extend(handles);
+                            if let Some(digests) = digests {
+                                open.digests.entry(node).or_default().plus(&digests);
+                            }
                         }
                         (Part::State { .. }, _) => return Err(Error::internal("state from a stateless operator")),
                     }
@@ -283,7 +292,7 @@ impl Coordinator {
             if open.is_none() {
                 let read = self.progress_of_sources();
                 let reason = if ended == instances {
-                    Some(Reason::Finish)
+                    Some(if self.ends_early { Reason::Stop } else { Reason::Finish })
                 } else if stop {
                     Some(Reason::Stop)
                 } else if self.savepoints.as_ref().is_some_and(Savepoints::is_waiting) {
@@ -336,6 +345,7 @@ impl Coordinator {
             state: Vec::new(),
             entries: HashMap::new(),
             handles: HashMap::new(),
+            digests: HashMap::new(),
         }
     }
 
@@ -383,7 +393,7 @@ impl Coordinator {
         let took = since.elapsed();
         summary.longest_checkpoint = summary.longest_checkpoint.max(took);
         if let Some(store) = &held.store {
-            store.prune(self.settings.retain)?;
+            store.prune(&self.settings.retention(), wall_clock_ms())?;
             metrics::checkpoint(&self.job, took);
             tracing::debug!(job = %self.job, epoch, ms = took.as_millis() as u64, "checkpoint complete");
         }
@@ -391,7 +401,12 @@ impl Coordinator {
     }
 
     /// Writes and publishes a checkpoint.
-    fn store_checkpoint(&self, open: Open, store: &CheckpointStore, clock: &mut PhaseClock) -> Result<Stored> {
+    fn store_checkpoint(&mut self, open: Open, store: &CheckpointStore, clock: &mut PhaseClock) -> Result<Stored> {
+        // A run that kept none before, or had another version before it, counts from here on.
+        let before = self.restored.unwrap_or(0);
+        for (node, digests) in &open.digests {
+            self.digests.entry(*node).or_insert_with(|| (before, Digests::default())).1.plus(digests);
+        }
         let Some(db) = &self.db else {
             return Err(Error::internal("a checkpoint without a store"));
         };
@@ -445,7 +460,8 @@ impl Coordinator {
                 Kind::Sink => {
                     let mut handles = handles.remove(&node).unwrap_or_default();
                     handles.sort();
-                    manifest.sinks.push(SinkEntry { name, kind, handles });
+                    let digests = self.digests.get(&node).map(|(since, digests)| digests.to_entry(*since));
+                    manifest.sinks.push(SinkEntry { name, kind, handles, digests });
                 }
                 Kind::Keyed { id } => {
                     let entries = entries.get(&node).copied().unwrap_or_default();

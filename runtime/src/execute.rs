@@ -11,8 +11,9 @@ use millstream_state::savepoint;
 use millstream_state::store::CheckpointStore;
 
 use crate::bench::probe::{Probe, SinkSplits};
-use crate::checkpoint::{Coordinator, OperatorInfo};
+use crate::checkpoint::{Coordinator, OperatorInfo, wall_clock_ms};
 use crate::dataflow::{Physical, run_workers};
+use crate::digest::Digests;
 use crate::driver::{StatelessLogic, Task, guard};
 use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, Port};
@@ -20,6 +21,7 @@ use crate::job::Settings;
 use crate::journal::What;
 use crate::poison::{LeftOut, SplitName};
 use crate::recovery::{Shape, Start, choose};
+use crate::replay::Replayed;
 use crate::savepoint::Savepoints;
 use crate::shared::{Shared, lock};
 use crate::sink::Committer;
@@ -47,11 +49,12 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     let start_from = if restart == 0 { settings.start_from.clone() } else { StartFrom::Newest };
 
     let shape = shape(&job.name, &graph, &names, &splits);
-    let start = match &held.store {
-        Some(store) => choose(store, &start_from, &shape, &settings.names)?,
-        None => Start::Fresh { set_aside: Vec::new() },
+    let start = match (&job.replayed, &held.store) {
+        (Some(replayed), _) => replayed.start(&shape, &settings.names)?,
+        (None, Some(store)) => choose(store, &start_from, &shape, &settings.names)?,
+        (None, None) => Start::Fresh { set_aside: Vec::new() },
     };
-    held.look_back(start_from == StartFrom::Fresh)?;
+    held.look_back(start_from == StartFrom::Fresh, job.replayed.as_deref())?;
 
     hold_sinks(&graph, &names, &job.name, &mut held.committers)?;
     // Output after the point of restart is withdrawn only if the user chose that point. To begin again because no checkpoint
@@ -66,7 +69,7 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
             recover_sinks(&mut held.committers, &names, Some(&manifest), committed, withdraw)?;
             // The run that finished may have been killed before it had cleared up.
             if let Some(store) = &held.store {
-                clear_up(store, settings.retain)?;
+                clear_up(store, &settings)?;
             }
             return Ok(Begun::Finished(already_finished(&job.name, &manifest)));
         }
@@ -111,7 +114,8 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         savepoint::import(&savepoint, manifest, store)?;
     }
 
-    let open = |store| open_db(store, &settings, restored.as_deref(), &execution);
+    let original = job.replayed.as_ref().map(|replayed| &replayed.original);
+    let open = |store| open_db(store, original.unwrap_or(store), &settings, restored.as_deref(), &execution);
     let db = held.store.as_ref().map(open).transpose()?;
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
@@ -132,7 +136,9 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
 
     let ids = operators.iter().map(|operator| operator.kind.id()).collect();
     let aside = held.aside.left_out();
-    let plan = Plan::new(&graph, &names, splits, ids, &settings, &execution, &shared, db.clone(), restored, aside);
+    let digests = digests_so_far(&names, restored.as_deref())?;
+    let mut plan = Plan::new(&graph, &names, splits, ids, &settings, &execution, &shared, db.clone(), restored, aside);
+    plan.task.until = job.replayed.as_ref().and_then(|replayed| replayed.until.clone());
     drop(graph);
     let graph = Arc::clone(&job.graph);
     let workers = run_workers(&job.name, settings.workers, &shared, move |worker| {
@@ -153,6 +159,8 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         savepoints: Some(savepoints),
         expected,
         sources,
+        digests,
+        ends_early: job.replayed.as_deref().is_some_and(Replayed::ends_early),
         started,
         workers,
     }))
@@ -250,23 +258,25 @@ fn recover_sinks(
 }
 
 /// Deletes what earlier runs have left. Only when the lock is held and the start is decided may it go.
-fn clear_up(store: &CheckpointStore, retain: usize) -> Result<()> {
+fn clear_up(store: &CheckpointStore, settings: &Settings) -> Result<()> {
     store.sweep()?;
     // Runs that were each killed between a checkpoint and the deletion of an older one must not pile them up.
-    Ok(store.prune(retain)?)
+    Ok(store.prune(&settings.retention(), wall_clock_ms())?)
 }
 
+/// Opens a database with the state of `restored`, a checkpoint in `original`.
 fn open_db(
     store: &CheckpointStore,
+    original: &CheckpointStore,
     settings: &Settings,
     restored: Option<&Manifest>,
     execution: &str,
 ) -> Result<Arc<RwLock<StateDb>>> {
-    clear_up(store, settings.retain)?;
+    clear_up(store, settings)?;
     let (live, cache) = (store.live_dir(execution), settings.cache_bytes());
     let db = match restored {
         Some(manifest) => {
-            let mut db = StateDb::open_copy(&store.db_dir(manifest.epoch), &manifest.files, &live, cache)?;
+            let mut db = StateDb::open_copy(&original.db_dir(manifest.epoch), &manifest.files, &live, cache)?;
             let known: Vec<u32> = manifest.operators.iter().map(|entry| entry.id).collect();
             // What was dropped must not come back under a number that is given to another.
             if db.forget_others(&known)? > 0 {
@@ -281,6 +291,18 @@ fn open_db(
 
 fn already_finished(job: &str, manifest: &Manifest) -> Summary {
     Summary { epoch: Some(manifest.epoch), ..Summary::empty(job, Outcome::AlreadyFinished) }
+}
+
+/// What every sink had committed in the checkpoint, of those that keep digests.
+fn digests_so_far(names: &[String], restored: Option<&Manifest>) -> Result<HashMap<usize, (u64, Digests)>> {
+    let mut digests = HashMap::new();
+    for sink in restored.iter().flat_map(|manifest| &manifest.sinks) {
+        if let (Some(entry), Some(node)) = (&sink.digests, names.iter().position(|name| *name == sink.name)) {
+            let read = Digests::from_entry(entry).map_err(|error| error.in_operator(&sink.name))?;
+            digests.insert(node, (entry.since, read));
+        }
+    }
+    Ok(digests)
 }
 
 /// Operators with state keep the number that a checkpoint gave them.
@@ -394,6 +416,7 @@ impl Plan {
             }),
             db,
             restored,
+            until: None,
         };
         let behind_state = (0..graph.nodes.len()).map(|node| graph.is_behind_state(node)).collect();
         Plan {

@@ -42,6 +42,17 @@ impl Node {
     }
 }
 
+/// How far a sink's output up to a checkpoint is the same in every run over the same input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Repeats {
+    /// All of it.
+    Always,
+    /// What is before the watermark: later windows may have been fired before the checkpoint or after it.
+    ToWatermark,
+    /// None of it, for this reason.
+    Never(String),
+}
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Graph {
@@ -122,6 +133,35 @@ impl Graph {
     pub(crate) fn is_behind_state(&self, node: usize) -> bool {
         let upstream = self.upstream(node);
         (0..node).any(|other| upstream[other] && matches!(self.nodes[other].body, Body::Keyed(_)))
+    }
+
+    /// How far a sink's output is the same in every run over the same input.
+    pub(crate) fn repeats(&self, sink: usize) -> Repeats {
+        let names = self.names();
+        let mut repeats = Repeats::Always;
+        let mut seen = HashSet::new();
+        let mut todo = self.nodes[sink].inputs.clone();
+        while let Some(port) = todo.pop() {
+            if !seen.insert(port) {
+                continue;
+            }
+            let (node, name) = (&self.nodes[port.node], &names[port.node]);
+            match (&node.body, port.output) {
+                (Body::Source(_), 1) => {
+                    return Repeats::Never(format!("bad records of `{name}` get times that depend on batches"));
+                }
+                (Body::Keyed(keyed), 0) if keyed.depends_on_order() => {
+                    return Repeats::Never(format!(
+                        "`{name}` ({}) depends on the order in which records meet",
+                        node.kind
+                    ));
+                }
+                (Body::Keyed(_), 0) => repeats = Repeats::ToWatermark,
+                _ => {}
+            }
+            todo.extend(&node.inputs);
+        }
+        repeats
     }
 
     /// Checks what can be checked before anything runs.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millstream_state::checkpoint::StartFrom;
+use millstream_state::checkpoint::{Retention, StartFrom};
 
 use crate::bench::probe::OpenLoop;
 use crate::driver::SourceNode;
@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, check_name};
 use crate::handle::JobHandle;
 use crate::names::Names;
+use crate::replay::Replayed;
 use crate::restart::RestartPolicy;
 use crate::shared::lock;
 use crate::source::{BadRecord, Source};
@@ -35,6 +36,11 @@ pub struct Settings {
     pub memory: Option<u64>,
     /// How many checkpoints are kept; by default 3.
     pub retain: usize,
+    /// Checkpoints that were written within this time are kept as well, however many; by default none.
+    pub retain_for: Option<Duration>,
+    /// How many bytes checkpoints may take, over all and with files that they share counted once. Beyond it the oldest are deleted,
+    /// whatever the other two say; the newest stays in any case. By default there is no limit.
+    pub retain_bytes: Option<u64>,
     /// What to start from; by default the newest checkpoint.
     pub start_from: StartFrom,
     /// Whether SIGUSR1 makes the job take a savepoint, when it is run by [`Job::run`]; see
@@ -62,6 +68,8 @@ impl Default for Settings {
             checkpoint_interval: Duration::from_secs(10),
             memory: None,
             retain: 3,
+            retain_for: None,
+            retain_bytes: None,
             start_from: StartFrom::Newest,
             savepoint_on_sigusr1: false,
             names: Names::default(),
@@ -83,6 +91,11 @@ impl Settings {
         // Without a limit little is ever read back.
         self.memory.map_or(8 << 20, |bytes| bytes / 4) as usize
     }
+
+    /// How long checkpoints are kept.
+    pub(crate) fn retention(&self) -> Retention {
+        Retention { count: self.retain, age: self.retain_for, bytes: self.retain_bytes }
+    }
 }
 
 /// A streaming job, as described so far.
@@ -93,6 +106,8 @@ pub struct Job {
     pub(crate) load: Option<OpenLoop>,
     /// It was measured before.
     pub(crate) measured: bool,
+    /// What is replayed, when it is a replay.
+    pub(crate) replayed: Option<Arc<Replayed>>,
     pub(crate) graph: SharedGraph,
 }
 
@@ -113,6 +128,7 @@ impl Job {
             settings: Settings::default(),
             load: None,
             measured: false,
+            replayed: None,
             graph: Arc::new(Mutex::new(Graph::default())),
         }
     }
@@ -156,6 +172,21 @@ impl Job {
     #[must_use]
     pub fn retain(mut self, checkpoints: usize) -> Self {
         self.settings.retain = checkpoints;
+        self
+    }
+
+    /// Keeps, beside those of [`retain`](Self::retain), all checkpoints that were written within `age`.
+    #[must_use]
+    pub fn retain_for(mut self, age: Duration) -> Self {
+        self.settings.retain_for = Some(age);
+        self
+    }
+
+    /// Deletes the oldest checkpoints when all together take more than so many bytes, whatever [`retain`](Self::retain) and
+    /// [`retain_for`](Self::retain_for) say. Checkpoints share files; these count once.
+    #[must_use]
+    pub fn retain_bytes(mut self, bytes: u64) -> Self {
+        self.settings.retain_bytes = Some(bytes);
         self
     }
 

@@ -105,6 +105,12 @@ pub trait KeyedOperator: Send + 'static {
         None
     }
 
+    /// Whether its results depend on the order in which records from several splits meet, so that two runs over the same input
+    /// may differ. A replay does not compare the sinks behind it.
+    fn depends_on_order(&self) -> bool {
+        false
+    }
+
     /// Whether [`KeyedRows::positions`] must be filled.
     fn needs_positions(&self) -> bool {
         false

@@ -89,7 +89,7 @@ fn own(store: &CheckpointStore, epoch: u64, shape: &Shape, names: &Names) -> Res
 }
 
 /// Checks that a checkpoint fits the job, and gives its names those of the program.
-fn fit(dir: &Path, manifest: Manifest, shape: &Shape, names: &Names, committed: bool) -> Result<Manifest> {
+pub(crate) fn fit(dir: &Path, manifest: Manifest, shape: &Shape, names: &Names, committed: bool) -> Result<Manifest> {
     check_job(dir, &manifest, &shape.job)?;
     let manifest = names.apply(dir, manifest, shape, committed)?;
     check(dir, &manifest, shape)?;
@@ -210,6 +210,12 @@ fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
             return Err(differs(format!("has the state of operator `{name}` as {was}, and the job now keeps {state}")));
         }
     }
+    check_sources(dir, manifest, shape)
+}
+
+/// Compares what a checkpoint, in the names of the program, says of the input with the job.
+pub(crate) fn check_sources(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
+    let differs = differs(dir, manifest.epoch);
     for (name, splits) in &shape.sources {
         let Some(theirs) = manifest.sources.iter().find(|entry| entry.name == *name) else {
             continue;
@@ -273,7 +279,7 @@ pub(crate) mod tests {
                 kind: "csv files".into(),
                 splits: vec![split("a.csv"), split("b.csv")],
             }],
-            sinks: vec![SinkEntry { name: "out".into(), kind: "csv files".into(), handles: vec![] }],
+            sinks: vec![SinkEntry { name: "out".into(), kind: "csv files".into(), handles: vec![], digests: None }],
             files: vec![],
         }
     }

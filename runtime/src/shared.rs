@@ -10,6 +10,7 @@ use millstream_state::snapshot::Frozen;
 
 use crate::bench::probe::{Born, Probe};
 use crate::bench::times::Times;
+use crate::digest::Digests;
 use crate::error::Error;
 use crate::moment::Epoch;
 use crate::savepoint::Request;
@@ -49,8 +50,8 @@ pub enum StopMode {
 pub(crate) enum Part {
     /// Changes of keyed state, and how many entries there are now.
     State { frozen: Option<Box<dyn Frozen>>, entries: u64 },
-    /// Output that waits for its commit, and what is to be done before it is durable.
-    Prepared { handles: Vec<String>, finish: Option<Finish> },
+    /// Output that waits for its commit, what is to be done before it is durable, and digests of it where the sink keeps some.
+    Prepared { handles: Vec<String>, finish: Option<Finish>, digests: Option<Digests> },
 }
 
 /// See the module.

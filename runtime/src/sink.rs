@@ -8,10 +8,19 @@
 //!
 //! Sinks without these steps (standard output, a closure) are allowed: their output is seen at once, and after a crash
 //! what came after the last checkpoint is seen again.
+//!
+//! **Replay.** A sink that formats bytes keeps [`digests`](SinkWriter::digests) of what it writes, so that a replay can be
+//! compared with the run; one that has a place can be [`redirected`](Sink::redirected) to another, and may be able to
+//! [read back](Stored) what it committed. Each of these is optional.
 
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use crate::digest::Digests;
 use crate::error::Result;
 use crate::moment::Epoch;
 use crate::record::{Data, Record};
+use crate::time::EventTime;
 
 /// A place for records to go.
 pub trait Sink<T: Data>: Send + 'static {
@@ -29,6 +38,67 @@ pub trait Sink<T: Data>: Send + 'static {
 
     /// What commits the prepared output of all workers; `None` when output is visible as it is written.
     fn committer(&self, job: &str) -> Option<Box<dyn Committer>>;
+
+    /// The same sink with another place, for a replay; `None` when it has no place that could be another.
+    fn redirected(&self, _to: &Redirect) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// What can read back what this sink committed, if anything can.
+    fn stored(&self) -> Option<Box<dyn Stored>> {
+        None
+    }
+}
+
+/// Where a sink writes in a replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Redirect {
+    /// To this directory, which is its own and empty.
+    Into {
+        /// Which; it need not exist.
+        dir: PathBuf,
+        /// Whether it is also to be noted when each row happened, so that [`Stored`] can tell.
+        times: bool,
+    },
+    /// Nowhere: it only keeps digests.
+    Discard,
+}
+
+/// Reads back what a sink committed.
+pub trait Stored: Send {
+    /// Where it is, for people.
+    fn place(&self) -> String;
+
+    /// Hands every row of `epochs` to `each`, in any order: what was committed, and of what was prepared the handles in
+    /// `prepared`. Output that is no longer there is passed over: whoever reads it may take it away.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    fn rows(
+        &self,
+        epochs: RangeInclusive<Epoch>,
+        prepared: &[String],
+        each: &mut dyn FnMut(StoredRow<'_>) -> Result<()>,
+    ) -> Result<()>;
+
+    /// A row as named fields, as far as it has names. `head` and `bytes` are those of a [`StoredRow`].
+    fn fields(&self, head: &[u8], bytes: &[u8]) -> Vec<(String, String)>;
+}
+
+/// One row that was read back.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredRow<'a> {
+    /// In which epoch it was written.
+    pub epoch: Epoch,
+    /// When it happened, where that was noted.
+    pub at: Option<EventTime>,
+    /// What stands once in front of many rows and is needed to understand them, such as the header of a CSV file.
+    pub head: &'a [u8],
+    /// The very bytes of which the digest was taken.
+    pub bytes: &'a [u8],
 }
 
 /// Which part of a sink a writer is.
@@ -65,6 +135,12 @@ pub trait SinkWriter<T: Data>: Send + 'static {
     /// Called after each [`prepare`](Self::prepare): what is still to be done until all that it named is durable. It runs on another
     /// thread, before the checkpoint is published, while this worker goes on: a disk may take long. `None`: nothing.
     fn finish(&mut self) -> Option<Finish> {
+        None
+    }
+
+    /// Digests of what the last call of [`prepare`](Self::prepare) prepared, empty where that was nothing; asked once after each.
+    /// `None`: it keeps none.
+    fn digests(&mut self) -> Option<Digests> {
         None
     }
 }

@@ -27,6 +27,7 @@ use crate::job::{Job, Settings};
 use crate::journal::{self, Journal, What};
 use crate::metrics;
 use crate::poison::{Aside, Blame, InputRecord, SetAside, Suspects};
+use crate::replay::Replayed;
 use crate::restart::{Decision, History};
 use crate::shared::lock;
 use crate::sink::Committer;
@@ -38,6 +39,8 @@ pub(crate) struct Blueprint {
     pub name: String,
     pub settings: Settings,
     pub load: Option<OpenLoop>,
+    /// What is replayed, when it is a replay.
+    pub replayed: Option<Arc<Replayed>>,
     pub graph: SharedGraph,
 }
 
@@ -76,8 +79,13 @@ impl Held {
     }
 
     /// Reads, once, what earlier starts have left of records that killed them. A fresh start knows nothing of them.
-    pub(crate) fn look_back(&mut self, fresh: bool) -> Result<()> {
+    pub(crate) fn look_back(&mut self, fresh: bool, replayed: Option<&Replayed>) -> Result<()> {
         if std::mem::replace(&mut self.looked_back, true) {
+            return Ok(());
+        }
+        if let Some(replayed) = replayed {
+            // A replay leaves out what the job does.
+            self.aside = Aside::read(replayed.original.dir())?;
             return Ok(());
         }
         let Some(store) = &self.store else { return Ok(()) };
@@ -100,6 +108,7 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
         name: job.name.clone(),
         settings: job.settings.clone(),
         load: job.load.clone(),
+        replayed: job.replayed.clone(),
         graph: Arc::clone(&job.graph),
     };
     let mut held = Held::take(&job)?;

@@ -1,6 +1,8 @@
 //! Decisions about checkpoints: which one to restore, and which to delete. Pure: no I/O here.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::manifest::Manifest;
 
@@ -157,13 +159,61 @@ pub fn decide(found: &[Found], from: StartFrom) -> Decision {
     }
 }
 
-/// Which of `epochs` to delete so that the newest `retain` (at least 1) are left.
-pub fn collectable(epochs: &[u64], retain: usize) -> Vec<u64> {
-    let mut epochs = epochs.to_vec();
-    epochs.sort_unstable();
-    let keep = retain.max(1).min(epochs.len());
-    epochs.truncate(epochs.len() - keep);
-    epochs
+/// How long checkpoints are kept. The newest is always kept, whatever this says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The newest so many are kept, however old.
+    pub count: usize,
+    /// So are all that were written within this time.
+    pub age: Option<Duration>,
+    /// But never more than this many bytes: beyond it the oldest go, whatever the other two say.
+    pub bytes: Option<u64>,
+}
+
+impl Retention {
+    /// The newest so many.
+    pub fn newest(count: usize) -> Retention {
+        Retention { count, age: None, bytes: None }
+    }
+}
+
+/// A checkpoint as far as it matters for whether it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its epoch.
+    pub epoch: u64,
+    /// How long ago it was written.
+    pub age: Duration,
+    /// Its files, each with its size in bytes. Checkpoints share files: the same file has the same identity in all of them.
+    pub files: Vec<(FileIdentity, u64)>,
+}
+
+/// What tells one file from another, wherever it is linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileIdentity(pub u64, pub u64);
+
+/// Which checkpoints to delete, oldest first.
+pub fn collectable(kept: &[Kept], retention: &Retention) -> Vec<u64> {
+    let mut newest_first: Vec<&Kept> = kept.iter().collect();
+    newest_first.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.epoch));
+    let mut counted = HashSet::new();
+    let mut bytes = 0u64;
+    let mut delete = Vec::new();
+    for (place, checkpoint) in newest_first.into_iter().enumerate() {
+        let young = retention.age.is_some_and(|age| checkpoint.age <= age);
+        // Once one is too much, those before it go as well: what is kept has no gaps.
+        let mut wanted = delete.is_empty() && (place < retention.count.max(1) || young);
+        if wanted && let Some(limit) = retention.bytes {
+            let own = checkpoint.files.iter().filter(|(file, _)| counted.insert(*file));
+            bytes = own.fold(bytes, |sum, (_, size)| sum.saturating_add(*size));
+            wanted = bytes <= limit || place == 0;
+        }
+        if !wanted {
+            delete.push(checkpoint.epoch);
+        }
+    }
+    delete.reverse();
+    delete
 }
 
 #[cfg(test)]
@@ -220,6 +270,16 @@ mod tests {
         assert_eq!(decide(&[finished], StartFrom::Fresh), Decision::Fresh);
     }
 
+    /// A checkpoint that was written so many seconds ago, with files of so many bytes.
+    fn kept(epoch: u64, age_s: u64, files: &[(u64, u64)]) -> Kept {
+        let files = files.iter().map(|(file, size)| (FileIdentity(0, *file), *size)).collect();
+        Kept { epoch, age: Duration::from_secs(age_s), files }
+    }
+
+    fn plain(epochs: &[u64]) -> Vec<Kept> {
+        epochs.iter().map(|epoch| kept(*epoch, 0, &[])).collect()
+    }
+
     #[test]
     fn a_savepoint_never_buries_what_is_newer_unasked() {
         let at = |epoch, execution: &str, written_ms| {
@@ -248,8 +308,37 @@ mod tests {
 
     #[test]
     fn the_newest_are_kept_and_never_none() {
-        assert_eq!(collectable(&[5, 3, 4, 9], 3), vec![3]);
-        assert_eq!(collectable(&[5, 3], 3), Vec::<u64>::new());
-        assert_eq!(collectable(&[5, 3], 0), vec![3]);
+        assert_eq!(collectable(&plain(&[5, 3, 4, 9]), &Retention::newest(3)), vec![3]);
+        assert_eq!(collectable(&plain(&[5, 3]), &Retention::newest(3)), Vec::<u64>::new());
+        assert_eq!(collectable(&plain(&[5, 3]), &Retention::newest(0)), vec![3]);
+        assert_eq!(collectable(&[], &Retention::newest(0)), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn the_young_are_kept_beside_the_newest() {
+        let found = [kept(1, 90, &[]), kept(2, 60, &[]), kept(3, 30, &[]), kept(4, 5, &[])];
+        let by =
+            |count, age| collectable(&found, &Retention { count, age: Some(Duration::from_secs(age)), bytes: None });
+        assert_eq!(by(1, 60), [1]);
+        assert_eq!(by(1, 59), [1, 2]);
+        assert_eq!(by(3, 10), [1]);
+        assert_eq!(by(1, 0), [1, 2, 3]);
+    }
+
+    #[test]
+    fn shared_files_count_once_and_the_newest_stays_however_large() {
+        let found = [kept(1, 0, &[(1, 10), (2, 10)]), kept(2, 0, &[(2, 10), (3, 10)]), kept(3, 0, &[(3, 10), (4, 5)])];
+        let by = |bytes| collectable(&found, &Retention { count: 9, age: None, bytes: Some(bytes) });
+        assert_eq!(by(35), [0; 0]);
+        assert_eq!(by(34), [1]);
+        assert_eq!(by(25), [1]);
+        assert_eq!(by(24), [1, 2]);
+        assert_eq!(by(0), [1, 2]);
+    }
+
+    #[test]
+    fn when_one_is_too_large_then_none_before_it_is_kept() {
+        let found = [kept(1, 0, &[]), kept(2, 0, &[(1, 100)]), kept(3, 0, &[(2, 10)])];
+        assert_eq!(collectable(&found, &Retention { count: 9, age: None, bytes: Some(50) }), [1, 2]);
     }
 }

@@ -97,6 +97,20 @@ pub struct SinkEntry {
     pub kind: String,
     /// The output that was prepared in this epoch, to be committed now or at the next start.
     pub handles: Vec<String>,
+    /// What it has committed so far, this epoch included; `None` when it keeps no digests, or a version wrote this that had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<DigestEntry>,
+}
+
+/// Digests of what a sink has committed, by ranges of event time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DigestEntry {
+    /// They count from the end of this epoch; 0: from the first record.
+    pub since: u64,
+    /// The length of the shortest range, in microseconds.
+    pub unit_us: i64,
+    /// A line for each range, as the runtime writes it.
+    pub ranges: Vec<String>,
 }
 
 /// A file of the RocksDB checkpoint.

@@ -109,7 +109,8 @@ mod tests {
         fs::create_dir_all(store.epoch_dir(7)).unwrap();
         let mut manifest = example(7);
         manifest.files = disk.db.checkpoint(&store.db_dir(7)).unwrap();
-        manifest.sinks = vec![SinkEntry { name: "out".into(), kind: "files".into(), handles: vec!["part".into()] }];
+        manifest.sinks =
+            vec![SinkEntry { name: "out".into(), kind: "files".into(), handles: vec!["part".into()], digests: None }];
         store.publish(&manifest).unwrap();
         (disk, store)
     }

@@ -15,8 +15,9 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
-use crate::checkpoint::{Found, Health, collectable};
+use crate::checkpoint::{FileIdentity, Found, Health, Kept, Retention, collectable};
 use crate::held::{COMMITTED, DB, Held, MANIFEST, read_manifest};
 use crate::manifest::Manifest;
 use crate::{Result, StateError};
@@ -262,13 +263,16 @@ impl CheckpointStore {
         note.try_exists().map_err(StateError::io("look up", note))
     }
 
-    /// Deletes all checkpoints but the newest `retain` (at least 1). One that cannot be deleted is only in the way, and is left
-    /// with a warning.
+    /// Deletes the checkpoints that `retention` does not keep; `now_ms` is the wall clock's, in milliseconds since 1970. One that
+    /// somebody [holds](Self::hold) stays until the next time. One that cannot be deleted is only in the way, and is left with
+    /// a warning.
     ///
     /// # Errors
-    /// When the directory cannot be listed.
-    pub fn prune(&self, retain: usize) -> Result<()> {
-        for old in collectable(&self.epochs()?, retain) {
+    /// When the checkpoints cannot be listed.
+    pub fn prune(&self, retention: &Retention, now_ms: u64) -> Result<()> {
+        let kept: Vec<Kept> =
+            self.epochs()?.into_iter().map(|epoch| self.kept(epoch, retention, now_ms)).collect::<Result<_>>()?;
+        for old in collectable(&kept, retention) {
             if let Err(error) = self.delete(old) {
                 tracing::warn!(epoch = old, "an old checkpoint cannot be deleted: {error}");
             }
@@ -276,12 +280,66 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// Deletes a checkpoint: its manifest first, so that a half-deleted one does not count.
+    /// Looks at a checkpoint as far as `retention` asks: there may be thousands.
+    fn kept(&self, epoch: u64, retention: &Retention, now_ms: u64) -> Result<Kept> {
+        let mut kept = Kept { epoch, age: Duration::ZERO, files: Vec::new() };
+        if retention.age.is_some() {
+            let path = self.manifest_path(epoch);
+            let written = fs::metadata(&path).and_then(|metadata| metadata.modified());
+            let written = written.map_err(StateError::io("look up", &path))?;
+            let written = written.duration_since(UNIX_EPOCH).unwrap_or_default();
+            kept.age = Duration::from_millis(now_ms).saturating_sub(written);
+        }
+        if retention.bytes.is_some() {
+            for dir in [self.epoch_dir(epoch), self.db_dir(epoch)] {
+                for entry in fs::read_dir(&dir).map_err(StateError::io("list", &dir))? {
+                    let metadata = entry.and_then(|entry| entry.metadata()).map_err(StateError::io("list", &dir))?;
+                    if metadata.is_file() {
+                        let unlike_all = FileIdentity(epoch, kept.files.len() as u64);
+                        kept.files.push((identity(&metadata).unwrap_or(unlike_all), metadata.len()));
+                    }
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Keeps a checkpoint from being deleted, by whichever process, for as long as the result lives. Changes nothing on disk.
+    ///
+    /// # Errors
+    /// When there is no such checkpoint, or it is being deleted right now.
+    pub fn hold(&self, epoch: u64) -> Result<Hold> {
+        let path = self.manifest_path(epoch);
+        let file = File::open(&path).map_err(StateError::io("open", &path))?;
+        match file.try_lock_shared() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(StateError::damaged(path, "it is being deleted")),
+            Err(fs::TryLockError::Error(error)) => return Err(StateError::io("lock", path)(error)),
+        }
+        // It may have been deleted between the two.
+        if !self.is_published(epoch)? {
+            return Err(StateError::damaged(path, "it was deleted just now"));
+        }
+        Ok(Hold { file })
+    }
+
+    /// Deletes a checkpoint: its manifest first, so that a half-deleted one does not count. One that somebody holds is left.
     ///
     /// # Errors
     /// When it cannot be deleted.
     pub fn delete(&self, epoch: u64) -> Result<()> {
         let manifest = self.manifest_path(epoch);
+        // Some file systems lock only what may be written.
+        let file = File::options().read(true).write(true).open(&manifest);
+        let file = file.map_err(StateError::io("open", &manifest))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                tracing::debug!(epoch, "an old checkpoint is held by somebody who reads it: it is deleted later");
+                return Ok(());
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(StateError::io("lock", manifest)(error)),
+        }
         fs::remove_file(&manifest).map_err(StateError::io("delete", manifest))?;
         let dir = self.epoch_dir(epoch);
         fs::remove_dir_all(&dir).map_err(StateError::io("delete", dir))
@@ -302,6 +360,31 @@ pub(crate) fn publish_in(dir: &Path, manifest: &Manifest) -> Result<()> {
     }
     fs::rename(&draft, &path).map_err(StateError::io("publish", &path))?;
     sync_dir(dir)
+}
+
+/// Keeps a checkpoint from being deleted; see [`CheckpointStore::hold`].
+#[derive(Debug)]
+pub struct Hold {
+    file: File,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // As with [`DirLock`].
+        let _ = self.file.unlock();
+    }
+}
+
+#[cfg(unix)]
+#[allow(clippy::unnecessary_wraps)] // elsewhere there is none
+fn identity(metadata: &fs::Metadata) -> Option<FileIdentity> {
+    use std::os::unix::fs::MetadataExt;
+    Some(FileIdentity(metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_metadata: &fs::Metadata) -> Option<FileIdentity> {
+    None
 }
 
 /// The epoch of a checkpoint's directory; only names that we give count.
@@ -461,6 +544,60 @@ mod tests {
         assert_eq!(store.epochs().unwrap(), [0; 0]);
         store.sweep().unwrap();
         assert!(!store.epoch_dir(2).exists());
+    }
+
+    #[test]
+    fn what_is_held_outlives_its_time() {
+        let (_dir, store) = store();
+        for epoch in 1..=4 {
+            publish(&store, epoch);
+        }
+        let (hold, again) = (store.hold(1).unwrap(), store.hold(1).unwrap());
+        store.prune(&Retention::newest(1), 0).unwrap();
+        assert_eq!(store.epochs().unwrap(), [1, 4]);
+        store.verify(1).unwrap();
+        drop(hold);
+        store.prune(&Retention::newest(1), 0).unwrap();
+        assert_eq!(store.epochs().unwrap(), [1, 4]);
+        drop(again);
+        store.prune(&Retention::newest(1), 0).unwrap();
+        assert_eq!(store.epochs().unwrap(), [4]);
+        assert!(store.hold(1).is_err(), "there is no such checkpoint");
+    }
+
+    #[test]
+    fn age_and_size_are_those_on_disk() {
+        let (_dir, store) = store();
+        for epoch in 1..=3 {
+            publish(&store, epoch);
+        }
+        let written = |epoch| fs::metadata(store.manifest_path(epoch)).unwrap().modified().unwrap();
+        let now = written(3) + Duration::from_secs(100);
+        let file = File::options().write(true).open(store.manifest_path(1)).unwrap();
+        file.set_modified(now - Duration::from_secs(1_000)).unwrap();
+        drop(file);
+        let now_ms = now.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let retention = Retention { age: Some(Duration::from_secs(500)), ..Retention::newest(1) };
+        store.prune(&retention, now_ms).unwrap();
+        assert_eq!(store.epochs().unwrap(), [2, 3]);
+        // A third one, all of whose files are links to those of the second.
+        fs::create_dir_all(store.db_dir(1)).unwrap();
+        for name in names(&store.db_dir(2)).unwrap() {
+            fs::hard_link(store.db_dir(2).join(&name), store.db_dir(1).join(&name)).unwrap();
+        }
+        fs::hard_link(store.manifest_path(2), store.manifest_path(1)).unwrap();
+        let size = |epoch: u64| -> u64 {
+            let by_size = Retention { bytes: Some(u64::MAX), ..Retention::newest(1) };
+            store.kept(epoch, &by_size, now_ms).unwrap().files.iter().map(|(_, size)| size).sum()
+        };
+        assert!(size(2) > 0 && size(1) == size(2));
+        let keep = |bytes| {
+            store.prune(&Retention { bytes: Some(bytes), ..Retention::newest(9) }, now_ms).unwrap();
+            store.epochs().unwrap()
+        };
+        assert_eq!(keep(size(2) + size(3)), [1, 2, 3]);
+        assert_eq!(keep(size(2) + size(3) - 1), [3]);
+        assert_eq!(keep(0), [3]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Reading goes through layers, each of which knows nothing of the ones above: `input` (bytes, decompressed), `frames` (one
 //! record's bytes at a time), `format` (bytes to a value), `reader` (positions and bad records), `source` (which file is
 //! which split). Writing: `part` names the files and decides what a restart does with those it finds, `output` writes one,
-//! `sink` divides records among them, `commit` renames them.
+//! `sink` divides records among them, `commit` renames them, `stored` reads them back.
 
 mod commit;
 mod format;
@@ -16,6 +16,7 @@ mod reader;
 mod reading_tests;
 mod sink;
 mod source;
+mod stored;
 
 pub use format::{Csv, FileFormat, Json};
 pub use reader::{FilePosition, FileReader};

@@ -2,6 +2,7 @@
 //!
 //! **Units**: bytes as they are before compression.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use millstream_runtime::digest::Digests;
+use millstream_runtime::time::EventTime;
 use serde::Serialize;
 
 /// Bytes handed to the operating system at once.
@@ -59,23 +62,26 @@ impl From<io::Error> for WriteError {
 pub(super) struct Part {
     opened: Instant,
     rows: Rows,
+    /// When each row happened, where that is to be noted: 8 bytes for each.
+    times: Option<BufWriter<File>>,
 }
 
 /// Boxed, because a CSV writer is large.
 enum Rows {
-    Csv(Box<csv::Writer<Output>>),
+    Csv(Box<csv::Writer<Lent>>),
     JsonLines(Output),
 }
 
 impl Part {
-    /// Creates the file, which must not be there.
-    pub(super) fn create(path: &Path, encoding: Encoding) -> io::Result<Part> {
-        let output = Output::new(File::create_new(path)?, encoding.gzip);
+    /// Creates the file, which must not be there, and that of the times where they are wanted. Without a path it only counts.
+    pub(super) fn create(path: Option<&Path>, times: Option<&Path>, encoding: Encoding) -> io::Result<Part> {
+        let output = Output::new(path.map(File::create_new).transpose()?, encoding.gzip);
         let rows = match encoding.format {
-            Format::Csv => Rows::Csv(Box::new(csv::Writer::from_writer(output))),
+            Format::Csv => Rows::Csv(Box::new(csv::Writer::from_writer(Lent(RefCell::new(output))))),
             Format::JsonLines => Rows::JsonLines(output),
         };
-        Ok(Part { opened: Instant::now(), rows })
+        let times = times.map(File::create).transpose()?.map(BufWriter::new);
+        Ok(Part { opened: Instant::now(), rows, times })
     }
 
     /// How long it has been open.
@@ -83,25 +89,35 @@ impl Part {
         self.opened.elapsed()
     }
 
-    /// Adds one record.
-    pub(super) fn write(&mut self, value: &impl Serialize) -> Result<(), WriteError> {
+    /// Adds one record, to `digests` as well.
+    pub(super) fn write(
+        &mut self,
+        at: EventTime,
+        value: &impl Serialize,
+        digests: &mut Digests,
+    ) -> Result<(), WriteError> {
         match &mut self.rows {
             Rows::Csv(csv) => {
-                let first = csv.get_ref().bytes == 0;
                 csv.serialize(value).map_err(of_csv)?;
-                // Only as far as `Output`, so that its count is right.
                 csv.flush()?;
-                if first && csv.get_ref().bytes == length_without_header(value)? {
-                    return Err(WriteError::Value("it has no field names to make a header of".into()));
+                let mut output = csv.get_ref().0.borrow_mut();
+                let mut head = 0;
+                if output.bytes == 0 {
+                    head = output.row.len() - length_without_header(value)?;
+                    if head == 0 {
+                        return Err(WriteError::Value("it has no field names to make a header of".into()));
+                    }
                 }
+                output.end_row(at, head, digests)?;
             }
             Rows::JsonLines(output) => {
-                serde_json::to_writer(&mut *output, value).map_err(|e| match e.io_error_kind() {
-                    Some(_) => WriteError::Io(e.into()),
-                    None => WriteError::Value(e.into()),
-                })?;
-                output.write_all(b"\n")?;
+                serde_json::to_writer(&mut output.row, value).map_err(|e| WriteError::Value(e.into()))?;
+                output.row.push(b'\n');
+                output.end_row(at, 0, digests)?;
             }
+        }
+        if let Some(times) = &mut self.times {
+            times.write_all(&at.micros().to_le_bytes())?;
         }
         Ok(())
     }
@@ -109,15 +125,18 @@ impl Part {
     /// How much it holds.
     pub(super) fn bytes(&self) -> u64 {
         match &self.rows {
-            Rows::Csv(csv) => csv.get_ref().bytes,
+            Rows::Csv(csv) => csv.get_ref().0.borrow().bytes,
             Rows::JsonLines(output) => output.bytes,
         }
     }
 
-    /// Writes the rest, and returns the file, which is not yet synced.
-    pub(super) fn close(self) -> io::Result<File> {
+    /// Writes the rest, and returns the file, which is not yet synced; nothing, if nothing is kept.
+    pub(super) fn close(self) -> io::Result<Option<File>> {
+        if let Some(mut times) = self.times {
+            times.flush()?;
+        }
         let output = match self.rows {
-            Rows::Csv(csv) => csv.into_inner().map_err(|e| io::Error::other(e.to_string()))?,
+            Rows::Csv(csv) => csv.into_inner().map_err(|e| io::Error::other(e.to_string()))?.0.into_inner(),
             Rows::JsonLines(output) => output,
         };
         output.close()
@@ -125,11 +144,11 @@ impl Part {
 }
 
 /// The bytes of `value` as CSV without a header; the writer says nowhere whether it wrote one.
-fn length_without_header(value: &impl Serialize) -> Result<u64, WriteError> {
+fn length_without_header(value: &impl Serialize) -> Result<usize, WriteError> {
     let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
     csv.serialize(value).map_err(of_csv)?;
     csv.flush()?;
-    Ok(csv.get_ref().len() as u64)
+    Ok(csv.get_ref().len())
 }
 
 fn of_csv(e: csv::Error) -> WriteError {
@@ -140,41 +159,62 @@ fn of_csv(e: csv::Error) -> WriteError {
     }
 }
 
-/// A file, behind a buffer and perhaps a compressor, that counts what goes in and is only flushed by closing it.
+/// A file, behind a buffer and perhaps a compressor. What is written to it is gathered until the row is complete, so that its
+/// bytes can be looked at as a whole.
 struct Output {
     to: Packing,
+    row: Vec<u8>,
+    /// Of all complete rows.
     bytes: u64,
 }
 
 enum Packing {
+    Nowhere,
     Plain(BufWriter<File>),
     Gzip(GzEncoder<BufWriter<File>>),
 }
 
 impl Output {
-    fn new(file: File, gzip: bool) -> Output {
-        let file = BufWriter::with_capacity(BUFFER, file);
-        let to = if gzip { Packing::Gzip(GzEncoder::new(file, Compression::fast())) } else { Packing::Plain(file) };
-        Output { to, bytes: 0 }
+    fn new(file: Option<File>, gzip: bool) -> Output {
+        let to = match file.map(|file| BufWriter::with_capacity(BUFFER, file)) {
+            None => Packing::Nowhere,
+            Some(file) if gzip => Packing::Gzip(GzEncoder::new(file, Compression::fast())),
+            Some(file) => Packing::Plain(file),
+        };
+        Output { to, row: Vec::new(), bytes: 0 }
     }
 
-    fn close(self) -> io::Result<File> {
+    /// A row is complete; its first `head` bytes stand in front of the first one only.
+    fn end_row(&mut self, at: EventTime, head: usize, digests: &mut Digests) -> io::Result<()> {
+        // As it will be read back: without the header, and without its line feed.
+        digests.add(at, &self.row[head..self.row.len() - 1]);
+        match &mut self.to {
+            Packing::Nowhere => {}
+            Packing::Plain(file) => file.write_all(&self.row)?,
+            Packing::Gzip(encoder) => encoder.write_all(&self.row)?,
+        }
+        self.bytes += self.row.len() as u64;
+        self.row.clear();
+        Ok(())
+    }
+
+    fn close(self) -> io::Result<Option<File>> {
         let file = match self.to {
+            Packing::Nowhere => return Ok(None),
             Packing::Plain(file) => file,
             Packing::Gzip(encoder) => encoder.finish()?,
         };
-        file.into_inner().map_err(io::IntoInnerError::into_error)
+        file.into_inner().map(Some).map_err(io::IntoInnerError::into_error)
     }
 }
 
-impl Write for Output {
+/// An output as the CSV writer has it: that lets others see it, but not change it.
+struct Lent(RefCell<Output>);
+
+impl Write for Lent {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = match &mut self.to {
-            Packing::Plain(file) => file.write(bytes),
-            Packing::Gzip(encoder) => encoder.write(bytes),
-        }?;
-        self.bytes += n as u64;
-        Ok(n)
+        self.0.get_mut().row.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -33,6 +33,11 @@ pub(super) fn pending_name(epoch: Epoch, worker: usize, number: u32, ending: &st
     format!("part-e{epoch:010}-w{worker:03}-{number:04}.{ending}{PENDING}{execution}")
 }
 
+/// The name of the file that says when the rows of a part happened: 8 bytes for each, in their order.
+pub(super) fn times_name(committed: &str) -> String {
+    format!(".{committed}.times")
+}
+
 impl PartName {
     /// Takes `name` apart, or `None` when no sink would name a file so.
     pub(super) fn parse(name: &str) -> Option<PartName> {

@@ -12,15 +12,17 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use millstream_runtime::digest::Digests;
 use millstream_runtime::error::{Error, Result, full_disk_hint};
 use millstream_runtime::moment::Epoch;
 use millstream_runtime::record::{Data, Record};
-use millstream_runtime::sink::{Committer, Finish, Sink, SinkTask, SinkWriter};
+use millstream_runtime::sink::{Committer, Finish, Redirect, Sink, SinkTask, SinkWriter, Stored};
 use serde::Serialize;
 
 use super::commit::FileCommitter;
 use super::output::{Encoding, Format, Part, WriteError};
-use super::part::pending_name;
+use super::part::{PartName, pending_name, times_name};
+use super::stored::StoredFiles;
 use millstream_state::store::sync_dir;
 
 /// Writes values into part files in a directory, exactly once.
@@ -52,6 +54,10 @@ pub struct FileSink<T> {
 #[derive(Clone, Debug)]
 struct Settings {
     dir: PathBuf,
+    /// Nothing is written, to no directory.
+    nowhere: bool,
+    /// It is noted when each row happened.
+    times: bool,
     encoding: Encoding,
     roll_at_bytes: u64,
     roll_after: Duration,
@@ -70,7 +76,14 @@ impl<T: Serialize + Data> FileSink<T> {
 
     fn new(dir: PathBuf, format: Format) -> Self {
         let encoding = Encoding { format, gzip: false };
-        let settings = Settings { dir, encoding, roll_at_bytes: u64::MAX, roll_after: Duration::MAX };
+        let settings = Settings {
+            dir,
+            nowhere: false,
+            times: false,
+            encoding,
+            roll_at_bytes: u64::MAX,
+            roll_after: Duration::MAX,
+        };
         FileSink { settings, of: PhantomData }
     }
 
@@ -116,12 +129,36 @@ impl<T: Serialize + Data> Sink<T> for FileSink<T> {
             closed: Vec::new(),
             unsynced: Vec::new(),
             failed_at: None,
+            digests: Vec::new(),
+            prepared: Digests::default(),
             of: PhantomData,
         })
     }
 
     fn committer(&self, job: &str) -> Option<Box<dyn Committer>> {
+        if self.settings.nowhere {
+            return None;
+        }
         Some(Box::new(FileCommitter::new(self.settings.dir.clone(), job)))
+    }
+
+    fn redirected(&self, to: &Redirect) -> Option<Self> {
+        let mut redirected = self.clone();
+        match to {
+            Redirect::Into { dir, times } => {
+                redirected.settings.dir.clone_from(dir);
+                redirected.settings.times = *times;
+            }
+            Redirect::Discard => redirected.settings.nowhere = true,
+        }
+        Some(redirected)
+    }
+
+    fn stored(&self) -> Option<Box<dyn Stored>> {
+        if self.settings.nowhere {
+            return None;
+        }
+        Some(Box::new(StoredFiles::new(self.settings.dir.clone(), self.settings.encoding.format)))
     }
 }
 
@@ -142,6 +179,10 @@ pub struct FileSinkWriter<T> {
     unsynced: Vec<Option<File>>,
     /// The row of a batch whose value did not go into the format.
     failed_at: Option<usize>,
+    /// What was written in epochs that are not yet prepared, in order.
+    digests: Vec<(Epoch, Digests)>,
+    /// What was prepared last.
+    prepared: Digests,
     of: PhantomData<fn(T)>,
 }
 
@@ -152,14 +193,17 @@ impl<T: Serialize + Data> SinkWriter<T> for FileSinkWriter<T> {
             self.close()?;
         }
         self.failed_at = None;
+        if self.digests.last().is_none_or(|(of, _)| *of != epoch) {
+            self.digests.push((epoch, Digests::default()));
+        }
         for (row, record) in records.drain(..).enumerate() {
             if self.part.is_none() {
                 self.part = Some(self.open(epoch)?);
             }
-            let Some((_, _, part)) = &mut self.part else { continue };
+            let (Some((_, _, part)), Some((_, digests))) = (&mut self.part, self.digests.last_mut()) else { continue };
             // A value that panics as it is written is named as well; a disk that fails is no value's fault.
             self.failed_at = Some(row);
-            if let Err(error) = part.write(&record.value) {
+            if let Err(error) = part.write(record.at, &record.value, digests) {
                 self.failed_at = self.failed_at.filter(|_| matches!(error, WriteError::Value(_)));
                 return Err(failed(&self.settings.dir, error));
             }
@@ -182,6 +226,13 @@ impl<T: Serialize + Data> SinkWriter<T> for FileSinkWriter<T> {
         let (ready, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.closed).into_iter().partition(|(of, ..)| *of <= epoch);
         self.closed = later;
+        self.prepared = Digests::default();
+        for (_, digests) in self.digests.extract_if(.., |(of, _)| *of <= epoch) {
+            self.prepared.plus(&digests.settled());
+        }
+        if self.settings.nowhere {
+            return Ok(Vec::new());
+        }
         let (names, files): (Vec<_>, Vec<_>) = ready.into_iter().map(|(_, name, file)| (name, file)).unzip();
         self.unsynced = files;
         Ok(names)
@@ -197,6 +248,10 @@ impl<T: Serialize + Data> SinkWriter<T> for FileSinkWriter<T> {
             }) as Finish
         })
     }
+
+    fn digests(&mut self) -> Option<Digests> {
+        Some(std::mem::take(&mut self.prepared))
+    }
 }
 
 impl<T> FileSinkWriter<T> {
@@ -205,9 +260,12 @@ impl<T> FileSinkWriter<T> {
             Some((of, number)) if of == epoch => number + 1,
             _ => 0,
         };
-        let Settings { dir, encoding, .. } = &self.settings;
+        let Settings { dir, nowhere, times, encoding, .. } = &self.settings;
         let name = pending_name(epoch, self.task.worker, number, encoding.ending(), &self.task.execution);
-        let part = Part::create(&dir.join(&name), *encoding).map_err(|e| failed(dir, e.into()))?;
+        let path = (!nowhere).then(|| dir.join(&name));
+        let committed = || PartName::from_handle(&name).map(|part| dir.join(times_name(&part.committed)));
+        let times = (*times && !nowhere).then(committed).transpose()?;
+        let part = Part::create(path.as_deref(), times.as_deref(), *encoding).map_err(|e| failed(dir, e.into()))?;
         self.last = Some((epoch, number));
         Ok((epoch, name, part))
     }
@@ -215,11 +273,14 @@ impl<T> FileSinkWriter<T> {
     fn close(&mut self) -> Result<()> {
         if let Some((epoch, name, part)) = self.part.take() {
             let file = part.close().map_err(|e| failed(&self.settings.dir, e.into()))?;
-            let unsynced = self.closed.len() < OPEN_FILES;
-            if !unsynced {
-                file.sync_all().map_err(|e| failed(&self.settings.dir, e.into()))?;
-            }
-            self.closed.push((epoch, name, unsynced.then_some(file)));
+            let file = match file {
+                Some(file) if self.closed.len() >= OPEN_FILES => {
+                    file.sync_all().map_err(|e| failed(&self.settings.dir, e.into()))?;
+                    None
+                }
+                file => file,
+            };
+            self.closed.push((epoch, name, file));
         }
         Ok(())
     }
@@ -370,6 +431,84 @@ mod tests {
             let back = if at < 2 { read::<crate::Csv<Back>>(path) } else { read::<crate::Json<Back>>(path) };
             assert_eq!(back, expected);
         }
+    }
+
+    #[test]
+    fn what_is_read_back_has_the_digests_that_were_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let texts = ["", "a", "a,b", "\"", "two\nlines", "two\r\nlines", "\r", " x ", "é", "\u{feff}", "1\t2", "'"];
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        struct Text {
+            text: String,
+            more: Option<u8>,
+        }
+        let rows: Vec<Record<Text>> = (0..500i64)
+            .map(|n| Record {
+                at: EventTime::from_millis(n * 997 % 30_000),
+                value: Text {
+                    text: texts[n as usize % 12].repeat(n as usize % 3),
+                    more: (n % 5 == 0).then_some(n as u8),
+                },
+            })
+            .collect();
+        let (csv, json) = (FileSink::<Text>::csv(dir.path()), FileSink::json_lines(dir.path()));
+        let sinks = [csv.clone(), csv.clone().gzip(), json.clone(), json.gzip(), csv.roll_at_bytes(100)];
+        for (at, sink) in sinks.iter().enumerate() {
+            let dir = dir.path().join(at.to_string());
+            std::fs::create_dir(&dir).unwrap();
+            let sink = sink.redirected(&Redirect::Into { dir: dir.clone(), times: true }).unwrap();
+            let mut writer = sink.writer(&SinkTask { worker: 0, execution: "00000001".to_string() }).unwrap();
+            for (epoch, rows) in rows.chunks(120).enumerate() {
+                writer.write(epoch as u64, &mut rows.to_vec()).unwrap();
+            }
+            let read = |prepared: &[String]| {
+                let (mut digests, mut rows) = (Digests::default(), 0);
+                let mut each = |row: millstream_runtime::sink::StoredRow<'_>| {
+                    digests.add(row.at.unwrap(), row.bytes);
+                    rows += 1;
+                    Ok(())
+                };
+                sink.stored().unwrap().rows(1..=3, prepared, &mut each).unwrap();
+                (digests.settled().to_entry(0), rows)
+            };
+            writer.prepare(0).unwrap();
+            writer.digests().unwrap();
+            let mut prepared = writer.prepare(2).unwrap();
+            let mut kept = writer.digests().unwrap();
+            prepared.extend(writer.prepare(3).unwrap());
+            kept.plus(&writer.digests().unwrap());
+            assert_eq!(read(&[]).1, 0, "nothing is committed yet");
+            assert_eq!(read(&prepared), (kept.to_entry(0), 360), "{at}");
+            let mut committer = sink.committer("job").unwrap();
+            committer.commit(&prepared).unwrap();
+            assert_eq!(read(&prepared), (kept.to_entry(0), 360), "{at}");
+            // The same digests without any file.
+            let nowhere = sink.redirected(&Redirect::Discard).unwrap();
+            assert!(nowhere.committer("job").is_none() && nowhere.stored().is_none());
+            let mut writer = nowhere.writer(&SinkTask { worker: 0, execution: "00000002".to_string() }).unwrap();
+            writer.write(1, &mut rows[120..480].to_vec()).unwrap();
+            assert!(writer.prepare(1).unwrap().is_empty());
+            assert_eq!(writer.digests().unwrap().to_entry(0), kept.to_entry(0));
+        }
+    }
+
+    #[test]
+    fn rows_are_shown_by_the_names_of_their_fields() {
+        let dir = tempfile::tempdir().unwrap();
+        let fields =
+            |sink: FileSink<Row>, head: &str, row: &str| sink.stored().unwrap().fields(head.as_bytes(), row.as_bytes());
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+        };
+        let csv = || FileSink::csv(dir.path());
+        assert_eq!(
+            fields(csv(), "a,\"b,c\"", "1,\"x \"\"y\"\"\",3"),
+            pairs(&[("a", "1"), ("b,c", "x \"y\""), ("field 3", "3")])
+        );
+        let json = || FileSink::json_lines(dir.path());
+        assert_eq!(fields(json(), "", "{\"k\":\"x\",\"n\":[1,2]}"), pairs(&[("k", "\"x\""), ("n", "[1,2]")]));
+        assert_eq!(fields(json(), "", "[1,2]"), pairs(&[("value", "[1,2]")]));
+        assert_eq!(fields(json(), "", "{\"k"), pairs(&[("value", "{\"k")]));
     }
 
     #[test]

@@ -118,6 +118,9 @@ pub trait Aggregate<V>: Clone + Send + 'static {
     /// Whether the result depends on [`Origin::split`] or [`Origin::record`]; jobs carry positions only if it does.
     const NEEDS_POSITION: bool = false;
 
+    /// Whether it breaks the first promise and says so: results of two runs may differ, and a replay does not compare them.
+    const DEPENDS_ON_ORDER: bool = false;
+
     /// What it computes, in a word: a checkpoint of an operator whose aggregate was called otherwise is refused, because the
     /// same accumulator may mean something else. The type's own name, unless implemented.
     fn describe(&self) -> String {

@@ -267,6 +267,8 @@ where
     type Acc = f64;
     type Out = f64;
 
+    const DEPENDS_ON_ORDER: bool = true;
+
     #[inline]
     fn create(&self) -> f64 {
         0.0

@@ -12,6 +12,7 @@ macro_rules! tuples {
             type Out = ($($A::Out,)*);
 
             const NEEDS_POSITION: bool = false $(|| $A::NEEDS_POSITION)*;
+            const DEPENDS_ON_ORDER: bool = false $(|| $A::DEPENDS_ON_ORDER)*;
 
             fn describe(&self) -> String {
                 format!("({})", [$(self.$i.describe()),*].join(", "))

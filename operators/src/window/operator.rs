@@ -81,6 +81,10 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         format!("{}: {}", self.windows.describe(), self.aggregate.describe())
     }
 
+    fn depends_on_order(&self) -> bool {
+        A::DEPENDS_ON_ORDER
+    }
+
     fn state(&self, groups: Range<u32>) -> Self::State {
         (SliceState::default(), SliceState::default(), GroupMarks::new(groups))
     }

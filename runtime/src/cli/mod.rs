@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod history;
+mod replay;
 mod savepoint;
 mod state;
 
@@ -16,6 +17,7 @@ use millstream_state::checkpoint::StartFrom;
 
 pub use checkpoints::CheckpointAction;
 pub use history::HistoryArgs;
+pub use replay::ReplayArgs;
 pub use savepoint::SavepointArgs;
 pub use state::StateArgs;
 
@@ -52,6 +54,12 @@ pub struct JobArgs {
     /// Drop the state of an operator, source or sink that the job no longer has; as often as needed
     #[arg(long, value_name = "NAME", global = true)]
     pub drop_state: Vec<String>,
+    /// Keep all checkpoints that were written within this time as well, such as 6h
+    #[arg(long, value_name = "SPAN", value_parser = parse_duration, global = true)]
+    pub retain_for: Option<Duration>,
+    /// Delete the oldest checkpoints beyond this size, such as 10GB, whatever the other two say; shared files count once
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, global = true)]
+    pub retain_bytes: Option<u64>,
     /// Begin again: set old checkpoints and output aside. For one start; do not leave it in a script that restarts the job
     #[arg(long, conflicts_with_all = ["from", "newest_intact"], global = true)]
     pub fresh: bool,
@@ -91,6 +99,8 @@ pub enum Command {
     State(StateArgs),
     /// Have the job, which runs elsewhere with the same checkpoint directory, take a savepoint
     Savepoint(SavepointArgs),
+    /// Do again what the job did between two checkpoints, in another place; and compare
+    Replay(ReplayArgs),
     /// Look at the job's checkpoints
     Checkpoints {
         /// What to do with them
@@ -133,8 +143,8 @@ struct Alone {
 }
 
 impl Job {
-    /// Does what the command line says: `run` (the default), `graph`, `bench`, `state`, `savepoint`, `checkpoints` or `history`.
-    /// Returns the exit code: 0, or 1 after
+    /// Does what the command line says: `run` (the default), `graph`, `bench`, `state`, `savepoint`, `replay`, `checkpoints` or
+    /// `history`. Returns the exit code: 0, or 1 after
     /// an error, which it has printed.
     pub fn main(self) -> ExitCode {
         Alone::parse().job.main(self)
@@ -183,6 +193,12 @@ impl JobArgs {
         if self.set_aside_after.is_some() {
             settings.set_aside_after = self.set_aside_after;
         }
+        if let Some(age) = self.retain_for {
+            settings.retain_for = Some(age);
+        }
+        if let Some(bytes) = self.retain_bytes {
+            settings.retain_bytes = Some(bytes);
+        }
         if self.fresh {
             settings.start_from = StartFrom::Fresh;
         }
@@ -198,7 +214,9 @@ impl JobArgs {
         }
         settings.names.renamed.extend_from_slice(&self.rename_state);
         settings.names.dropped.extend_from_slice(&self.drop_state);
-        if matches!(settings.start_from, StartFrom::Epoch(_) | StartFrom::NewestIntact)
+        let replay = matches!(self.command, Some(Command::Replay(_)));
+        if !replay
+            && matches!(settings.start_from, StartFrom::Epoch(_) | StartFrom::NewestIntact)
             && settings.checkpoint_dir.is_none()
         {
             return Err(Error::config("there is no checkpoint to start from without a checkpoint directory")
@@ -220,6 +238,7 @@ impl JobArgs {
                 job.bench(args)?;
                 Ok(ExitCode::SUCCESS)
             }
+            Some(Command::Replay(args)) => replay::run(job, self, args),
             Some(Command::Graph { format: GraphFormat::Mermaid }) => {
                 print!("{}", job.mermaid());
                 Ok(ExitCode::SUCCESS)
@@ -232,6 +251,28 @@ impl JobArgs {
             Some(Command::Savepoint(args)) => savepoint::run(&job, args),
             Some(Command::Checkpoints { action }) => checkpoints::run(&job, action.as_ref()),
             Some(Command::History(args)) => history::run(&job, args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("12", 12),
+            ("3kB", 3_000),
+            ("500MB", 500_000_000),
+            ("2GiB", 2 << 30),
+            ("1 T", 1_000_000_000_000),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GB", "-1", "1.5G", "1X", "99999999T"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
         }
     }
 }

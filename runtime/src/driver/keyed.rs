@@ -25,6 +25,7 @@ pub(crate) trait KeyedFactory: Send {
     fn describe(&self) -> (String, String);
     /// What its state can be read and shown with.
     fn shown(&self) -> Shown;
+    fn depends_on_order(&self) -> bool;
     /// An instance for one worker. Its state is restored only when the result is called.
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>>;
     /// What takes records together in front of it, if it can.
@@ -66,6 +67,10 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
         shown(&self.0)
     }
 
+    fn depends_on_order(&self) -> bool {
+        self.0.depends_on_order()
+    }
+
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
         let operator = self.0.clone();
         Box::new(move || Ok(Box::new(KeyedLogic::restored(operator, None, task)?)))
@@ -83,6 +88,10 @@ impl<O: Combining + Clone> KeyedFactory for CombiningNode<O> {
 
     fn shown(&self) -> Shown {
         shown(&self.0)
+    }
+
+    fn depends_on_order(&self) -> bool {
+        self.0.depends_on_order()
     }
 
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {

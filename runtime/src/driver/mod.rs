@@ -68,6 +68,8 @@ pub(crate) struct Task {
     pub db: Option<Arc<RwLock<StateDb>>>,
     /// What to restore.
     pub restored: Option<Arc<Manifest>>,
+    /// In a replay: where sources stop reading.
+    pub until: Option<Arc<Manifest>>,
 }
 
 impl Task {

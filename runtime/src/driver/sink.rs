@@ -7,36 +7,55 @@ use super::stateless::blame;
 use super::{EpochLogic, Outbox, Task, guard};
 use crate::bench::probe::{Born, Pacing, Probe};
 use crate::bench::{Latencies, LatencyKind};
+use crate::digest::Digests;
 use crate::error::Result;
 use crate::moment::Epoch;
 use crate::poison::Blame;
 use crate::record::Data;
 use crate::rows::{AnyRows, Lineage, Rows, downcast};
 use crate::shared::{Part, add};
-use crate::sink::{Committer, Finish, Sink, SinkTask, SinkWriter};
+use crate::sink::{Committer, Finish, Redirect, Sink, SinkTask, SinkWriter, Stored};
 use crate::time::EventTime;
 
 pub(crate) trait SinkFactory: Send {
     fn kind(&self) -> &'static str;
     fn committer(&self, job: &str) -> Option<Box<dyn Committer>>;
     fn build(&self, task: Task) -> Result<Box<dyn EpochLogic>>;
+    /// Sends its records to another place from now on. `false`: it cannot; then it is as it was.
+    fn redirect(&mut self, to: &Redirect) -> bool;
+    /// Drops its records from now on.
+    fn silence(&mut self);
+    fn stored(&self) -> Option<Box<dyn Stored>>;
+    /// What would read back what it committed to another place.
+    fn stored_at(&self, place: &Redirect) -> Option<Box<dyn Stored>>;
 }
 
 pub(crate) struct SinkNode<T, S> {
     sink: S,
+    /// Its records are dropped.
+    silent: bool,
     item: PhantomData<fn(T)>,
 }
 
 impl<T, S> SinkNode<T, S> {
     pub(crate) fn new(sink: S) -> Self {
-        SinkNode { sink, item: PhantomData }
+        SinkNode { sink, silent: false, item: PhantomData }
     }
 }
 
+/// What a writer prepared.
+#[derive(Default)]
+struct Prepared {
+    handles: Vec<String>,
+    finish: Option<Finish>,
+    digests: Option<Digests>,
+}
+
 struct SinkLogic<T, W> {
-    writer: W,
+    /// `None` drops everything.
+    writer: Option<W>,
     /// What was prepared in the epoch that is being closed.
-    prepared: (Vec<String>, Option<Finish>),
+    prepared: Prepared,
     clock: SinkClock,
     task: Task,
     item: PhantomData<fn(T)>,
@@ -48,14 +67,32 @@ impl<T: Data, S: Sink<T>> SinkFactory for SinkNode<T, S> {
     }
 
     fn committer(&self, job: &str) -> Option<Box<dyn Committer>> {
-        self.sink.committer(job)
+        if self.silent { None } else { self.sink.committer(job) }
     }
 
     fn build(&self, task: Task) -> Result<Box<dyn EpochLogic>> {
         let of = SinkTask { worker: task.worker, execution: task.execution.clone() };
-        let writer = guard(&task.name, || self.sink.writer(&of))?;
+        let writer = if self.silent { None } else { Some(guard(&task.name, || self.sink.writer(&of))?) };
         let clock = SinkClock { sink: task.node, latencies: BTreeMap::new(), recent: None };
-        Ok(Box::new(SinkLogic { writer, prepared: (Vec::new(), None), clock, task, item: PhantomData }))
+        Ok(Box::new(SinkLogic { writer, prepared: Prepared::default(), clock, task, item: PhantomData }))
+    }
+
+    fn redirect(&mut self, to: &Redirect) -> bool {
+        let Some(redirected) = self.sink.redirected(to) else { return false };
+        self.sink = redirected;
+        true
+    }
+
+    fn silence(&mut self) {
+        self.silent = true;
+    }
+
+    fn stored(&self) -> Option<Box<dyn Stored>> {
+        self.sink.stored()
+    }
+
+    fn stored_at(&self, place: &Redirect) -> Option<Box<dyn Stored>> {
+        self.sink.redirected(place)?.stored()
     }
 }
 
@@ -128,17 +165,18 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
         add(&self.task.stats().records_in, rows.records.len() as u64);
         let pacing = self.task.shared.probe.pacing();
         let panes = if born.fired && pacing.is_some() { panes(&rows) } else { Vec::new() };
-        let writer = &mut self.writer;
         let (count, first) = (rows.records.len(), rows.records.first().map(|record| record.at));
-        let written = guard(&self.task.name, || writer.write(epoch, &mut rows.records));
-        written.map_err(|error| match (writer.row(), first) {
-            (Some(row), _) => blame(error, rows.lineage.as_ref(), row, &self.task.splits),
-            (None, Some(first)) => error.blaming(
-                format!("a batch of {count} records, the first at {first}"),
-                Blame::Nobody("the sink does not say which record of a batch it failed on"),
-            ),
-            (None, None) => error,
-        })?;
+        if let Some(writer) = &mut self.writer {
+            let written = guard(&self.task.name, || writer.write(epoch, &mut rows.records));
+            written.map_err(|error| match (writer.row(), first) {
+                (Some(row), _) => blame(error, rows.lineage.as_ref(), row, &self.task.splits),
+                (None, Some(first)) => error.blaming(
+                    format!("a batch of {count} records, the first at {first}"),
+                    Blame::Nobody("the sink does not say which record of a batch it failed on"),
+                ),
+                (None, None) => error,
+            })?;
+        }
         if let Some(pacing) = pacing {
             self.clock.taken(&self.task.shared.probe, pacing, born, count as u64, &panes, rows.lineage.as_ref());
         }
@@ -146,16 +184,17 @@ impl<T: Data, W: SinkWriter<T>> EpochLogic for SinkLogic<T, W> {
     }
 
     fn close(&mut self, epoch: Epoch) -> Result<()> {
-        let writer = &mut self.writer;
-        self.prepared = guard(&self.task.name, || {
-            let handles = writer.prepare(epoch)?;
-            Ok((handles, writer.finish()))
-        })?;
+        if let Some(writer) = &mut self.writer {
+            self.prepared = guard(&self.task.name, || {
+                let handles = writer.prepare(epoch)?;
+                Ok(Prepared { handles, finish: writer.finish(), digests: writer.digests() })
+            })?;
+        }
         Ok(())
     }
 
     fn part(&mut self) -> Result<Option<Part>> {
-        let (handles, finish) = std::mem::take(&mut self.prepared);
-        Ok(Some(Part::Prepared { handles, finish }))
+        let Prepared { handles, finish, digests } = std::mem::take(&mut self.prepared);
+        Ok(Some(Part::Prepared { handles, finish, digests }))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use millstream_state::manifest::SplitEntry;
+use millstream_state::manifest::{Manifest, SplitEntry};
 
 use super::peek::{Passed, Peeked, peek};
 use super::stamper::{Stamper, Step, Steps, observe};
@@ -70,7 +70,7 @@ pub(crate) enum Polled {
     Later(Duration),
     /// Nothing until the waker is woken.
     Empty,
-    /// Nothing ever again.
+    /// Nothing ever again, or nothing more in this replay.
     Ended,
 }
 
@@ -107,10 +107,46 @@ struct Split<R, G> {
     ended: bool,
     /// When it was read last, in turns of this instance: among splits with the same watermark, each gets its turn.
     turn: u64,
+    /// In a replay: where it stops.
+    until: Option<Until>,
     /// When it has something again.
     due: Option<Instant>,
     /// It had nothing when it was last asked.
     empty: bool,
+}
+
+/// Where a replay stops reading a split: exactly where a checkpoint of the first run stood in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Until {
+    /// So many records are read.
+    records: u64,
+    /// And then its end is waited for, which moves the watermark; otherwise it is not read on, and does not end.
+    ended: bool,
+}
+
+impl Until {
+    /// Compares what a split has given with what it gave in the first run. Returns whether it has `ended` now.
+    fn check(self, split: &str, records: u64, ended: bool) -> Result<bool> {
+        let was = self.records;
+        let differs = |what: String| {
+            Err(Error::state(format!("split `{split}` {what}; in the run that is replayed it gave {was}"))
+                .hint("the input is not what it was: put the old one back, or replay from and until other checkpoints"))
+        };
+        if records > was {
+            return differs(format!("gave {records} records"));
+        }
+        if ended && records < was {
+            return differs(format!("ended after {records} records"));
+        }
+        Ok(ended && self.ended)
+    }
+}
+
+impl<R, G> Split<R, G> {
+    /// Whether there is nothing more to read in it, though it may not have ended.
+    fn is_over(&self) -> bool {
+        self.ended || self.until.is_some_and(|until| !until.ended && self.records >= until.records)
+    }
 }
 
 impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R, G> {
@@ -149,6 +185,7 @@ impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R,
                 .in_operator(&task.name)
                 .at_place(place()));
         }
+        let read = self.within_replay(read, passed.records).map_err(|error| error.in_operator(&task.name))?;
         if passed.records == 1 {
             self.left_out.pop_front();
             self.records += 1;
@@ -159,6 +196,14 @@ impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R,
             self.end(task, None);
         }
         Ok(Polled::Some { due_ns: None, pressed: read == Read::More })
+    }
+
+    /// How a replay goes on when its reader has given so many more records.
+    fn within_replay(&self, read: Read, given: u64) -> Result<Read> {
+        let Some(until) = self.until else { return Ok(read) };
+        let ended = until.check(&self.name, self.records + given, read == Read::Ended)?;
+        // The first run may not have seen its end yet.
+        Ok(if read == Read::Ended && !ended { Read::More } else { read })
     }
 
     /// What a checkpoint says of it.
@@ -221,11 +266,20 @@ where
     }
 
     fn build(&self, task: Task, splits: Vec<(u32, String)>, waker: LateWaker) -> Result<Box<dyn SourceLogic>> {
-        let source = task.restored.as_ref().and_then(|m| m.sources.iter().find(|source| source.name == task.name));
+        let in_manifest = |manifest: &Option<Arc<Manifest>>| {
+            Some(manifest.as_ref()?.sources.iter().find(|source| source.name == task.name)?.splits.clone())
+        };
+        let source = in_manifest(&task.restored);
+        let until = in_manifest(&task.until);
         let woken = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let mut opened = Vec::new();
         for (number, name) in splits {
-            let entry = source.and_then(|source| source.splits.iter().find(|split| split.split == name));
+            let of_split = |splits: &Option<Vec<SplitEntry>>| {
+                splits.as_ref().and_then(|splits| splits.iter().find(|split| split.split == name)).cloned()
+            };
+            let (entry, until) = (of_split(&source), of_split(&until));
+            let entry = entry.as_ref();
+            let until = until.map(|until| Until { records: until.records, ended: until.ended });
             let unreadable = |what: &str, error: serde_json::Error| {
                 Error::state(format!("the checkpoint's {what} of split `{name}` does not read"))
                     .because(error)
@@ -272,6 +326,7 @@ where
                 held: None,
                 ended,
                 turn: 0,
+                until,
                 due: None,
                 empty: false,
             });
@@ -321,7 +376,7 @@ where
             let now = Instant::now();
             self.splits.iter_mut().for_each(|split| split.due = split.due.filter(|due| *due > now));
         }
-        let ready = self.splits.iter_mut().filter(|split| !split.ended && !split.empty && split.due.is_none());
+        let ready = self.splits.iter_mut().filter(|split| !split.is_over() && !split.empty && split.due.is_none());
         let Some(split) = ready.min_by_key(|split| (split.watermark, split.turn)) else {
             return Ok(self.resting());
         };
@@ -334,7 +389,14 @@ where
         };
         let probe = &self.task.shared.probe;
         let (size, due_ns, more_due) = match probe.pacing() {
-            None => (self.task.batch_size, None, true),
+            None => match split.until {
+                // One that is to end is asked for more than it should have.
+                Some(until) if !until.ended => {
+                    let left = usize::try_from(until.records - split.records).unwrap_or(usize::MAX);
+                    (self.task.batch_size.min(left), None, true)
+                }
+                _ => (self.task.batch_size, None, true),
+            },
             Some(Pacing::Schedule { schedule, end_ns, .. }) => {
                 let now = probe.now_ns().min(*end_ns);
                 let due = split.numbers.within(schedule.due_by(now)) + split.numbers.before;
@@ -387,6 +449,7 @@ where
             // A panic came while a record was being made, or got its time.
             false => blame(error, read_records.len()),
         })?;
+        let read = split.within_replay(read, read_records.len() as u64).map_err(|error| error.in_operator(name))?;
         let mut rows = Rows { records: read_records, behind: Vec::new(), lineage: None };
         let mut steps = due_ns.map(|_| Steps { high: split.high, steps: Vec::new() });
         let Some(generator) = split.generator.take() else { return Err(Error::internal("a split has no watermarks")) };
@@ -459,12 +522,31 @@ struct Held {
 impl<S: Source, F, G> Instance<S, F, G> {
     /// No split can be read now: why?
     fn resting(&self) -> Polled {
-        if self.splits.iter().all(|split| split.ended) {
+        if self.splits.iter().all(Split::is_over) {
             return Polled::Ended;
         }
         match self.splits.iter().filter_map(|split| split.due).min() {
             Some(due) => Polled::Later(due.saturating_duration_since(Instant::now())),
             None => Polled::Empty,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_notices_input_of_another_length() {
+        let whole = Until { records: 10, ended: true };
+        let cut = Until { records: 10, ended: false };
+        for until in [whole, cut] {
+            assert!(!until.check("a", 9, false).unwrap());
+            assert!(!until.check("a", 10, false).unwrap());
+            assert!(until.check("a", 11, false).unwrap_err().to_string().contains("gave 11 records; in the run"));
+            assert!(until.check("a", 9, true).unwrap_err().to_string().contains("ended after 9 records"));
+        }
+        assert!(whole.check("a", 10, true).unwrap());
+        assert!(!cut.check("a", 10, true).unwrap(), "its end had not been seen");
     }
 }
