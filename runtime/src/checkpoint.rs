@@ -383,7 +383,9 @@ impl Coordinator {
             store.note_committed(epoch)?;
         }
         if let Some(savepoints) = &mut self.savepoints {
-            savepoints.take(epoch);
+            for dir in savepoints.take(epoch) {
+                held.journal.try_note(What::Savepoint { epoch, dir });
+            }
         }
         if let Some(Stored { bytes, manifest, phases }) = &mut stored {
             let rest = Phases { waiting_us, committing_us: clock.lap(), pause_us: micros(pause), ..*phases };

@@ -1,7 +1,8 @@
 //! The run journal: what became of a job, start by start, as lines of JSON beside its checkpoints.
 //!
 //! `journal.jsonl` grows by a line for each event; when it has 4 MiB it becomes `journal.old.jsonl`, in the place of
-//! the one before, and another is begun. `job history` prints both. Failures and decisions are on disk before anything follows from
+//! the one before, and another is begun. Replays may run beside the job and write to `replays.jsonl`, one at a time. `job history`
+//! prints all of them by time. Failures and decisions are on disk before anything follows from
 //! them; checkpoints are noted without waiting for the disk, which a crash of the machine may lose.
 //!
 //! Nothing depends on it but one count: how often a record has killed the job, over restarts of the process. Lines that are damaged
@@ -9,8 +10,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use millstream_state::StateError;
 use millstream_state::lines::{self, Lines};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +24,7 @@ use crate::summary::thousands;
 
 const FILE: &str = "journal.jsonl";
 const OLD: &str = "journal.old.jsonl";
+const REPLAYS: &str = "replays.jsonl";
 
 /// How large the file becomes before another is begun, in bytes.
 const LIMIT: u64 = 4 << 20;
@@ -112,6 +116,24 @@ pub enum What {
         /// How often it had.
         times: u32,
     },
+    /// A savepoint was asked for, and is being copied.
+    Savepoint {
+        /// The checkpoint that it is a copy of.
+        epoch: u64,
+        /// Where it will be.
+        dir: PathBuf,
+    },
+    /// What the job did was done again, in another place.
+    Replay {
+        /// From the end of this checkpoint; 0: from the beginning.
+        from: u64,
+        /// To the end of this one; none: to the end of the input.
+        until: Option<u64>,
+        /// Records that were read again.
+        records: u64,
+        /// Whether the results were compared, and were the same.
+        equal: Option<bool>,
+    },
     /// The job was stopped.
     Stop {
         /// The checkpoint from which it will go on.
@@ -165,6 +187,8 @@ impl What {
             What::GaveUp { .. } => "gave_up",
             What::SetAside { .. } => "set_aside",
             What::Passed { .. } => "passed",
+            What::Savepoint { .. } => "savepoint",
+            What::Replay { .. } => "replay",
             What::Stop { .. } => "stop",
             What::Finish { .. } => "finish",
             What::Other(fields) => fields.get("kind").and_then(serde_json::Value::as_str).unwrap_or("unknown"),
@@ -210,6 +234,18 @@ impl fmt::Display for What {
             }
             What::Passed { record, times } => {
                 write!(f, "{} went through, after {times} failures", escaped(&record.to_string()))
+            }
+            What::Savepoint { epoch, dir } => {
+                write!(f, "of checkpoint {epoch}, in {}", escaped(&dir.display().to_string()))
+            }
+            What::Replay { from, until, records, equal } => {
+                let until = until.map_or("the end of the input".into(), |epoch| format!("checkpoint {epoch}"));
+                write!(f, "from checkpoint {from} to {until}, {} records", thousands(*records))?;
+                match equal {
+                    Some(true) => f.write_str("; nothing differs"),
+                    Some(false) => f.write_str("; results differ"),
+                    None => Ok(()),
+                }
             }
             What::Stop { epoch: Some(epoch) } => write!(f, "goes on from checkpoint {epoch}"),
             What::Stop { epoch: None } => f.write_str("no checkpoint to go on from"),
@@ -281,11 +317,26 @@ impl Journal {
     }
 }
 
+/// Notes a replay of the job whose checkpoints are in `dir`, and which may be running.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn note_replay(dir: &Path, execution: &str, what: What) -> Result<()> {
+    let path = dir.join(REPLAYS);
+    let open = File::options().create(true).append(true).open(&path).and_then(|file| file.lock().map(|()| file));
+    // Until it is closed: two at a time would write over each other.
+    let _alone = open.map_err(StateError::io("lock", &path))?;
+    let event = Event { time_ms: wall_clock_ms(), execution: execution.to_string(), what };
+    let text = serde_json::to_string(&event);
+    let text = text.map_err(|error| Error::internal("an event does not write").because(error))?;
+    Ok(Lines::at(path).append(&text, true)?)
+}
+
 /// What a checkpoint directory's journal has of lines that are `wanted`, the oldest first, each with its text; nothing where there
 /// is none. The job may be running.
 pub(crate) fn read(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, Event)>> {
     let mut events = Vec::new();
-    for name in [OLD, FILE] {
+    for name in [OLD, FILE, REPLAYS] {
         let path = dir.join(name);
         let content = lines::read(&path)?;
         if !content.damaged.is_empty() {
@@ -296,10 +347,19 @@ pub(crate) fn read(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(Str
             );
         }
         for object in content.objects.into_iter().filter(|object| wanted(object)) {
-            match serde_json::from_str(&object) {
-                Ok(event) => events.push((object, event)),
-                Err(error) => tracing::warn!("a line of {} is no event and passed over: {error}", path.display()),
-            }
+            let event: Event = match serde_json::from_str(&object) {
+                Ok(event) => event,
+                Err(error) => {
+                    tracing::warn!("a line of {} is no event and passed over: {error}", path.display());
+                    continue;
+                }
+            };
+            // What the job wrote stays in its order, whatever became of the clock.
+            let place = match name == REPLAYS {
+                true => events.iter().rposition(|(_, earlier): &(String, Event)| earlier.time_ms <= event.time_ms),
+                false => events.len().checked_sub(1),
+            };
+            events.insert(place.map_or(0, |place| place + 1), (object, event));
         }
     }
     Ok(events)
@@ -319,7 +379,7 @@ mod tests {
 
     fn all() -> Vec<What> {
         let record = InputRecord { source: "in".into(), split: "a.csv".into(), record: 7 };
-        let other = serde_json::json!({ "kind": "savepoint", "path": "/x", "bytes": 3 });
+        let other = serde_json::json!({ "kind": "moved", "path": "/x", "bytes": 3 });
         let serde_json::Value::Object(other) = other else { panic!("an object") };
         let phases = Phases { waiting_us: 1, encoding_us: 2, pause_us: 9, ..Phases::default() };
         vec![
@@ -337,6 +397,8 @@ mod tests {
             What::GaveUp { reason: "used up".into() },
             What::SetAside { record: record.clone(), times: 3 },
             What::Passed { record, times: 1 },
+            What::Savepoint { epoch: 4, dir: "/backup/x".into() },
+            What::Replay { from: 0, until: Some(4), records: 9, equal: Some(false) },
             What::Stop { epoch: Some(1) },
             What::Finish { epoch: None },
             What::Other(other),
@@ -390,6 +452,23 @@ mod tests {
             journal.note(large.clone()).unwrap();
         }
         assert!((LIMIT..2 * LIMIT + 100_000).contains(&size()), "{} bytes", size());
+    }
+
+    #[test]
+    fn replays_stand_where_they_happened() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lines = Lines::at(dir.path().join(FILE));
+        for time_ms in [5, 9, 8, u64::MAX] {
+            lines
+                .append(&format!(r#"{{"time_ms":{time_ms},"execution":"a","kind":"finish","epoch":null}}"#), false)
+                .unwrap();
+        }
+        let replay = What::Replay { from: 1, until: None, records: 2, equal: None };
+        for _ in 0..2 {
+            note_replay(dir.path(), "b", replay.clone()).unwrap();
+        }
+        let kinds: Vec<_> = events(dir.path()).unwrap().iter().map(|event| event.what.kind().to_string()).collect();
+        assert_eq!(kinds, ["finish", "finish", "finish", "replay", "replay", "finish"]);
     }
 
     #[test]

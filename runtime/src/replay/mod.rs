@@ -31,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::execute::execution_token;
 use crate::graph::{Body, Graph};
 use crate::job::Job;
+use crate::journal::{What, note_replay};
 use crate::names::Names;
 use crate::recovery::{Shape, Start, check_job, check_sources, fit, refuse};
 use crate::shared::lock;
@@ -236,7 +237,7 @@ impl Job {
             discarded: sinks.iter().filter(|sink| sink.silent).map(|sink| sink.name.clone()).collect(),
             sinks: checks,
         };
-        note(&report);
+        note(replayed.original.dir(), &report);
         Ok(report)
     }
 
@@ -250,16 +251,13 @@ impl Job {
     }
 }
 
-/// The place for what is to be kept of every replay; so far that is the log.
-fn note(report: &ReplayReport) {
-    tracing::info!(
-        job = %report.summary.job,
-        from = report.from,
-        until = ?report.until,
-        records = report.summary.records_in,
-        equal = report.is_equal(),
-        "replayed"
-    );
+/// Leaves a line in the journal of the job.
+fn note(dir: &Path, report: &ReplayReport) {
+    let equal = (!report.sinks.is_empty()).then(|| report.is_equal());
+    let what = What::Replay { from: report.from, until: report.until, records: report.summary.records_in, equal };
+    if let Err(error) = note_replay(dir, &execution_token(), what) {
+        tracing::warn!("the replay is not noted in the journal: {error}");
+    }
 }
 
 /// From which checkpoint to which.

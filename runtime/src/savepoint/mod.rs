@@ -114,9 +114,10 @@ impl Savepoints {
         self.closing.append(&mut self.waiting);
     }
 
-    /// The checkpoint of `epoch` is published and its output committed: copies it for all who asked.
-    pub(crate) fn take(&mut self, epoch: Epoch) {
-        let Some(store) = &self.store else { return };
+    /// The checkpoint of `epoch` is published and its output committed: copies it for all who asked. Returns to where.
+    pub(crate) fn take(&mut self, epoch: Epoch) -> Vec<PathBuf> {
+        let mut places = Vec::new();
+        let Some(store) = &self.store else { return places };
         for Request { dir, answer } in std::mem::take(&mut self.closing) {
             let dir =
                 dir.unwrap_or_else(|| store.dir().join(OWN).join(format!("epoch-{epoch:010}-{}", self.execution)));
@@ -127,6 +128,7 @@ impl Savepoints {
                     continue;
                 }
             };
+            places.push(dir.clone());
             let cancelled = Arc::clone(&self.cancelled);
             let copy = move || answer(copy(epoch, &held, dir, &cancelled));
             match std::thread::Builder::new().name("millstream-savepoint".into()).spawn(copy) {
@@ -135,6 +137,7 @@ impl Savepoints {
                 Err(error) => tracing::warn!(epoch, "no savepoint: its thread cannot be started: {error}"),
             }
         }
+        places
     }
 
     /// The job has ended. What is being copied is completed, or, if the job has `failed`, given up.
