@@ -356,12 +356,12 @@ impl Coordinator {
         let waiting_us = clock.lap();
         let handles = open.handles.clone();
         let wrote = held.store.is_some() && handles.values().any(|handles| !handles.is_empty());
-        let mut stored = match &held.store {
+        let stored = match &held.store {
             Some(store) => Some(self.store_checkpoint(open, store, &mut clock)?),
             None => None,
         };
-        if let Some(Stored { bytes, .. }) = stored {
-            self.shared.probe.add_checkpoint(since, bytes, pause);
+        if let Some(Stored { bytes, .. }) = &stored {
+            self.shared.probe.add_checkpoint(since, *bytes, pause);
             summary.checkpoint_bytes += bytes;
             summary.checkpoints += 1;
             summary.epoch = Some(epoch);
@@ -387,7 +387,7 @@ impl Coordinator {
                 held.journal.try_note(What::Savepoint { epoch, dir });
             }
         }
-        if let Some(Stored { bytes, manifest, phases }) = &mut stored {
+        if let Some(Stored { bytes, manifest, phases }) = &stored {
             let rest = Phases { waiting_us, committing_us: clock.lap(), pause_us: micros(pause), ..*phases };
             note_checkpoint(held, manifest, *bytes, rest)?;
         }

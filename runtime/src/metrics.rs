@@ -22,7 +22,7 @@
 //! | `millstream_set_aside_total` | records set aside | job, operator |
 //! | `millstream_checkpoint_seconds` | seconds | job |
 //!
-//! What busy, dealing, queue, exchange and latency are, [`OperatorStatus`](crate::handle::OperatorStatus) says; all of them
+//! What busy, dealing, queue, exchange and latency are, [`OperatorStatus`] says; all of them
 //! count from the start of the run. When a job is restarted, counters go on, with what is read again; times begin anew. Counters of the facade are whole numbers, so those of time are in microseconds. The
 //! gauges with a `quantile` have it for 0.5, 0.99 and 1, the greatest; `of` is `record` or `result`.
 

@@ -20,7 +20,10 @@ pub trait Stage: Send + 'static {
     type Out: Data;
 
     /// Turns one batch into another. `cursor.row` says which row is being worked on, for the error in case user code
-    /// panics; where rows are left out or multiplied, the cursor's lineage must follow.
+    /// panics; where rows are left out or multiplied, the cursor's lineage must follow. With [`Job::set_aside_after`] the record
+    /// that these name is the one that is left out, so a wrong row costs a record that did no harm.
+    ///
+    /// [`Job::set_aside_after`]: crate::job::Job::set_aside_after
     ///
     /// # Errors
     /// An error of user code fails the job.
@@ -116,7 +119,8 @@ pub trait KeyedOperator: Send + 'static {
         false
     }
 
-    /// Takes a batch in. `rows` stays with the driver; an operator may take what it needs out of it.
+    /// Takes a batch in. `rows` stays with the driver; an operator may take what it needs out of it, but must leave the rest in its
+    /// place: should it fail, row [`Context::row`] is named, and may be set aside.
     ///
     /// # Errors
     /// An error fails the job.

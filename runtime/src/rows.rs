@@ -118,7 +118,8 @@ pub struct KeyedRows<K, T> {
     pub records: Vec<KeyedRecord<K, T>>,
     /// Those that are behind their split's watermark, in order of rows.
     pub behind: Vec<Behind>,
-    /// Split and number of each record; empty unless an operator of the job asks for it.
+    /// Split and number of each record, (0, 0) for results; empty unless an operator of the job asks for it, or the job may
+    /// set records aside.
     pub positions: Vec<(u32, u64)>,
 }
 

@@ -120,7 +120,7 @@ pub trait SinkWriter<T: Data>: Send + 'static {
     fn write(&mut self, epoch: Epoch, records: &mut Vec<Record<T>>) -> Result<()>;
 
     /// Which record of the batch that [`write`](Self::write) was given is being written, counted from 0; asked when it
-    /// failed, so that the error can name the record. `None`: not known, the batch is named.
+    /// failed, so that the error can name the record, and the job set it aside if it may. `None`: not known, the batch is named.
     fn row(&self) -> Option<usize> {
         None
     }
