@@ -44,7 +44,7 @@ impl Side<'_> {
 }
 
 /// A row that the other side does not have, or not as often.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OddRow {
     /// When it happened, where that is known.
     pub at: Option<EventTime>,
@@ -55,6 +55,22 @@ pub struct OddRow {
     /// Its fields, as far as they have names.
     pub fields: Vec<(String, String)>,
     hash: u64,
+}
+
+/// By event time and then bytes, which are the same in every run; only where event times are not known, by epoch.
+impl Ord for OddRow {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let key = |row: &OddRow| (row.at, if row.at.is_none() { row.epoch } else { 0 });
+        let rest = |row: &OddRow| (row.hash, row.epoch);
+        let by_text = key(self).cmp(&key(other)).then_with(|| self.text.cmp(&other.text));
+        by_text.then_with(|| self.fields.cmp(&other.fields)).then_with(|| rest(self).cmp(&rest(other)))
+    }
+}
+
+impl PartialOrd for OddRow {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl fmt::Display for OddRow {

@@ -121,7 +121,7 @@ impl Between<'_> {
             return Ok(());
         };
         let ours = Side { stored: &**again, epochs: from + 1..=self.again.epoch, prepared: &ours_prepared };
-        let (mut only_theirs, only_ours) = compare(&theirs, &ours, total.rows.max(rows))?;
+        let (only_theirs, only_ours) = compare(&theirs, &ours, total.rows.max(rows))?;
         let open = |(range, ..): &&(TimeRange, Digest, Digest)| !is_closed(*range, watermark);
         if !as_written {
             // So many results of windows may have been out early, which the replay has not.
@@ -133,11 +133,7 @@ impl Between<'_> {
         let differing: Vec<_> =
             all.iter().copied().filter(|(range, a, b)| a != b && is_closed(*range, watermark)).collect();
         if differs || check.stored == Some(Stored::Changed) {
-            // Those of the last epoch may be results that were out early; where others differ, they say more.
-            let certain = only_theirs.first.iter().any(|row| row.epoch < self.until.epoch);
-            if watermark != EventTime::MAX && (certain || !only_ours.first.is_empty()) && differing.is_empty() {
-                only_theirs.first.retain(|row| row.epoch < self.until.epoch || !only_ours.first.is_empty());
-            }
+            // Where event times are not known, rows are in the order of epochs: what may have been out early is the last.
             check.first = first_difference(&only_theirs, &only_ours, &differing);
         }
         Ok(())
