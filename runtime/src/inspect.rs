@@ -101,8 +101,8 @@ pub struct GroupSize {
     pub state: usize,
     /// The key group.
     pub group: KeyGroup,
-    /// How many entries.
-    pub entries: u64,
+    /// How many entries; not known, where the program cannot read the state.
+    pub entries: Option<u64>,
     /// Bytes of keys and values as they are stored, before RocksDB compresses them.
     pub bytes: u64,
 }
@@ -274,13 +274,14 @@ impl CheckpointView {
         let mut sizes: Vec<GroupSize> = Vec::new();
         for group in 0..KEY_GROUPS as KeyGroup {
             self.from.scan_group(self.operators[operator].id, group, |entry| {
-                let readers = self.operators[operator].shown.as_ref().map_or(&[][..], |shown| &shown.readers);
+                let readers = self.operators[operator].shown.as_ref().map(|shown| &shown.readers);
                 let state = usize::from(entry.state);
-                let entries = readers.get(state).copied().unwrap_or(Reader::opaque()).count(entry)?;
+                let reader = readers.and_then(|readers| readers.get(state));
+                let entries = reader.map(|reader| reader.count(entry)).transpose()?;
                 let bytes = (entry.key.len() + entry.value.len()) as u64;
                 match sizes.last_mut() {
                     Some(last) if (last.state, last.group) == (state, group) => {
-                        last.entries += entries;
+                        last.entries = last.entries.zip(entries).map(|(before, more)| before + more);
                         last.bytes += bytes;
                     }
                     _ => sizes.push(GroupSize { state, group, entries, bytes }),
@@ -487,7 +488,7 @@ impl<K: Key, V: Value> StateView<'_, K, V> {
     /// When the checkpoint is damaged.
     pub fn count(&self) -> Result<u64> {
         let sizes = self.view.sizes(&self.view.operators[self.operator].name)?;
-        Ok(sizes.iter().filter(|size| size.state == self.state).map(|size| size.entries).sum())
+        Ok(sizes.iter().filter(|size| size.state == self.state).filter_map(|size| size.entries).sum())
     }
 
     /// What is different in `then`, the same state in another checkpoint: `old` is what is here, `new` what is there. Values that

@@ -112,8 +112,8 @@ struct Alone {
 }
 
 impl Job {
-    /// Does what the command line says: `run` (the default), `graph`, `bench`, `state`, `savepoint` or `checkpoints`. Returns the exit code: 0, or 1 after
-    /// an error, which it has printed.
+    /// Does what the command line says: `run` (the default), `graph`, `bench`, `state`, `savepoint` or `checkpoints`. Returns the
+    /// exit code: 0, or 1 after an error, which it has printed.
     pub fn main(self) -> ExitCode {
         Alone::parse().job.main(self)
     }

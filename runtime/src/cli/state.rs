@@ -234,12 +234,12 @@ fn scan(args: &StateArgs, view: &CheckpointView, limit: usize, prefix: Option<&s
     for operator in operators(args, view)? {
         let states = states(args, view, operator)?;
         for group in 0..KEY_GROUPS as KeyGroup {
-            if left == 0 || out.is_closed() {
-                return Ok(());
-            }
             for row in view.rows(operator, group, |state| states.contains(&state), None)? {
+                if left == 0 || out.is_closed() {
+                    return Ok(());
+                }
                 let row = view.show(operator, &row)?;
-                if left > 0 && prefix.is_none_or(|prefix| begins(row.key.as_deref(), prefix)) {
+                if prefix.is_none_or(|prefix| begins(row.key.as_deref(), prefix)) {
                     left -= 1;
                     print(view, operator, &row, out);
                 }
@@ -264,7 +264,7 @@ fn count(args: &StateArgs, view: &CheckpointView, out: &mut Printer) -> Result<(
         let info = &view.operators()[operator];
         let sizes = view.sizes(&info.name)?;
         for state in states(args, view, operator)? {
-            let entries: u64 = sizes.iter().filter(|size| size.state == state).map(|size| size.entries).sum();
+            let entries: u64 = sizes.iter().filter(|size| size.state == state).filter_map(|size| size.entries).sum();
             out.row(&[json!(info.name), json!(info.states[state].name), json!(entries)]);
         }
     }
@@ -298,7 +298,7 @@ fn size(args: &StateArgs, view: &CheckpointView, groups: bool, out: &mut Printer
                 }
                 continue;
             }
-            let entries: u64 = own.iter().map(|size| size.entries).sum();
+            let entries: Option<u64> = own.iter().map(|size| size.entries).sum();
             let bytes: u64 = own.iter().map(|size| size.bytes).sum();
             // The first of several that are alike.
             let largest = own.iter().rev().max_by_key(|size| size.bytes);
