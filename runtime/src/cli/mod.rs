@@ -2,6 +2,7 @@
 //! more than a line.
 
 mod checkpoints;
+mod printer;
 mod savepoint;
 mod state;
 
