@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod history;
+mod printer;
 mod replay;
 mod savepoint;
 mod state;
@@ -144,8 +145,7 @@ struct Alone {
 
 impl Job {
     /// Does what the command line says: `run` (the default), `graph`, `bench`, `state`, `savepoint`, `replay`, `checkpoints` or
-    /// `history`. Returns the exit code: 0, or 1 after
-    /// an error, which it has printed.
+    /// `history`. Returns the exit code: 0, or 1 after an error, which it has printed.
     pub fn main(self) -> ExitCode {
         Alone::parse().job.main(self)
     }

@@ -1,16 +1,16 @@
 //! `state`: the state in the job's checkpoints and savepoints, as JSON lines or tables. Nothing is written, so it works while the
 //! job runs.
 
-use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use millstream_state::checkpoint::StartFrom;
 use millstream_state::key_group::{KEY_GROUPS, KeyGroup};
 use millstream_state::reader::Row;
 use serde_json::{Value, json};
 
+use super::printer::{Cell, Format, Printer};
 use crate::error::{Error, Result};
 use crate::inspect::{CheckpointView, ShownRow, differences};
 use crate::job::Job;
@@ -72,16 +72,6 @@ enum StateAction {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-}
-
-/// How state is printed.
-#[derive(ValueEnum, Clone, Copy, Debug, Default)]
-enum Format {
-    /// In columns, for people
-    #[default]
-    Table,
-    /// An object per line, for programs
-    Json,
 }
 
 /// A number is an epoch, anything else a path; `./7` is a path too.
@@ -234,12 +224,12 @@ fn scan(args: &StateArgs, view: &CheckpointView, limit: usize, prefix: Option<&s
     for operator in operators(args, view)? {
         let states = states(args, view, operator)?;
         for group in 0..KEY_GROUPS as KeyGroup {
-            if left == 0 || out.is_closed() {
-                return Ok(());
-            }
             for row in view.rows(operator, group, |state| states.contains(&state), None)? {
+                if left == 0 || out.is_closed() {
+                    return Ok(());
+                }
                 let row = view.show(operator, &row)?;
-                if left > 0 && prefix.is_none_or(|prefix| begins(row.key.as_deref(), prefix)) {
+                if prefix.is_none_or(|prefix| begins(row.key.as_deref(), prefix)) {
                     left -= 1;
                     print(view, operator, &row, out);
                 }
@@ -264,7 +254,7 @@ fn count(args: &StateArgs, view: &CheckpointView, out: &mut Printer) -> Result<(
         let info = &view.operators()[operator];
         let sizes = view.sizes(&info.name)?;
         for state in states(args, view, operator)? {
-            let entries: u64 = sizes.iter().filter(|size| size.state == state).map(|size| size.entries).sum();
+            let entries: u64 = sizes.iter().filter(|size| size.state == state).filter_map(|size| size.entries).sum();
             out.row(&[json!(info.name), json!(info.states[state].name), json!(entries)]);
         }
     }
@@ -298,7 +288,7 @@ fn size(args: &StateArgs, view: &CheckpointView, groups: bool, out: &mut Printer
                 }
                 continue;
             }
-            let entries: u64 = own.iter().map(|size| size.entries).sum();
+            let entries: Option<u64> = own.iter().map(|size| size.entries).sum();
             let bytes: u64 = own.iter().map(|size| size.bytes).sum();
             // The first of several that are alike.
             let largest = own.iter().rev().max_by_key(|size| size.bytes);
@@ -377,135 +367,6 @@ fn diff(args: &StateArgs, old: &CheckpointView, new: &CheckpointView, limit: usi
     Ok(())
 }
 
-/// What stands in a column.
-enum Cell<'a> {
-    Value(&'a Value),
-    /// JSON already.
-    Json(&'a str),
-}
-
-/// So many rows of a table are looked at before its first one is printed.
-const LOOK: usize = 500;
-
-/// Prints rows as they come. Somebody may stop to read them, as `head` does: then the rest is left out.
-struct Printer {
-    out: io::BufWriter<io::Stdout>,
-    format: Format,
-    columns: Vec<&'static str>,
-    /// The first rows of a table, from which widths are taken.
-    first: Vec<Vec<String>>,
-    widths: Vec<usize>,
-    /// Nobody reads any more, or it failed.
-    closed: bool,
-    failed: Option<io::Error>,
-}
-
-impl Printer {
-    fn new(format: Format) -> Self {
-        let out = io::BufWriter::new(io::stdout());
-        Printer { out, format, columns: Vec::new(), first: Vec::new(), widths: Vec::new(), closed: false, failed: None }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed
-    }
-
-    fn columns(&mut self, columns: &[&'static str]) {
-        self.columns = columns.to_vec();
-    }
-
-    fn row(&mut self, values: &[Value]) {
-        let cells: Vec<_> = values.iter().map(Cell::Value).collect();
-        self.cells(&cells);
-    }
-
-    fn cells(&mut self, cells: &[Cell<'_>]) {
-        match self.format {
-            Format::Json => {
-                let fields = self.columns.iter().zip(cells).map(|(column, cell)| {
-                    let value = match cell {
-                        Cell::Value(value) => harmless(&value.to_string()),
-                        Cell::Json(text) => harmless(text),
-                    };
-                    format!("\"{}\":{value}", column)
-                });
-                let line = format!("{{{}}}", fields.collect::<Vec<_>>().join(","));
-                self.line(&line);
-            }
-            Format::Table => {
-                let text = |cell: &Cell<'_>| match cell {
-                    Cell::Value(Value::Null) => String::new(),
-                    Cell::Value(Value::String(text)) => harmless(text),
-                    Cell::Value(value) => harmless(&value.to_string()),
-                    Cell::Json(text) => harmless(text),
-                };
-                let row: Vec<String> = cells.iter().map(text).collect();
-                if self.widths.is_empty() {
-                    self.first.push(row);
-                    if self.first.len() == LOOK {
-                        self.begin_table();
-                    }
-                } else {
-                    self.table_row(&row);
-                }
-            }
-        }
-    }
-
-    /// The widths are known: prints what was kept for them.
-    fn begin_table(&mut self) {
-        let header: Vec<String> = self.columns.iter().map(|column| column.replace('_', " ")).collect();
-        self.first.insert(0, header);
-        let first = std::mem::take(&mut self.first);
-        let width = |column: usize| first.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        self.widths = (0..self.columns.len()).map(width).collect();
-        first.iter().for_each(|row| self.table_row(row));
-    }
-
-    fn table_row(&mut self, row: &[String]) {
-        let cells = row.iter().zip(&self.widths).map(|(text, width)| format!("{text:<width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        self.line(line.trim_end());
-    }
-
-    fn line(&mut self, line: &str) {
-        if !self.closed {
-            let written = writeln!(self.out, "{line}");
-            self.check(written);
-        }
-    }
-
-    fn end(mut self) -> Result<()> {
-        if matches!(self.format, Format::Table) && self.widths.is_empty() {
-            self.begin_table();
-        }
-        if !self.closed {
-            let flushed = self.out.flush();
-            self.check(flushed);
-        }
-        match self.failed {
-            Some(error) => Err(Error::external("the output cannot be written").because(error)),
-            None => Ok(()),
-        }
-    }
-
-    fn check(&mut self, written: io::Result<()>) {
-        if let Err(error) = written {
-            self.closed = true;
-            self.failed = Some(error).filter(|error| error.kind() != ErrorKind::BrokenPipe);
-        }
-    }
-}
-
-/// Text without what a terminal would obey. In JSON these can only stand in strings, where this is another way to write them.
-fn harmless(text: &str) -> String {
-    if !text.chars().any(char::is_control) {
-        return text.to_string();
-    }
-    let escape = |c: char| if c.is_control() { format!("\\u{:04x}", c as u32) } else { c.to_string() };
-    text.chars().map(escape).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -515,13 +376,6 @@ mod tests {
         assert!(begins(Some("\"EWR\""), "EW") && !begins(Some("\"EWR\""), "\"EW"));
         assert!(begins(Some("[\"EWR\",7]"), "[\"E") && !begins(Some("12"), "2") && begins(Some("12"), "1"));
         assert!(!begins(None, ""));
-    }
-
-    #[test]
-    fn what_a_terminal_would_obey_is_written_out() {
-        assert_eq!(harmless("\"a\u{9b}2J\u{7f}\""), "\"a\\u009b2J\\u007f\"");
-        let back: String = serde_json::from_str(&harmless("\"a\u{9b}2J\u{7f}\"")).unwrap();
-        assert_eq!(back, "a\u{9b}2J\u{7f}");
     }
 
     #[test]

@@ -233,6 +233,12 @@ mod tests {
     fn what_is_asked_is_answered() {
         let answer = asked(LONG, |request| (request.answer)(Ok(savepoint(request.dir.unwrap()))));
         assert_eq!(answer.unwrap(), savepoint("/somewhere/new".into()));
+        let answer = asked(LONG, |request| {
+            // Longer than who asked waits between two looks.
+            std::thread::park_timeout(Duration::from_millis(200));
+            (request.answer)(Ok(savepoint(request.dir.unwrap())));
+        });
+        assert_eq!(answer.unwrap(), savepoint("/somewhere/new".into()));
         let answer = asked(LONG, |request| (request.answer)(Err(Error::config("the disk is full").hint("free some"))));
         let error = answer.unwrap_err().to_string();
         assert!(error.contains("the disk is full\n  free some"), "{error}");

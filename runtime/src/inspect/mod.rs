@@ -10,19 +10,20 @@
 //!
 //! **Errors**: `State` when a checkpoint is damaged, of another job, or its state of other types than the program's.
 
-use std::borrow::Borrow;
-use std::marker::PhantomData;
+mod typed;
+
 use std::ops::Range;
 
 use millstream_state::checkpoint::{Refusal, StartFrom};
-use millstream_state::codec;
 use millstream_state::held::{Held, Readable};
 use millstream_state::key_group::{KEY_GROUPS, KeyGroup};
 use millstream_state::manifest::{Manifest, OperatorEntry};
 use millstream_state::reader::{Form, Reader, Row, Wanted};
 use millstream_state::snapshot::{Key, Value};
 use millstream_state::store::CheckpointStore;
-use serde::Serialize;
+
+pub(crate) use typed::differences;
+pub use typed::{Difference, Entry, StateView};
 
 use crate::driver::guard;
 use crate::error::{Error, Result};
@@ -101,8 +102,8 @@ pub struct GroupSize {
     pub state: usize,
     /// The key group.
     pub group: KeyGroup,
-    /// How many entries.
-    pub entries: u64,
+    /// How many entries; not known, where the program cannot read the state.
+    pub entries: Option<u64>,
     /// Bytes of keys and values as they are stored, before RocksDB compresses them.
     pub bytes: u64,
 }
@@ -261,7 +262,7 @@ impl CheckpointView {
             let text = format!("state `{}` {is}, and was asked for as `{key}` and `{value}`", view.states[state].name);
             return Err(Error::config(text).in_operator(&view.name));
         }
-        Ok(StateView { view: self, operator, state, types: PhantomData })
+        Ok(StateView::new(self, operator, state))
     }
 
     /// How much an operator keeps, by state and key group; groups without entries are left out.
@@ -274,13 +275,14 @@ impl CheckpointView {
         let mut sizes: Vec<GroupSize> = Vec::new();
         for group in 0..KEY_GROUPS as KeyGroup {
             self.from.scan_group(self.operators[operator].id, group, |entry| {
-                let readers = self.operators[operator].shown.as_ref().map_or(&[][..], |shown| &shown.readers);
+                let readers = self.operators[operator].shown.as_ref().map(|shown| &shown.readers);
                 let state = usize::from(entry.state);
-                let entries = readers.get(state).copied().unwrap_or(Reader::opaque()).count(entry)?;
+                let reader = readers.and_then(|readers| readers.get(state));
+                let entries = reader.map(|reader| reader.count(entry)).transpose()?;
                 let bytes = (entry.key.len() + entry.value.len()) as u64;
                 match sizes.last_mut() {
                     Some(last) if (last.state, last.group) == (state, group) => {
-                        last.entries += entries;
+                        last.entries = last.entries.zip(entries).map(|(before, more)| before + more);
                         last.bytes += bytes;
                     }
                     _ => sizes.push(GroupSize { state, group, entries, bytes }),
@@ -403,155 +405,4 @@ pub(crate) struct ShownRow {
     pub times: Option<Range<EventTime>>,
     pub key: Option<String>,
     pub value: String,
-}
-
-/// A state in a checkpoint, with its types.
-#[derive(Debug)]
-pub struct StateView<'a, K, V> {
-    view: &'a CheckpointView,
-    operator: usize,
-    state: usize,
-    types: PhantomData<fn(K, V)>,
-}
-
-/// An entry of a state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry<K, V> {
-    /// Its key.
-    pub key: K,
-    /// Its value.
-    pub value: V,
-    /// The event time that it is for, where a state is kept by window or slice.
-    pub times: Option<Range<EventTime>>,
-    /// Its key group.
-    pub group: KeyGroup,
-}
-
-/// What became of an entry between two checkpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference<K, V> {
-    /// Its key.
-    pub key: K,
-    /// The event time that it is for, where a state is kept by window or slice.
-    pub times: Option<Range<EventTime>>,
-    /// Its value in the first checkpoint.
-    pub old: Option<V>,
-    /// Its value in the second.
-    pub new: Option<V>,
-}
-
-impl<K: Key, V: Value> StateView<'_, K, V> {
-    /// The value of a key, where there is one per key.
-    ///
-    /// # Errors
-    /// When the checkpoint is damaged, or the state has several entries per key: windows, for example.
-    pub fn get<Q: Serialize + ?Sized>(&self, key: &Q) -> Result<Option<V>>
-    where
-        K: Borrow<Q>,
-    {
-        let view = &self.view.operators[self.operator];
-        if view.states[self.state].form != Form::Keyed {
-            return Err(Error::config("it has an entry per key and window")
-                .in_operator(&view.name)
-                .hint("use `get_all`"));
-        }
-        Ok(self.get_all(key)?.pop().map(|entry| entry.value))
-    }
-
-    /// All entries of a key, in order of their time.
-    ///
-    /// # Errors
-    /// When the checkpoint is damaged.
-    pub fn get_all<Q: Serialize + ?Sized>(&self, key: &Q) -> Result<Vec<Entry<K, V>>>
-    where
-        K: Borrow<Q>,
-    {
-        let wanted = guard(&self.view.operators[self.operator].name, || Ok(Wanted::new(key)?))?;
-        self.rows(wanted.group, Some(&wanted.key))?.iter().map(|row| self.entry(row)).collect()
-    }
-
-    /// All entries, one key group after the other.
-    pub fn iter(&self) -> impl Iterator<Item = Result<Entry<K, V>>> {
-        let damaged = self.view.verify().err();
-        let groups = if damaged.is_some() { 0..0 } else { 0..KEY_GROUPS as KeyGroup };
-        let of_group = |group| match self.rows(group, None) {
-            Ok(rows) => rows.iter().map(|row| self.entry(row)).collect(),
-            Err(error) => vec![Err(error)],
-        };
-        damaged.into_iter().map(Err).chain(groups.flat_map(of_group))
-    }
-
-    /// How many entries there are.
-    ///
-    /// # Errors
-    /// When the checkpoint is damaged.
-    pub fn count(&self) -> Result<u64> {
-        let sizes = self.view.sizes(&self.view.operators[self.operator].name)?;
-        Ok(sizes.iter().filter(|size| size.state == self.state).map(|size| size.entries).sum())
-    }
-
-    /// What is different in `then`, the same state in another checkpoint: `old` is what is here, `new` what is there. Values that
-    /// are stored alike are the same.
-    pub fn diff(&self, then: &StateView<'_, K, V>) -> impl Iterator<Item = Result<Difference<K, V>>> {
-        let damaged = self.view.verify().and_then(|()| then.view.verify()).err();
-        let groups = if damaged.is_some() { 0..0 } else { 0..KEY_GROUPS as KeyGroup };
-        let of_group = move |group| {
-            let rows = self.rows(group, None).and_then(|old| Ok((old, then.rows(group, None)?)));
-            match rows {
-                Ok((old, new)) => {
-                    differences(old, new).into_iter().map(|(old, new)| self.difference(old, new)).collect()
-                }
-                Err(error) => vec![Err(error)],
-            }
-        };
-        damaged.into_iter().map(Err).chain(groups.flat_map(of_group))
-    }
-
-    fn rows(&self, group: KeyGroup, wanted: Option<&[u8]>) -> Result<Vec<Row>> {
-        self.view.rows(self.operator, group, |state| state == self.state, wanted)
-    }
-
-    fn entry(&self, row: &Row) -> Result<Entry<K, V>> {
-        let view = &self.view.operators[self.operator];
-        let times = self.view.readable(self.operator)?;
-        guard(&view.name, || {
-            Ok(Entry {
-                key: codec::decode(&row.key)?,
-                value: codec::decode(&row.value)?,
-                times: row.slice.and_then(|slice| (times.times)(self.state, slice)),
-                group: row.group,
-            })
-        })
-    }
-
-    fn difference(&self, old: Option<Row>, new: Option<Row>) -> Result<Difference<K, V>> {
-        let entry = |row: Option<Row>| row.map(|row| self.entry(&row)).transpose();
-        let (old, new) = (entry(old)?, entry(new)?);
-        let (key, times) = match (&old, &new) {
-            (Some(entry), _) | (None, Some(entry)) => (entry.key.clone(), entry.times.clone()),
-            (None, None) => return Err(Error::internal("a difference between nothing and nothing")),
-        };
-        Ok(Difference { key, times, old: old.map(|entry| entry.value), new: new.map(|entry| entry.value) })
-    }
-}
-
-/// What is different between two sorted lists of rows of one group.
-pub(crate) fn differences(old: Vec<Row>, new: Vec<Row>) -> Vec<(Option<Row>, Option<Row>)> {
-    let place = |row: &Row| (row.state, row.slice, row.key.clone());
-    let (mut old, mut new) = (old.into_iter().peekable(), new.into_iter().peekable());
-    let mut found = Vec::new();
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (None, None) => return found,
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
-            (Some(old), Some(new)) => place(old).cmp(&place(new)),
-        };
-        let old = if order.is_le() { old.next() } else { None };
-        let new = if order.is_ge() { new.next() } else { None };
-        let same = matches!((&old, &new), (Some(old), Some(new)) if old.value == new.value);
-        if !same {
-            found.push((old, new));
-        }
-    }
 }
