@@ -18,6 +18,7 @@ use crate::graph::{Body, Graph, Port};
 use crate::handle::JobHandle;
 use crate::job::{Job, Settings};
 use crate::recovery::{Shape, Start, choose};
+use crate::schema::Schemas;
 use crate::shared::{Shared, lock};
 use crate::sink::Committer;
 use crate::summary::{Outcome, Summary};
@@ -35,7 +36,10 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
     let holder = format!("job `{}`", job.name);
     let store = settings.checkpoint_dir.as_ref().map(CheckpointStore::new);
     let dir_lock = store.as_ref().map(|store| DirLock::take(store.dir(), &holder)).transpose()?;
-    let shape = shape(&job.name, &graph, &names, &splits);
+    let mut shape = shape(&job.name, &graph, &names, &splits);
+    if store.is_some() {
+        shape.schemas = Schemas::of(&graph, &names, &job.migrations);
+    }
     let start = match &store {
         Some(store) => choose(store, settings.start_from, &shape)?,
         None => Start::Fresh { set_aside: Vec::new() },
@@ -105,13 +109,16 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
 
     let open = |store| open_db(store, settings.retain, restored.as_deref(), &execution);
     let db = store.as_ref().map(open).transpose()?;
+    if let (Some(db), Some(manifest)) = (&db, &restored) {
+        shape.schemas.migrate(&job.name, db, manifest)?;
+    }
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
     let splits = numbered(&graph, splits);
     let sinks = splits_of_sinks(&graph, &splits);
     let probe = Probe::new(job.load.as_ref(), splits.values().map(Vec::len).sum(), sinks);
     let shared = Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, probe, sender));
-    let operators = operator_infos(&graph, &names, restored.as_deref());
+    let operators = operator_infos(&graph, &names, restored.as_deref(), &shape.schemas);
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
     warn_about_replay(&job.name, &graph, &names, store.is_some());
@@ -182,7 +189,8 @@ fn splits_of_sinks(graph: &Graph, splits: &HashMap<usize, Vec<(u32, String)>>) -
 }
 
 fn shape(job: &str, graph: &Graph, names: &[String], splits: &HashMap<usize, Vec<String>>) -> Shape {
-    let mut shape = Shape { job: job.into(), operators: Vec::new(), sources: Vec::new(), sinks: Vec::new() };
+    let (operators, schemas) = (Vec::new(), Schemas::default());
+    let mut shape = Shape { job: job.into(), operators, sources: Vec::new(), sinks: Vec::new(), schemas };
     for (node, body) in graph.nodes.iter().map(|node| &node.body).enumerate() {
         let name = names[node].clone();
         match body {
@@ -241,7 +249,12 @@ fn already_finished(job: &str, manifest: &Manifest) -> Summary {
 }
 
 /// Operators with state keep the number that a checkpoint gave them.
-fn operator_infos(graph: &Graph, names: &[String], restored: Option<&Manifest>) -> Vec<OperatorInfo> {
+fn operator_infos(
+    graph: &Graph,
+    names: &[String],
+    restored: Option<&Manifest>,
+    schemas: &Schemas,
+) -> Vec<OperatorInfo> {
     let known = |name: &String| {
         restored.and_then(|manifest| Some(manifest.operators.iter().find(|entry| entry.name == *name)?.id))
     };
@@ -261,7 +274,8 @@ fn operator_infos(graph: &Graph, names: &[String], restored: Option<&Manifest>) 
             }
             Body::Stateless(_) | Body::Union => (crate::checkpoint::Kind::Other, String::new(), String::new()),
         };
-        OperatorInfo { name, kind, detail, state }
+        let states = schemas.entries(&name);
+        OperatorInfo { name, kind, detail, state, states }
     });
     infos.collect()
 }

@@ -22,6 +22,7 @@ mod progress;
 pub mod record;
 mod recovery;
 pub mod rows;
+mod schema;
 mod shared;
 pub mod sink;
 pub mod source;

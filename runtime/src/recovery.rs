@@ -9,6 +9,7 @@ use millstream_state::store::CheckpointStore;
 use millstream_state::{codec, hash, key_group};
 
 use crate::error::{Error, Result};
+use crate::schema::Schemas;
 
 /// What the manifest of a job that is about to start would say, as far as it must agree with a checkpoint's.
 pub(crate) struct Shape {
@@ -18,6 +19,8 @@ pub(crate) struct Shape {
     /// Name, splits.
     pub sources: Vec<(String, Vec<String>)>,
     pub sinks: Vec<String>,
+    /// The schemas of what operators keep.
+    pub schemas: Schemas,
 }
 
 /// What to begin with.
@@ -120,10 +123,7 @@ fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
             let was = &theirs.operator;
             return Err(differs(format!("has operator `{name}` as {was}, and the job now has {operator}")));
         }
-        if theirs.state != *state {
-            let was = &theirs.state;
-            return Err(differs(format!("has the state of operator `{name}` as {was}, and the job now keeps {state}")));
-        }
+        shape.schemas.check(dir, epoch, theirs, name, state)?;
     }
     for (name, splits) in &shape.sources {
         let Some(theirs) = manifest.sources.iter().find(|entry| entry.name == *name) else {
@@ -167,6 +167,7 @@ mod tests {
             operators: vec![("spend".into(), "windows of 1m".into(), "slices of i64".into())],
             sources: vec![("orders".into(), vec!["a.csv".into(), "b.csv".into()])],
             sinks: vec!["out".into()],
+            schemas: Schemas::default(),
         }
     }
 
@@ -195,6 +196,7 @@ mod tests {
                 id: 1,
                 operator: "windows of 1m".into(),
                 state: "slices of i64".into(),
+                states: vec![],
                 entries: 0,
             }],
             sources: vec![SourceEntry {
@@ -219,7 +221,7 @@ mod tests {
             ("belongs to job `orders`, and this is job `refunds`", |s| s.job = "refunds".into()),
             ("knows no operator `cost`", |s| s.operators[0].0 = "cost".into()),
             ("as windows of 1m, and the job now has windows of 2m", |s| s.operators[0].1 = "windows of 2m".into()),
-            ("now keeps slices of u64", |s| s.operators[0].2 = "slices of u64".into()),
+            ("was slices of i64 and is now slices of u64", |s| s.operators[0].2 = "slices of u64".into()),
             ("knows no source `returns`", |s| s.sources[0].0 = "returns".into()),
             ("has read `b.csv`", |s| s.sources[0].1.truncate(1)),
             ("knows nothing of `c.csv`", |s| s.sources[0].1.push("c.csv".into())),

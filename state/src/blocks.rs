@@ -94,16 +94,30 @@ fn blocks_of<K: Key, V: Value>(entries: &[(K, V)]) -> Result<Vec<Vec<u8>>> {
         push_part(block, |out| codec::encode_into(key, out))?;
         push_part(block, |out| codec::encode_into(value, out))?;
     }
-    if let Some(block) = blocks.iter().find(|block| block.len() > MAX_BLOCK) {
-        let reason = format!("{} bytes of changes, which is more than {MAX_BLOCK}", block.len());
-        return Err(StateError::Codec { what: "a key group".into(), reason });
-    }
+    blocks.iter().try_for_each(|block| check_size(block))?;
     Ok(blocks)
+}
+
+fn check_size(block: &[u8]) -> Result<()> {
+    if block.len() <= MAX_BLOCK {
+        return Ok(());
+    }
+    let reason = format!("{} bytes of changes, which is more than {MAX_BLOCK}", block.len());
+    Err(StateError::Codec { what: "a key group".into(), reason })
 }
 
 /// Every entry of a stored block: the hash of its key, the key, its value.
 pub(crate) fn read<K: Key, V: Value>(entry: StoredEntry<'_>, mut each: impl FnMut(u64, K, V)) -> Result<()> {
-    let rows = unpack(entry.value).unwrap_or_default();
+    read_bytes(entry.value, |key, value| {
+        let (hash, key) = entry.decode_key(key)?;
+        each(hash, key, codec::decode(value)?);
+        Ok(())
+    })
+}
+
+/// Every entry of a stored block, as bytes: the key, its value.
+pub(crate) fn read_bytes(block: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    let rows = unpack(block).unwrap_or_default();
     let mut rest = &*rows;
     loop {
         // A block has at least one entry.
@@ -111,11 +125,31 @@ pub(crate) fn read<K: Key, V: Value>(entry: StoredEntry<'_>, mut each: impl FnMu
             let reason = format!("there is no entry in the last {} of {} bytes", rest.len(), rows.len());
             return Err(StateError::Codec { what: "a block of entries".into(), reason });
         };
-        let (hash, key) = entry.decode_key(key)?;
-        each(hash, key, codec::decode(value)?);
+        each(key, value)?;
         if rest.is_empty() {
             return Ok(());
         }
+    }
+}
+
+/// Entries on their way into a new block, as bytes.
+#[derive(Default)]
+pub(crate) struct Rows(Vec<u8>);
+
+impl Rows {
+    /// Appends an entry. Its key must not be there yet.
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        for part in [key, value] {
+            push_part(&mut self.0, |out| {
+                out.extend_from_slice(part);
+                Ok(())
+            })?;
+        }
+        check_size(&self.0)
+    }
+
+    pub(crate) fn into_block(self) -> Vec<u8> {
+        pack(&self.0)
     }
 }
 

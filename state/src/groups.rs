@@ -5,9 +5,14 @@
 
 use std::ops::Range;
 
+use crate::evolve::Migrations;
 use crate::key_group::{KEY_GROUPS, KeyGroup};
+use crate::migrate::StateForm;
 use crate::snapshot::{Change, Frozen, Run, State, StoredEntry};
 use crate::{Result, StateError};
+
+/// What this kind of state is called in manifests.
+pub(crate) const MARKS: &str = "marks";
 
 /// A number per key group that only grows; `i64::MIN` at first.
 #[derive(Debug)]
@@ -49,6 +54,10 @@ impl GroupMarks {
 impl State for GroupMarks {
     fn shape(&self) -> String {
         "a mark per key group".into()
+    }
+
+    fn forms(&self, _: &Migrations) -> Vec<StateForm> {
+        vec![StateForm::plain(MARKS)]
     }
 
     fn track(&mut self) {}

@@ -2,6 +2,8 @@
 
 use crate::Result;
 use crate::blocks::{self, Changed, Stored};
+use crate::evolve::Migrations;
+use crate::migrate::StateForm;
 use crate::snapshot::{Frozen, Key, Run, State, StoredEntry, Value};
 use crate::table::Table;
 
@@ -36,6 +38,10 @@ impl<K: Key, V: Value> KeyedState<K, V> {
 impl<K: Key, V: Value> State for KeyedState<K, V> {
     fn shape(&self) -> String {
         format!("`{}` by `{}`", std::any::type_name::<V>(), std::any::type_name::<K>())
+    }
+
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+        vec![StateForm::of_entries::<K, V>("values", migrations)]
     }
 
     fn track(&mut self) {

@@ -2,24 +2,30 @@
 //!
 //! This crate knows nothing of dataflow. It holds what an operator remembers per key ([`keyed`], [`slices`]), says how
 //! keys are hashed and sharded ([`hash`], [`key_group`]), and keeps checkpoints on disk ([`store`], [`manifest`],
-//! [`rocks`]). What decides is pure ([`checkpoint`]); what touches the disk is thin.
+//! [`rocks`]). Every manifest says of which form the state is ([`schema`], [`trace`]), and state of an older form is brought to
+//! the newest ([`evolve`], [`migrate`]). What decides is pure ([`checkpoint`]); what touches the disk is thin.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod blocks;
 pub mod checkpoint;
 pub mod codec;
 mod error;
+pub mod evolve;
 pub mod groups;
 pub mod hash;
 pub mod key_group;
 pub mod keyed;
 pub mod manifest;
+pub mod migrate;
 mod prefetch;
 pub mod rocks;
+pub mod schema;
 pub mod slices;
 pub mod snapshot;
 pub mod store;
 mod table;
+pub mod trace;
+mod walk;
 
 pub use error::StateError;
 

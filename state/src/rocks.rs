@@ -213,7 +213,7 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     /// The operator whose state a [`Disk`] holds.
-    const OPERATOR: u32 = 7;
+    pub(crate) const OPERATOR: u32 = 7;
 
     /// A database in a directory of its own, for tests of state.
     pub(crate) struct Disk {

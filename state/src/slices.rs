@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 
 use crate::blocks::{self, Changed, Stored};
+use crate::evolve::Migrations;
+use crate::migrate::StateForm;
 use crate::snapshot::{Frozen, Key, Run, State, StoredEntry, Value};
 use crate::table::Table;
 use crate::{Result, StateError};
@@ -158,6 +160,10 @@ impl<K: Key, V: Value> InSlice<'_, K, V> {
 impl<K: Key, V: Value> State for SliceState<K, V> {
     fn shape(&self) -> String {
         format!("slices of `{}` by `{}`", std::any::type_name::<V>(), std::any::type_name::<K>())
+    }
+
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+        vec![StateForm::of_entries::<K, V>("slices", migrations)]
     }
 
     fn track(&mut self) {

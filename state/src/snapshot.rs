@@ -3,7 +3,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::evolve::Migrations;
 use crate::key_group::{KeyGroup, group_of};
+use crate::migrate::StateForm;
 use crate::{Result, StateError, codec, hash};
 
 /// What can be a key: compared, cloned, sent, and written to checkpoints.
@@ -21,6 +23,13 @@ pub trait State: Send + 'static {
     /// The form of this state in words, such as `slices of (u64, i64) by alloc::string::String`; a checkpoint whose
     /// state has another form is refused.
     fn shape(&self) -> String;
+
+    /// The same of every state in it, with the schemas of keys and values, in which types that `migrations` knows have their
+    /// versions. State that does not say so is known by its [`shape`](Self::shape), and cannot be migrated.
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+        let _ = migrations;
+        vec![StateForm::plain(self.shape())]
+    }
 
     /// Starts to keep account of what changes; without it [`freeze`](Self::freeze) is never called.
     fn track(&mut self);
@@ -86,6 +95,9 @@ macro_rules! tuple_of_states {
         impl<$($state: State),*> State for ($($state,)*) {
             fn shape(&self) -> String {
                 [$(self.$number.shape()),*].join(" and ")
+            }
+            fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+                [$(self.$number.forms(migrations)),*].concat()
             }
             fn track(&mut self) {
                 $(self.$number.track();)*
@@ -154,6 +166,11 @@ impl Run {
     pub fn begin(&mut self, operator: u32) {
         self.operator = operator;
         self.state = 0;
+    }
+
+    /// What follows belongs to the state of this number, of the operator that was begun last.
+    pub(crate) fn begin_state(&mut self, state: u8) {
+        self.state = state;
     }
 
     /// How many entries it holds.

@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use millstream_state::StateError;
+use millstream_state::evolve::Migrations;
 use millstream_state::key_group::groups_of;
+use millstream_state::migrate::StateForm;
 use millstream_state::snapshot::{Key, State};
 
 use super::combine::{Combine, CombineLogic, CombinedRows};
@@ -20,6 +22,8 @@ use crate::time::EventTime;
 pub(crate) trait KeyedFactory: Send {
     /// The operator in words, and the form of its state.
     fn describe(&self) -> (String, String);
+    /// The form of its states, with schemas.
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm>;
     /// An instance for one worker. Its state is restored only when the result is called.
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>>;
     /// What takes records together in front of it, if it can.
@@ -53,6 +57,10 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
         described(&self.0)
     }
 
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+        self.0.state(0..0).forms(migrations)
+    }
+
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
         let operator = self.0.clone();
         Box::new(move || Ok(Box::new(KeyedLogic::restored(operator, None, task)?)))
@@ -66,6 +74,10 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
 impl<O: Combining + Clone> KeyedFactory for CombiningNode<O> {
     fn describe(&self) -> (String, String) {
         described(&self.0)
+    }
+
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+        self.0.state(0..0).forms(migrations)
     }
 
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
@@ -110,7 +122,10 @@ fn restore<O: KeyedOperator>(operator: &O, task: &Task) -> Result<O::State> {
 fn restore_error(error: StateError) -> Error {
     Error::state("cannot restore the state of the checkpoint")
         .because(error)
-        .hint("if the types of this operator's key or state were changed, start again with `--fresh`")
+        .hint(
+            "if the types of this operator's key or state were changed in a way that their schemas do not show (a `Serialize` \
+             written by hand), undo that, or start again with `--fresh`",
+        )
 }
 
 impl<O: KeyedOperator> KeyedLogic<O> {
