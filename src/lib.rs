@@ -71,6 +71,45 @@ pub use millstream_runtime::{
 };
 pub use millstream_state as state;
 
+/// Types with versions: how checkpoints outlive changes of what they hold.
+///
+/// A type that is kept (a key, a value, or a part of either) may be changed after its form of before was put under another
+/// name, with a way from there to here:
+///
+/// ```
+/// use millstream::prelude::*;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Clone, Serialize, Deserialize, Evolve)]
+/// struct TotalV1 {
+///     cents: i64,
+///     count: u32,
+/// }
+///
+/// #[derive(Clone, Serialize, Deserialize, Evolve)]
+/// #[evolve(from = TotalV1)]
+/// struct Total {
+///     cents: i128,                    // from `i64`, by `From`
+///     #[evolve(renamed = count)]
+///     orders: u32,
+///     #[evolve(default)]
+///     largest: Option<i64>,
+/// }
+///
+/// let job = Job::new("spend").migrate::<Total>();
+/// let old = TotalV1 { cents: 5, count: 1 };
+/// # let _ = job;
+/// assert_eq!(Total::evolve(old).unwrap().cents, 5);
+/// ```
+///
+/// The next change makes this `TotalV2`, and `Total` comes from there: `V1 -> V2 -> Total`. Forms that no checkpoint has any
+/// more can be deleted; the oldest that stays says which it is (`#[evolve(version = 2)]`). The derive macro
+/// [`Evolve`](derive@Evolve) lists its attributes; what it cannot say is written by hand, as the trait.
+pub mod evolve {
+    pub use millstream_derive::Evolve;
+    pub use millstream_state::evolve::{Evolve, EvolveError, First};
+}
+
 /// Everything that a job usually needs, in one import.
 pub mod prelude {
     pub use millstream_connectors::log::{Log, LogOptions, LogRecord, RecordExt};
@@ -78,6 +117,7 @@ pub mod prelude {
         ChannelSender, ChannelSource, Collected, CsvFiles, FileSink, Generator, JsonLines, Paced, SourceExt, channel,
         for_each, from_iter, from_vec, stdout, stdout_json, try_for_each,
     };
+    pub use millstream_derive::Evolve;
     pub use millstream_operators::aggregate::{
         Aggregate, Count, DistinctCount, FastSum, First, Fold, Last, Max, Mean, Min, Origin, StdDev, Sum, Variance,
     };
@@ -103,6 +143,7 @@ pub mod prelude {
     pub use millstream_runtime::time::{EventSpan, EventTime, iso8601};
     pub use millstream_runtime::watermark::{WatermarkGenerator, Watermarks};
     pub use millstream_state::checkpoint::StartFrom;
+    pub use millstream_state::evolve::Evolve;
     pub use millstream_state::snapshot::Key;
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use millstream_state::manifest::{Manifest, OperatorEntry, SinkEntry, SourceEntry, SplitEntry};
+use millstream_state::manifest::{Manifest, OperatorEntry, SinkEntry, SourceEntry, SplitEntry, StateEntry};
 use millstream_state::rocks::StateDb;
 use millstream_state::snapshot::{Frozen, Run};
 use millstream_state::store::CheckpointStore;
@@ -39,6 +39,7 @@ pub(crate) struct OperatorInfo {
     pub kind: Kind,
     pub detail: String,
     pub state: String,
+    pub states: Vec<StateEntry>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -472,6 +473,7 @@ impl Coordinator {
                         id,
                         operator: kind,
                         state: info.state.clone(),
+                        states: info.states.clone(),
                         entries,
                     });
                 }

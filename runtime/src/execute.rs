@@ -23,6 +23,7 @@ use crate::poison::{LeftOut, SplitName};
 use crate::recovery::{Shape, Start, choose};
 use crate::replay::Replayed;
 use crate::savepoint::Savepoints;
+use crate::schema::Schemas;
 use crate::shared::{Shared, lock};
 use crate::sink::Committer;
 use crate::summary::{Outcome, Summary};
@@ -48,7 +49,10 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     // What was asked for is done by the first attempt: a fresh start that fails must not begin again.
     let start_from = if restart == 0 { settings.start_from.clone() } else { StartFrom::Newest };
 
-    let shape = shape(&job.name, &graph, &names, &splits);
+    let mut shape = shape(&job.name, &graph, &names, &splits);
+    if held.store.is_some() {
+        shape.schemas = Schemas::of(&graph, &names, &job.migrations);
+    }
     let start = match (&job.replayed, &held.store) {
         (Some(replayed), _) => replayed.start(&shape, &settings.names)?,
         (None, Some(store)) => choose(store, &start_from, &shape, &settings.names)?,
@@ -117,13 +121,16 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     let original = job.replayed.as_ref().map(|replayed| &replayed.original);
     let open = |store| open_db(store, original.unwrap_or(store), &settings, restored.as_deref(), &execution);
     let db = held.store.as_ref().map(open).transpose()?;
+    if let (Some(db), Some(manifest)) = (&db, &restored) {
+        shape.schemas.migrate(&job.name, db, manifest)?;
+    }
     let first_epoch = restored.as_ref().map_or(0, |manifest| manifest.epoch) + 1;
     let (sender, reports) = crossbeam_channel::unbounded();
     let splits = numbered(&graph, splits);
     let sinks = splits_of_sinks(&graph, &splits);
     let probe = Probe::new(job.load.as_ref(), splits.values().map(Vec::len).sum(), sinks);
     let shared = Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, probe, sender));
-    let operators = operator_infos(&graph, &names, restored.as_deref());
+    let operators = operator_infos(&graph, &names, restored.as_deref(), &shape.schemas);
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
     warn_about_replay(&job.name, &graph, &names, held.store.is_some());
@@ -225,7 +232,8 @@ fn splits_of_sinks(graph: &Graph, splits: &HashMap<usize, Vec<(u32, String)>>) -
 fn shape(job: &str, graph: &Graph, names: &[String], splits: &HashMap<usize, Vec<String>>) -> Shape {
     let derived = names.iter().zip(&graph.nodes).filter(|(_, node)| !node.is_named()).map(|(name, _)| name.clone());
     let (operators, sources, sinks) = (Vec::new(), Vec::new(), Vec::new());
-    let mut shape = Shape { job: job.into(), operators, sources, sinks, derived: derived.collect() };
+    let (derived, schemas) = (derived.collect(), Schemas::default());
+    let mut shape = Shape { job: job.into(), operators, sources, sinks, derived, schemas };
     for (node, body) in graph.nodes.iter().map(|node| &node.body).enumerate() {
         let name = names[node].clone();
         match body {
@@ -306,7 +314,12 @@ fn digests_so_far(names: &[String], restored: Option<&Manifest>) -> Result<HashM
 }
 
 /// Operators with state keep the number that a checkpoint gave them.
-fn operator_infos(graph: &Graph, names: &[String], restored: Option<&Manifest>) -> Vec<OperatorInfo> {
+fn operator_infos(
+    graph: &Graph,
+    names: &[String],
+    restored: Option<&Manifest>,
+    schemas: &Schemas,
+) -> Vec<OperatorInfo> {
     let known = |name: &String| {
         restored.and_then(|manifest| Some(manifest.operators.iter().find(|entry| entry.name == *name)?.id))
     };
@@ -326,7 +339,8 @@ fn operator_infos(graph: &Graph, names: &[String], restored: Option<&Manifest>) 
             }
             Body::Stateless(_) | Body::Union => (crate::checkpoint::Kind::Other, String::new(), String::new()),
         };
-        OperatorInfo { name, kind, detail, state }
+        let states = schemas.entries(&name);
+        OperatorInfo { name, kind, detail, state, states }
     });
     infos.collect()
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millstream_state::checkpoint::{Retention, StartFrom};
+use millstream_state::evolve::{Evolve, Migrations};
 
 use crate::bench::probe::OpenLoop;
 use crate::driver::SourceNode;
@@ -109,6 +110,8 @@ pub struct Job {
     /// What is replayed, when it is a replay.
     pub(crate) replayed: Option<Arc<Replayed>>,
     pub(crate) graph: SharedGraph,
+    /// The types with versions that it knows.
+    pub(crate) migrations: Migrations,
 }
 
 impl std::fmt::Debug for Job {
@@ -130,7 +133,16 @@ impl Job {
             measured: false,
             replayed: None,
             graph: Arc::new(Mutex::new(Graph::default())),
+            migrations: Migrations::default(),
         }
+    }
+
+    /// Knows the versions of `T`, a key, a kept value, or a part of either: checkpoints with an older form of it are migrated
+    /// when they are restored. See [`Evolve`].
+    #[must_use]
+    pub fn migrate<T: Evolve>(mut self) -> Self {
+        self.migrations.add::<T>();
+        self
     }
 
     /// How many worker threads.
@@ -337,6 +349,9 @@ impl Job {
         }
         if settings.retain == 0 {
             return Err(Error::config("no checkpoints would be retained").hint("retain at least 1; 3 is usual"));
+        }
+        if let Some(wrong) = self.migrations.wrong() {
+            return Err(Error::config(wrong).hint("give every form one more than the form it comes from has"));
         }
         self.settings.restart.validate()?;
         if settings.set_aside_after == Some(0) {

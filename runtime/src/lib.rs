@@ -30,6 +30,7 @@ pub mod replay;
 pub mod restart;
 pub mod rows;
 pub mod savepoint;
+mod schema;
 mod shared;
 pub mod sink;
 pub mod source;

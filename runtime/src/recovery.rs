@@ -11,6 +11,7 @@ use millstream_state::{codec, hash, key_group};
 
 use crate::error::{Error, Result};
 use crate::names::Names;
+use crate::schema::Schemas;
 
 /// What the manifest of a job that is about to start would say, as far as it must agree with a checkpoint's.
 pub(crate) struct Shape {
@@ -22,6 +23,8 @@ pub(crate) struct Shape {
     pub sinks: Vec<String>,
     /// Those names that nobody gave, but that were derived.
     pub derived: BTreeSet<String>,
+    /// The schemas of what operators keep.
+    pub schemas: Schemas,
 }
 
 /// What to begin with.
@@ -205,10 +208,7 @@ fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
             let was = &theirs.operator;
             return Err(differs(format!("has operator `{name}` as {was}, and the job now has {operator}")));
         }
-        if theirs.state != *state {
-            let was = &theirs.state;
-            return Err(differs(format!("has the state of operator `{name}` as {was}, and the job now keeps {state}")));
-        }
+        shape.schemas.check(dir, manifest.epoch, theirs, name, state)?;
     }
     check_sources(dir, manifest, shape)
 }
@@ -244,6 +244,7 @@ pub(crate) mod tests {
             sources: vec![("orders".into(), vec!["a.csv".into(), "b.csv".into()])],
             sinks: vec!["out".into()],
             derived: BTreeSet::new(),
+            schemas: Schemas::default(),
         }
     }
 
@@ -272,6 +273,7 @@ pub(crate) mod tests {
                 id: 1,
                 operator: "windows of 1m".into(),
                 state: "slices of i64".into(),
+                states: vec![],
                 entries: 0,
             }],
             sources: vec![SourceEntry {
@@ -301,7 +303,7 @@ pub(crate) mod tests {
                 s.derived.insert("fold-1".into());
             }),
             ("as windows of 1m, and the job now has windows of 2m", |s| s.operators[0].1 = "windows of 2m".into()),
-            ("now keeps slices of u64", |s| s.operators[0].2 = "slices of u64".into()),
+            ("was slices of i64 and is now slices of u64", |s| s.operators[0].2 = "slices of u64".into()),
             ("has `orders`, which the job no longer has", |s| s.sources[0].0 = "returns".into()),
             ("has read `b.csv`", |s| s.sources[0].1.truncate(1)),
             ("knows nothing of `c.csv`", |s| s.sources[0].1.push("c.csv".into())),

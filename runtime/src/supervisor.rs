@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use millstream_state::evolve::Migrations;
 use millstream_state::manifest::SplitEntry;
 use millstream_state::store::{CheckpointStore, DirLock};
 
@@ -42,6 +43,8 @@ pub(crate) struct Blueprint {
     /// What is replayed, when it is a replay.
     pub replayed: Option<Arc<Replayed>>,
     pub graph: SharedGraph,
+    /// The types with versions that it knows.
+    pub migrations: Migrations,
 }
 
 /// What is held over all attempts.
@@ -110,6 +113,7 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
         load: job.load.clone(),
         replayed: job.replayed.clone(),
         graph: Arc::clone(&job.graph),
+        migrations: job.migrations.clone(),
     };
     let mut held = Held::take(&job)?;
     let coordinator = match begin(&job, &mut held, 0)? {

@@ -100,11 +100,16 @@ fn blocks_of<K: Key, V: Value>(entries: &[(K, V)]) -> Result<Vec<Vec<u8>>> {
         push_part(block, |out| codec::encode_into(key, out))?;
         push_part(block, |out| codec::encode_into(value, out))?;
     }
-    if let Some(block) = blocks.iter().find(|block| block.len() > MAX_BLOCK) {
-        let reason = format!("{} bytes of changes, which is more than {MAX_BLOCK}", block.len());
-        return Err(StateError::Codec { what: "a key group".into(), reason });
-    }
+    blocks.iter().try_for_each(|block| check_size(block))?;
     Ok(blocks)
+}
+
+fn check_size(block: &[u8]) -> Result<()> {
+    if block.len() <= MAX_BLOCK {
+        return Ok(());
+    }
+    let reason = format!("{} bytes of changes, which is more than {MAX_BLOCK}", block.len());
+    Err(StateError::Codec { what: "a key group".into(), reason })
 }
 
 /// Every entry of a stored block: the hash of its key, the key, its value.
@@ -134,17 +139,34 @@ pub(crate) fn each_row(block: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Resul
 }
 
 /// How many entries a stored block has.
-pub(crate) fn count(entry: StoredEntry<'_>) -> Result<u64> {
-    let rows = unpack(entry.value).unwrap_or_default();
-    let (mut rest, mut count) = (&*rows, 0);
-    while let (Some(_), Some(_)) = (take_part(&mut rest), take_part(&mut rest)) {
+pub(crate) fn count(block: &[u8]) -> Result<u64> {
+    let mut count = 0;
+    each_row(block, |_, _| {
         count += 1;
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// Entries on their way into a new block, as bytes.
+#[derive(Default)]
+pub(crate) struct Rows(Vec<u8>);
+
+impl Rows {
+    /// Appends an entry. Its key must not be there yet.
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        for part in [key, value] {
+            push_part(&mut self.0, |out| {
+                out.extend_from_slice(part);
+                Ok(())
+            })?;
+        }
+        check_size(&self.0)
     }
-    if count > 0 && rest.is_empty() {
-        return Ok(count);
+
+    pub(crate) fn into_block(self) -> Vec<u8> {
+        pack(&self.0)
     }
-    let reason = format!("there is no entry in the last {} of {} bytes", rest.len(), rows.len());
-    Err(StateError::Codec { what: "a block of entries".into(), reason })
 }
 
 /// The entries of several blocks, oldest block first, with the newest value of every key; nothing, if they are no blocks.

@@ -5,10 +5,15 @@
 
 use std::ops::Range;
 
+use crate::evolve::Migrations;
 use crate::key_group::{KEY_GROUPS, KeyGroup};
+use crate::migrate::StateForm;
 use crate::reader::Reader;
 use crate::snapshot::{Change, Frozen, Run, State, StoredEntry};
 use crate::{Result, StateError};
+
+/// What this kind of state is called in manifests.
+pub(crate) const MARKS: &str = "marks";
 
 /// A number per key group that only grows; `i64::MIN` at first.
 #[derive(Debug)]
@@ -55,6 +60,10 @@ impl State for GroupMarks {
 
     fn readers(&self) -> Vec<Reader> {
         vec![Reader::marks()]
+    }
+
+    fn forms(&self, _: &Migrations) -> Vec<StateForm> {
+        vec![StateForm::plain(MARKS)]
     }
 
     fn track(&mut self) {}

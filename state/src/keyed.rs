@@ -10,9 +10,11 @@
 //! and the key's bytes for an entry.
 
 use crate::blocks::{self, Blocks, Changed};
+use crate::evolve::Migrations;
 use crate::hash::hash_key;
 use crate::key_group::{KEY_GROUPS, group_of};
 use crate::limit::{Limit, Tell};
+use crate::migrate::StateForm;
 use crate::reader::Reader;
 use crate::rocks::Stored;
 use crate::snapshot::{Change, Frozen, Key, Pressure, Run, State, StoredEntry, Value};
@@ -159,8 +161,38 @@ impl<K: Key, V: Value> KeyedState<K, V> {
     }
 }
 
-const COUNT: u8 = 0;
+/// Under which key of the database something stands; see the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place<'a> {
+    Block,
+    Count,
+    Entry(&'a [u8]),
+}
+
+impl<'a> Place<'a> {
+    pub(crate) fn of(key: &'a [u8]) -> Result<Self> {
+        match key {
+            [] => Ok(Place::Block),
+            [COUNT] => Ok(Place::Count),
+            [ENTRY, key @ ..] => Ok(Place::Entry(key)),
+            other => {
+                let reason = format!("its key of {} bytes begins with {}", other.len(), other[0]);
+                Err(StateError::Codec { what: "a stored entry".into(), reason })
+            }
+        }
+    }
+
+    /// The key of an entry that stands alone.
+    pub(crate) fn key_of(key: &[u8]) -> Vec<u8> {
+        [&[ENTRY], key].concat()
+    }
+}
+
+pub(crate) const COUNT: u8 = 0;
 const ENTRY: u8 = 1;
+
+/// What this kind of state is called in manifests.
+pub(crate) const KIND: &str = "values";
 
 fn write_key<K: Key>(key: &K, out: &mut Vec<u8>) -> Result<()> {
     out.push(ENTRY);
@@ -169,14 +201,10 @@ fn write_key<K: Key>(key: &K, out: &mut Vec<u8>) -> Result<()> {
 
 /// Key and value, as they are stored, of every entry in what stands under one key of the database.
 pub(crate) fn each_row(entry: StoredEntry<'_>, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-    match entry.key {
-        [] => blocks::each_row(entry.value, each),
-        [COUNT] => Ok(()),
-        [ENTRY, key @ ..] => each(key, entry.value),
-        other => {
-            let reason = format!("its key of {} bytes begins with {}", other.len(), other[0]);
-            Err(StateError::Codec { what: "a stored entry".into(), reason })
-        }
+    match Place::of(entry.key)? {
+        Place::Block => blocks::each_row(entry.value, each),
+        Place::Count => Ok(()),
+        Place::Entry(key) => each(key, entry.value),
     }
 }
 
@@ -187,6 +215,10 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
 
     fn readers(&self) -> Vec<Reader> {
         vec![Reader::keyed::<K, V>()]
+    }
+
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+        vec![StateForm::of_entries::<K, V>(KIND, migrations)]
     }
 
     fn track(&mut self) {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::schema::Schema;
 use crate::{Result, StateError};
 
 /// The format that this version writes, and the newest that it reads.
@@ -54,10 +55,36 @@ pub struct OperatorEntry {
     pub id: u32,
     /// What it does, with everything on which the meaning of its state depends.
     pub operator: String,
-    /// The form of its state.
+    /// The form of its state, by the names of types.
     pub state: String,
+    /// Every state that it has, with schemas. Checkpoints from before there were schemas have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<StateEntry>,
     /// How many entries it had.
     pub entries: u64,
+}
+
+/// One of the states of an operator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StateEntry {
+    /// Which kind of state it is.
+    pub kind: String,
+    /// What can be said of its keys and values; nothing, of a state that has none.
+    #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+    pub entries: Option<EntrySchemas>,
+}
+
+/// The schemas of keys and values. Their fingerprints are for people and tools; schemas are compared part by part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EntrySchemas {
+    /// The fingerprint of `key`, in hexadecimal.
+    pub key_fingerprint: String,
+    /// The fingerprint of `value`, in hexadecimal.
+    pub value_fingerprint: String,
+    /// Of keys.
+    pub key: Schema,
+    /// Of values.
+    pub value: Schema,
 }
 
 /// A source.

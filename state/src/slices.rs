@@ -10,8 +10,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::blocks::{self, Blocks, Changed};
+use crate::evolve::Migrations;
 use crate::key_group::KeyGroup;
 use crate::limit::{Limit, Tell};
+use crate::migrate::StateForm;
 use crate::reader::Reader;
 use crate::rocks::Stored;
 use crate::snapshot::{Frozen, Key, Pressure, Run, State, StoredEntry, Value};
@@ -279,6 +281,10 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
         vec![Reader::sliced::<K, V>()]
     }
 
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+        vec![StateForm::of_entries::<K, V>("slices", migrations)]
+    }
+
     fn track(&mut self) {
         self.tracked = true;
     }
@@ -321,7 +327,7 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
         let slice = number_of(entry.key)?;
         self.blocks.note(slice, entry.group);
         if self.limit.is_some() {
-            let entries = blocks::count(entry)?;
+            let entries = blocks::count(entry.value)?;
             if let Err(place) = self.place(slice) {
                 self.slices.insert(place, (slice, Table::stored_elsewhere()));
             }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::evolve::Migrations;
 use crate::key_group::{KeyGroup, group_of};
+use crate::migrate::StateForm;
 use crate::reader::Reader;
 use crate::rocks::Stored;
 use crate::{Result, StateError, codec, hash};
@@ -31,6 +33,13 @@ pub trait State: Send + 'static {
     /// Without it entries can only be counted and measured.
     fn readers(&self) -> Vec<Reader> {
         vec![Reader::opaque()]
+    }
+
+    /// The same of every state in it, with the schemas of keys and values, in which types that `migrations` knows have their
+    /// versions. State that does not say so is known by its [`shape`](Self::shape), and cannot be migrated.
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+        let _ = migrations;
+        vec![StateForm::plain(self.shape())]
     }
 
     /// Starts to keep account of what changes; without it the state is never frozen. Called of empty state.
@@ -139,6 +148,9 @@ macro_rules! tuple_of_states {
             }
             fn readers(&self) -> Vec<Reader> {
                 [$(self.$number.readers()),*].concat()
+            }
+            fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+                [$(self.$number.forms(migrations)),*].concat()
             }
             fn track(&mut self) {
                 $(self.$number.track();)*
@@ -254,6 +266,11 @@ impl Run {
     pub fn begin(&mut self, operator: u32) {
         self.operator = operator;
         self.state = 0;
+    }
+
+    /// What follows belongs to the state of this number, of the operator that was begun last.
+    pub(crate) fn begin_state(&mut self, state: u8) {
+        self.state = state;
     }
 
     /// How many entries it holds.

@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use millstream_state::StateError;
+use millstream_state::evolve::Migrations;
 use millstream_state::key_group::groups_of;
+use millstream_state::migrate::StateForm;
 use millstream_state::rocks::Next;
 use millstream_state::snapshot::{Key, Pressure, State};
 
@@ -26,6 +28,8 @@ pub(crate) trait KeyedFactory: Send {
     /// What its state can be read and shown with.
     fn shown(&self) -> Shown;
     fn depends_on_order(&self) -> bool;
+    /// The form of its states, with schemas.
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm>;
     /// An instance for one worker. Its state is restored only when the result is called.
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>>;
     /// What takes records together in front of it, if it can.
@@ -71,6 +75,10 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
         self.0.depends_on_order()
     }
 
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+        self.0.state(0..0).forms(migrations)
+    }
+
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
         let operator = self.0.clone();
         Box::new(move || Ok(Box::new(KeyedLogic::restored(operator, None, task)?)))
@@ -92,6 +100,10 @@ impl<O: Combining + Clone> KeyedFactory for CombiningNode<O> {
 
     fn depends_on_order(&self) -> bool {
         self.0.depends_on_order()
+    }
+
+    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
+        self.0.state(0..0).forms(migrations)
     }
 
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
@@ -161,7 +173,10 @@ fn restore_error(error: StateError) -> Error {
     }
     Error::state("cannot restore the state of the checkpoint")
         .because(error)
-        .hint("if the types of this operator's key or state were changed, start again with `--fresh`")
+        .hint(
+            "if the types of this operator's key or state were changed in a way that their schemas do not show (a `Serialize` \
+             written by hand), undo that, or start again with `--fresh`",
+        )
 }
 
 impl<O: KeyedOperator> KeyedLogic<O> {
