@@ -833,7 +833,7 @@ fn a_source_that_can_be_read_again_goes_on_behind_what_is_recorded() {
 
 #[test]
 fn what_is_synced_later_is_not_lost_at_the_end_of_a_source() {
-    let within = Durability::SyncedWithin(Duration::from_millis(20));
+    let within = Durability::SyncedWithin(Duration::from_millis(200));
     let fixture = Fixture::new(LogOptions::new().durability(within));
     let source = crate::from_vec((0..30u64).collect()).recorded(fixture.log());
     let mut reader = source.open("values 0 of 1", None, Waker::new(|| {})).unwrap();
