@@ -725,7 +725,8 @@ fn where_old_epochs_stand_is_forgotten_and_that_is_said() {
     assert!(error.to_string().contains("is forgotten"), "{error}");
     committer.recover(Some(35), &[], true).unwrap();
     assert_eq!(numbers(fixture.log()), (1..=35).collect::<Vec<_>>());
-    assert_eq!(fixture.log().shards()[0].withdrawn, [35..40]);
+    let withdrawn = &fixture.log().shards()[0].withdrawn;
+    assert_eq!((withdrawn.len(), withdrawn[0].clone()), (1, 35..40), "what follows each other is one range");
 }
 
 #[test]
