@@ -132,8 +132,17 @@ fn content(log: &Log) -> Content {
     records.map(row).collect()
 }
 
+/// Whether `shard` is `from` or comes of it. Lineages that were split and merged again have very many ways.
 fn descends(shards: &[Shard], shard: u32, from: u32) -> bool {
-    shard == from || shards[shard as usize].parents.iter().any(|parent| descends(shards, *parent, from))
+    let (mut seen, mut todo) = (HashSet::new(), vec![shard]);
+    while let Some(shard) = todo.pop() {
+        if shard == from {
+            return true;
+        }
+        // Parents have smaller numbers.
+        todo.extend(shards[shard as usize].parents.iter().filter(|parent| **parent >= from && seen.insert(**parent)));
+    }
+    false
 }
 
 /// Nothing has gaps, nothing is there twice, every key is in order, and parents come before their children.

@@ -97,6 +97,8 @@ pub(super) struct Lane {
     end: Option<u64>,
     /// The order of the log when it was last read.
     seen: u64,
+    /// It is to begin with the oldest record that is kept, and was not read yet.
+    fresh: bool,
 }
 
 /// The next record of one shard.
@@ -110,6 +112,20 @@ struct Head<'a> {
 impl Lane {
     /// A lane that begins at `start`, and with `bounded` ends where the log ends now.
     pub fn start(core: &Arc<Core>, range: Keys, start: Start, bounded: bool) -> Result<Lane, LogError> {
+        // What is looked at may expire at the same time; then the next look finds another horizon.
+        let mut begun = Lane::begin(core, &range, start, bounded);
+        for _ in 0..100 {
+            match begun {
+                Err(LogError::Expired { .. }) if !matches!(start, Start::Sequence(..)) => {
+                    begun = Lane::begin(core, &range, start, bounded);
+                }
+                _ => break,
+            }
+        }
+        begun
+    }
+
+    fn begin(core: &Arc<Core>, range: &Keys, start: Start, bounded: bool) -> Result<Lane, LogError> {
         let view = core.view();
         let target = Target::of(&core.store, &view, start)?;
         // By number, so parents before children: a shard is read now if its parents have nothing to read any more.
@@ -124,7 +140,8 @@ impl Lane {
             }
         }
         let end = bounded.then_some(view.order);
-        Ok(Lane { core: Arc::clone(core), range, cursors, end, seen: 0 })
+        let (range, fresh) = (range.clone(), start == Start::TrimHorizon);
+        Ok(Lane { core: Arc::clone(core), range, cursors, end, seen: 0, fresh })
     }
 
     /// A lane that goes on at `position`.
@@ -151,7 +168,7 @@ impl Lane {
             }
         }
         let cursors = position.shards;
-        Ok(Lane { core: Arc::clone(core), range, cursors, end: position.end, seen: 0 })
+        Ok(Lane { core: Arc::clone(core), range, cursors, end: position.end, seen: 0, fresh: false })
     }
 
     pub fn position(&self) -> LogPosition {
@@ -177,8 +194,9 @@ impl Lane {
         let core = Arc::clone(&self.core);
         let view = core.view();
         let (mut given, mut looked) = (0, 0);
+        let mut fresh = std::mem::take(&mut self.fresh);
         'lineage: loop {
-            self.descend(&view)?;
+            self.descend(&view, std::mem::take(&mut fresh))?;
             let mut heads = self.heads(&core.store, &view)?;
             loop {
                 let least = heads.iter().enumerate().min_by_key(|(_, head)| head.order);
@@ -228,11 +246,15 @@ impl Lane {
         }
     }
 
-    /// Goes on from shards that are read to their ends to their children, and checks that nothing has expired.
-    fn descend(&mut self, view: &Table) -> Result<(), LogError> {
+    /// Goes on from shards that are read to their ends to their children, and checks that nothing has expired. If it is `fresh`, it
+    /// begins behind what has.
+    fn descend(&mut self, view: &Table, fresh: bool) -> Result<(), LogError> {
         loop {
             for (id, next) in &mut self.cursors {
                 let shard = &view.shards[*id as usize];
+                if fresh && *next < shard.trimmed {
+                    *next = shard.trimmed;
+                }
                 if *next < shard.trimmed {
                     return Err(LogError::Expired { shard: *id, first: *next, last: shard.trimmed - 1 });
                 }

@@ -122,13 +122,13 @@ fn millis(time: Duration) -> u64 {
 /// Where a reader that has no position yet begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
-    /// With the oldest record that is kept.
+    /// With the oldest record that is kept when reading begins.
     #[default]
     TrimHorizon,
     /// With the next record that is appended.
     Latest,
     /// With this record, and everything that was appended to any shard after it.
     Sequence(ShardId, u64),
-    /// With the first record that was appended at this time or later.
+    /// With the first record that was appended at this time or later, of those that are kept.
     Time(EventTime),
 }

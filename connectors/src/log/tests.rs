@@ -56,19 +56,28 @@ impl Fixture {
     fn crash(&mut self) {
         let before = self.path();
         self.generation += 1;
-        for part in ["", "db"] {
-            let (from, to) = (before.join(part), self.path().join(part));
-            std::fs::create_dir_all(&to).unwrap();
-            for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
-                if entry.file_type().unwrap().is_file() {
-                    std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-                }
-            }
+        // RocksDB deletes files in the background, so a copy may have to be begun again.
+        while let Err(error) = copy_files(&before, &self.path()) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+            std::fs::remove_dir_all(self.path()).unwrap();
         }
         self.log = None;
         std::fs::remove_dir_all(before).unwrap();
         self.open();
     }
+}
+
+fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
+    for part in ["", "db"] {
+        std::fs::create_dir_all(to.join(part))?;
+        for entry in std::fs::read_dir(from.join(part))? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                std::fs::copy(entry.path(), to.join(part).join(entry.file_name()))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What the naive log keeps of a record.
@@ -88,6 +97,8 @@ struct Reading {
     keys: Keys,
     takes: Takes,
     lane: Option<Lane>,
+    /// It began with the oldest record that is kept, and has read nothing yet.
+    fresh: bool,
     unread: VecDeque<usize>,
 }
 
@@ -153,7 +164,9 @@ impl World {
                 });
                 let receipts = log.append_all(records).unwrap();
                 log.sync().unwrap();
-                self.latest = self.latest.max(self.fixture.clock.load(Ordering::SeqCst));
+                if !keys.is_empty() {
+                    self.latest = self.latest.max(self.fixture.clock.load(Ordering::SeqCst));
+                }
                 for (n, (at, key)) in receipts.into_iter().zip(keys).enumerate() {
                     let number = (first + n) as u64;
                     self.kept.push(Kept { at, key: format!("k{key}"), number, ms: self.latest });
@@ -191,6 +204,7 @@ impl World {
                 self.fixture.log().retain().unwrap();
                 for (reading, position) in self.readers.iter_mut().zip(positions) {
                     let position = serde_json::from_str(&position).unwrap();
+                    reading.fresh = false;
                     reading.lane = Some(Lane::at(core, reading.keys.clone(), position).unwrap());
                 }
                 assert_eq!(before, self.fixture.log().shards(), "what is there survives");
@@ -243,12 +257,19 @@ impl World {
         let unread = (from..self.kept.len())
             .filter(|n| takes(&self.kept[*n].key) && self.kept[*n].ms >= least_ms && !self.is_trimmed(&shards, *n));
         let unread = unread.collect();
-        self.readers.push(Reading { keys, takes, lane: Some(lane), unread });
+        let fresh = start == Start::TrimHorizon;
+        self.readers.push(Reading { keys, takes, lane: Some(lane), fresh, unread });
     }
 
     fn read(&mut self, reader: usize, max: usize) {
         let shards = self.fixture.log().shards();
-        let Reading { lane, unread, takes, .. } = &mut self.readers[reader];
+        let Reading { lane, unread, takes, fresh, .. } = &mut self.readers[reader];
+        if *fresh {
+            unread.retain(|n| {
+                let at = self.kept[*n].at;
+                at.sequence >= shards[at.shard as usize].trimmed
+            });
+        }
         let lane = lane.as_mut().unwrap();
         let mut got = Vec::new();
         let reached = lane.read(max, usize::MAX, |stored| {
@@ -257,6 +278,7 @@ impl World {
             Ok(())
         });
         assert!(got.len() <= max);
+        *fresh = false;
         for got in got {
             let n = unread.pop_front().expect("a record that is to be read");
             let kept = &self.kept[n];
@@ -327,8 +349,13 @@ impl World {
     }
 }
 
+/// More with `MILLSTREAM_EFFORT`.
+fn cases() -> u32 {
+    48 * std::env::var("MILLSTREAM_EFFORT").map_or(1, |text| text.parse::<u32>().unwrap())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn a_log_does_what_a_naive_one_does(
@@ -581,8 +608,8 @@ fn a_source_reports_what_expired_when_it_is_told_to_go_on() {
     options.keep_for = Some(Duration::from_millis(800));
     let fixture = Fixture::new(options);
     let log = fixture.log();
-    let strict = log.source::<u64>();
-    let lenient = log.source::<u64>().skip_expired().on_bad_record(OnBadRecord::Drop);
+    let strict = log.source::<u64>().start(Start::Latest);
+    let lenient = log.source::<u64>().start(Start::Latest).skip_expired().on_bad_record(OnBadRecord::Drop);
     let mut strict = strict.open("lane 0 of 1", None, Waker::new(|| {})).unwrap();
     let mut lenient = lenient.open("lane 0 of 1", None, Waker::new(|| {})).unwrap();
     log.append_all((0..5u64).map(|n| ("k", n))).unwrap();
@@ -596,6 +623,11 @@ fn a_source_reports_what_expired_when_it_is_told_to_go_on() {
     assert_eq!(lenient.read(10, &mut batch).unwrap(), Read::More);
     lenient.read(10, &mut batch).unwrap();
     assert_eq!(batch.records.iter().map(|record| record.value).collect::<Vec<_>>(), [6]);
+    let mut oldest = log.reader::<Raw>(Start::TrimHorizon).unwrap();
+    fixture.clock.fetch_add(2_000, Ordering::SeqCst);
+    log.append("k", &7u64).unwrap();
+    log.retain().unwrap();
+    assert_eq!(oldest.read(10).unwrap().len(), 1, "the oldest is the oldest when reading begins");
     let bad: Vec<_> = batch.bad.iter().map(|bad| bad.split.as_str()).collect();
     assert_eq!(bad, ["shard 0, from 0 to 4", "shard 0, record 5"]);
 }
@@ -693,7 +725,8 @@ fn where_old_epochs_stand_is_forgotten_and_that_is_said() {
     assert!(error.to_string().contains("is forgotten"), "{error}");
     committer.recover(Some(35), &[], true).unwrap();
     assert_eq!(numbers(fixture.log()), (1..=35).collect::<Vec<_>>());
-    assert_eq!(fixture.log().shards()[0].withdrawn, [35..40]);
+    let withdrawn = &fixture.log().shards()[0].withdrawn;
+    assert_eq!((withdrawn.len(), withdrawn[0].clone()), (1, 35..40), "what follows each other is one range");
 }
 
 #[test]
@@ -801,7 +834,7 @@ fn a_source_that_can_be_read_again_goes_on_behind_what_is_recorded() {
 
 #[test]
 fn what_is_synced_later_is_not_lost_at_the_end_of_a_source() {
-    let within = Durability::SyncedWithin(Duration::from_millis(20));
+    let within = Durability::SyncedWithin(Duration::from_millis(200));
     let fixture = Fixture::new(LogOptions::new().durability(within));
     let source = crate::from_vec((0..30u64).collect()).recorded(fixture.log());
     let mut reader = source.open("values 0 of 1", None, Waker::new(|| {})).unwrap();
