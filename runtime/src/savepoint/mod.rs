@@ -1,7 +1,7 @@
 //! Savepoints of a running job: who asks for one, and how the coordinator answers.
 //!
 //! Three ask: a [`JobHandle`](crate::handle::JobHandle) in this process, another process by way of files in the checkpoint directory
-//! ([`mailbox`]), and a signal. The coordinator closes an epoch for them, which any epoch does that is closed anyway, and when its
+//! (`mailbox.rs`), and a signal. The coordinator closes an epoch for them, which any epoch does that is closed anyway, and when its
 //! checkpoint is published and its output committed, the files are opened and copied by a thread of their own. So checkpoints go on
 //! meanwhile, and may be deleted meanwhile.
 //!
