@@ -72,6 +72,19 @@ impl Schemas {
             .map_err(|differences| refuse(&differences, name, &place))
     }
 
+    /// Why what a checkpoint holds for operator `name` is not of the job's types as it stands, if it is not.
+    pub(crate) fn unreadable(&self, theirs: &OperatorEntry, name: &str, state: &str) -> Option<String> {
+        if theirs.states.is_empty() {
+            let differs = || format!("its state is {} there, and {state} in this program", theirs.state);
+            return (theirs.state != state).then(differs);
+        }
+        match self.plan(theirs, name, theirs.state == state) {
+            Ok(plan) if plan.is_empty() => None,
+            Ok(_) => Some("its types have a newer version in this program: start the job, which migrates them".into()),
+            Err(differences) => Some(differences.found.join("; ")),
+        }
+    }
+
     fn plan(&self, theirs: &OperatorEntry, name: &str, same_names: bool) -> Result<OperatorPlan, Differences> {
         let forms = self.forms.get(name).map(Vec::as_slice).unwrap_or_default();
         plan(&theirs.states, forms, same_names, &self.migrations)

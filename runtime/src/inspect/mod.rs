@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::graph::Body;
 use crate::job::Job;
 use crate::recovery::{check_job, refuse};
+use crate::schema::Schemas;
 use crate::shared::lock;
 use crate::time::EventTime;
 
@@ -176,6 +177,7 @@ impl Job {
     fn operator_views(&self, manifest: &Manifest) -> Vec<OperatorView> {
         let graph = lock(&self.graph);
         let names = graph.names();
+        let schemas = Schemas::of(&graph, &names, &self.migrations);
         let view =
             |entry: &OperatorEntry| {
                 let name = self.settings.names.new_name(&entry.name);
@@ -188,10 +190,7 @@ impl Job {
                     Some((operator, _)) if operator != entry.operator => {
                         Some(format!("it was {} there, and is {operator} in this program", entry.operator))
                     }
-                    Some((_, state)) if state != entry.state => {
-                        Some(format!("its state is {} there, and {state} in this program", entry.state))
-                    }
-                    Some(_) => None,
+                    Some((_, state)) => schemas.unreadable(entry, name, &state),
                 };
                 let shown = keyed.filter(|_| unreadable.is_none()).map(|keyed| keyed.shown());
                 let states =
