@@ -1,5 +1,5 @@
-//! W6: what one checkpoint costs, and how fast a job is back. With a million keys of state, all or one in a hundred of them
-//! changed since the last checkpoint.
+//! W6: what one checkpoint costs, and how fast a job is back. With one and ten million keys of state, of which all, or a tenth, a
+//! hundredth or a thousandth changed since the last checkpoint; and with a quarter of the memory that the state takes.
 //!
 //! Files are written to a temporary directory on the system's own disk and synced, so the device counts. A restart finds them
 //! in the page cache: this is the time after a crash of the process, not of the machine.
@@ -32,30 +32,51 @@ const HEADER: [&str; 10] =
     ["workload", "keys", "changed", "workers", "figure", "value", "spread", "reference", "value", "ratio"];
 
 pub fn run(plan: Plan, report: &mut Report) {
-    let keys = plan.scaled(1_000_000);
-    for workers in [1, 2] {
-        let phases = [(FRESH, keys), ("all", keys), ("1 %", keys / 100)];
-        let mut measured: [Vec<Measured>; 3] = Default::default();
-        for run in 1..=plan.runs {
-            eprintln!("w6, {workers} workers: run {run} of {}", plan.runs);
-            let dir = tempfile::tempdir().expect("a temporary directory");
-            for ((_, changed), measured) in phases.into_iter().zip(&mut measured) {
-                let own = one_run(dir.path(), workers, changed);
-                measured.push((own, references(keys, changed, own[0] as usize)));
-            }
+    for millions in [1, 10] {
+        if (millions > 1 && !plan.full) || plan.keys.is_some_and(|keys| keys != millions * 1_000_000) {
+            continue;
         }
-        for ((name, _), measured) in phases.into_iter().zip(&measured) {
-            // A fresh job has nothing to read at its start.
-            let figures = if name == FRESH { FIGURES.len() - 1 } else { FIGURES.len() };
-            for figure in 0..figures {
-                tell(keys, name, workers, figure, measured, report);
-            }
+        for workers in [1, 2] {
+            with(plan.scaled(millions * 1_000_000), workers, plan, report);
+        }
+    }
+}
+
+fn with(keys: u64, workers: usize, plan: Plan, report: &mut Report) {
+    // About what entries take in tables, twice as many as there are at the least.
+    let quarter = keys * 40 * 2 / 4;
+    let phases: [(&str, u64, Option<u64>); 7] = [
+        (FRESH, keys, None),
+        ("all", keys, None),
+        ("10 %", keys / 10, None),
+        ("1 %", keys / 100, None),
+        ("0.1 %", keys / 1000, None),
+        (SPILLS, 1, Some(quarter)),
+        ("1 %, a quarter of the memory", keys / 100, Some(quarter)),
+    ];
+    let mut measured: [Vec<Measured>; 7] = Default::default();
+    for run in 1..=plan.runs {
+        eprintln!("w6, {} keys, {workers} workers: run {run} of {}", thousands(keys), plan.runs);
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for ((_, changed, memory), measured) in phases.into_iter().zip(&mut measured) {
+            let own = one_run(dir.path(), workers, changed, memory);
+            measured.push((own, references(keys, changed, own[0] as usize)));
+        }
+    }
+    for ((name, ..), measured) in phases.into_iter().zip(&measured) {
+        // A fresh job has nothing to read at its start.
+        let figures = if name == FRESH { FIGURES.len() - 1 } else { FIGURES.len() };
+        for figure in 0..figures {
+            tell(keys, name, workers, figure, measured, report);
         }
     }
 }
 
 /// The first checkpoint of a job.
 const FRESH: &str = "all, new";
+
+/// The checkpoint that stores every entry on its own, once, so that it can leave memory.
+const SPILLS: &str = "one, and all leave their blocks";
 
 /// Figures and their references.
 const FIGURES: [(&str, &str, &str); 4] = [
@@ -99,10 +120,11 @@ fn tell(keys: u64, changed: &str, workers: usize, figure: usize, measured: &[Mea
 }
 
 /// Starts the job from its last checkpoint, changes the first `changed` keys, and stops it with a checkpoint.
-fn one_run(dir: &Path, workers: usize, changed: u64) -> [f64; 4] {
+fn one_run(dir: &Path, workers: usize, changed: u64, memory: Option<u64>) -> [f64; 4] {
     let (sender, source) = channel::<u64>(4096);
     let mut job = Job::new("state").workers(workers).checkpoint_dir(dir).checkpoint_every(Duration::from_secs(3600));
     job.settings_mut().retain = 2;
+    job.settings_mut().memory = memory.map(|bytes| bytes.max(1 << 20));
     job.source(source, Watermarks::none(|_: &u64| EventTime::EPOCH))
         .key_by(|key| *key)
         .fold((0u64, 0i64), |(count, sum), key| {

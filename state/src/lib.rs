@@ -13,6 +13,8 @@ pub mod checkpoint;
 pub mod codec;
 mod error;
 pub mod evolve;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod groups;
 pub mod hash;
 pub mod held;

@@ -111,7 +111,7 @@ fn sealed(object: &str) -> Result<String> {
 }
 
 /// The object of a line, if it is whole.
-fn unsealed(line: &[u8]) -> Option<String> {
+pub(crate) fn unsealed(line: &[u8]) -> Option<String> {
     let line = std::str::from_utf8(line).ok()?;
     let at = line.len().checked_sub(TAIL)?;
     let (inner, tail) = (line.get(..at)?, line.get(at..)?);

@@ -67,7 +67,11 @@ pub fn job(stream: &Stream, events: u64, workers: usize, checkpoints: Option<&Pa
             add(result_digest(key, window.start.micros() / SIZE_US, acc));
         }));
     let summary = job.run().expect("the job runs");
-    let checkpoints = [("checkpoints", summary.checkpoints), ("checkpoint_bytes", summary.checkpoint_bytes)];
+    let checkpoints = [
+        ("checkpoints", summary.checkpoints),
+        ("checkpoint_bytes", summary.checkpoint_bytes),
+        ("longest_pause_us", summary.longest_pause.as_micros() as u64),
+    ];
     let counts = if keeps { checkpoints.to_vec() } else { Vec::new() };
     Outcome { checksum: Some(total.load(Ordering::SeqCst)), counts }
 }

@@ -340,3 +340,18 @@ fn new_id() -> String {
     use std::hash::{BuildHasher, Hasher};
     format!("{:016x}", std::hash::RandomState::new().build_hasher().finish())
 }
+
+/// What fuzzers reach that nobody else does.
+#[cfg(fuzzing)]
+#[allow(missing_docs)]
+pub mod fuzzing {
+    pub fn read(bytes: &[u8]) {
+        if let Some(entries) = super::record::unpack(bytes) {
+            assert_eq!(super::record::pack(&entries), bytes);
+        }
+        if let Some(stored) = super::record::Stored::read((0, 0), bytes) {
+            assert!(stored.bytes() as usize <= bytes.len());
+            let _ = stored.with(());
+        }
+    }
+}
