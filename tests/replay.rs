@@ -204,7 +204,10 @@ fn every_stretch_of_a_run_replays_the_same() {
             open += rows(&report).1;
             partial += 1;
         }
-        assert_eq!(tree(fixture.dir.path()), before, "seed {seed}: a replay changes nothing of the job");
+        let mut after = tree(fixture.dir.path());
+        // A line for each replay is all that it leaves.
+        after.retain(|path, _| !path.ends_with("replays.jsonl"));
+        assert!(after == before, "seed {seed}: a replay changes nothing of the job");
     }
     assert!(partial > 10 && compared > 10 * open, "{partial} stretches, {compared} rows equal, {open} open");
     println!("{partial} stretches: {compared} rows equal, {open} beyond the watermark");

@@ -361,7 +361,7 @@ impl Job {
         }
         if settings.set_aside_after.is_some() && settings.checkpoint_dir.is_none() {
             return Err(Error::config("records can be set aside only beside checkpoints, and the job keeps none")
-                .hint("give a directory with `checkpoint_dir`"));
+                .hint("name a directory with `--checkpoint-dir DIR` (`Job::checkpoint_dir`)"));
         }
         if let (StartFrom::Savepoint(_) | StartFrom::FreshFromSavepoint(_), None) =
             (&settings.start_from, &settings.checkpoint_dir)
