@@ -493,7 +493,7 @@ pub(crate) mod tests {
         let mut run = Run::default();
         for (operator, group, key, value) in changes {
             run.begin(*operator);
-            run.push(*group, key, value.map_or(Change::Remove, |value| Change::Put(value)));
+            run.push(*group, key, value.map_or(Change::Remove, Change::Put));
         }
         run.sort();
         db.apply(&run).unwrap()

@@ -141,17 +141,13 @@ impl<K: Key, V: Clone> Table<K, V> {
         }
         match self.entries.entry(hash, |entry| entry.key == *key, |entry| hash_key(&entry.key)) {
             Found::Occupied(found) => {
-                if found.get().mark != self.now {
-                    let place = found.bucket_index();
-                    let entry = found.into_mut();
-                    if let Some(freeze) = &mut self.freeze {
-                        freeze.copy(entry, self.now.other());
-                    }
-                    entry.mark = self.now;
-                    note(&mut self.dirty, &mut self.places, place);
-                    return &mut entry.value;
+                if found.get().mark == self.now {
+                    return &mut found.into_mut().value;
                 }
-                &mut found.into_mut().value
+                let place = found.bucket_index();
+                let entry = found.into_mut();
+                change(entry, place, self.now, &mut self.dirty, &mut self.places, &mut self.freeze);
+                &mut entry.value
             }
             Found::Vacant(vacant) => {
                 let entry = vacant.insert(Entry { value: create(), key: key.clone(), mark: self.now });
@@ -177,12 +173,7 @@ impl<K: Key, V: Clone> Table<K, V> {
         let Ok(found) = entries.find_entry(hash, |entry| entry.key == *key) else { return false };
         if found.get().mark != *now {
             let place = found.bucket_index();
-            let entry = found.into_mut();
-            if let Some(freeze) = freeze {
-                freeze.copy(entry, now.other());
-            }
-            entry.mark = *now;
-            note(dirty, places, place);
+            change(found.into_mut(), place, *now, dirty, places, freeze);
         }
         true
     }
@@ -343,6 +334,25 @@ impl<K: Clone, V: Clone> Freeze<K, V> {
     }
 }
 
+/// An entry that is clean, or waits for its copy, is about to change. Once for each entry between two freezes; apart, so that what
+/// calls it stays small.
+#[cold]
+#[inline(never)]
+fn change<K: Clone, V: Clone>(
+    entry: &mut Entry<K, V>,
+    place: usize,
+    now: Mark,
+    dirty: &mut usize,
+    places: &mut Option<Bits>,
+    freeze: &mut Option<Freeze<K, V>>,
+) {
+    if let Some(freeze) = freeze {
+        freeze.copy(entry, now.other());
+    }
+    entry.mark = now;
+    note(dirty, places, place);
+}
+
 /// An entry has become dirty.
 #[inline]
 fn note(dirty: &mut usize, places: &mut Option<Bits>, place: usize) {
@@ -380,6 +390,9 @@ mod tests {
         prop::collection::vec(step, 0..500)
     }
 
+    /// What an open freeze must amount to, what is in it (all, if nothing is said), and whether that is all there is.
+    type Cut = (BTreeMap<u16, u64>, Option<BTreeSet<u16>>, bool);
+
     /// A table, what it should hold, and what the checkpoints that were made of it hold.
     struct Tried {
         table: Table<u16, u64>,
@@ -387,8 +400,7 @@ mod tests {
         stored: BTreeMap<u16, u64>,
         dirty: BTreeSet<u16>,
         torn: bool,
-        /// What the open freeze must amount to, what may be in it, and whether that is all.
-        cut: Option<(BTreeMap<u16, u64>, Option<BTreeSet<u16>>, bool)>,
+        cut: Option<Cut>,
     }
 
     impl Tried {
