@@ -17,7 +17,6 @@ use hashbrown::HashTable;
 use crate::hash::{hash_bytes, hash_key};
 use crate::key_group::{KEY_GROUPS, KeyGroup, group_of};
 use crate::snapshot::{Change, Key, Run, StoredEntry, Value};
-use crate::table::Copies;
 use crate::{Result, StateError, codec};
 
 /// A bit per key group.
@@ -37,7 +36,16 @@ pub(crate) struct Blocks(Arc<Mutex<BTreeMap<i64, Groups>>>);
 pub(crate) struct Changed<K, V> {
     /// The slice; 0 where there is only one.
     pub(crate) slice: i64,
-    pub(crate) copies: Copies<K, V>,
+    /// Whether these are all entries that there were, and not only the dirty ones.
+    pub(crate) whole: bool,
+    /// Entries, as the tables had them that they were copied from: to put them together would copy them once more.
+    pub(crate) parts: Vec<Vec<(K, V)>>,
+}
+
+impl<K, V> Changed<K, V> {
+    pub(crate) fn entries(&self) -> usize {
+        self.parts.iter().map(Vec::len).sum()
+    }
 }
 
 impl Blocks {
@@ -58,8 +66,8 @@ impl Blocks {
 
     /// Writes blocks into `run`; `key` is the slice's part of their keys.
     pub(crate) fn write<K: Key, V: Value>(&self, run: &mut Run, key: &[u8], changed: Changed<K, V>) -> Result<()> {
-        let Changed { slice, copies: Copies { whole, entries } } = changed;
-        let blocks = blocks_of(&entries)?;
+        let Changed { slice, whole, parts } = changed;
+        let blocks = blocks_of(parts.iter().flatten())?;
         let mut stored = self.lock();
         let before = stored.get(&slice).copied().unwrap_or_default();
         let mut written = 0;
@@ -90,9 +98,10 @@ fn remove(run: &mut Run, key: &[u8], groups: Groups) {
 }
 
 /// Entries dealt out to their key groups.
-fn blocks_of<K: Key, V: Value>(entries: &[(K, V)]) -> Result<Vec<Vec<u8>>> {
+fn blocks_of<'a, K: Key, V: Value>(entries: impl Iterator<Item = &'a (K, V)>) -> Result<Vec<Vec<u8>>> {
     let mut blocks = vec![Vec::new(); KEY_GROUPS as usize];
-    let Some((key, value)) = entries.first() else { return Ok(blocks) };
+    let mut entries = entries.peekable();
+    let Some((key, value)) = entries.peek() else { return Ok(blocks) };
     codec::check_readable(key)?;
     codec::check_readable(value)?;
     for (key, value) in entries {

@@ -258,28 +258,26 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
 
     fn take_frozen(&mut self) -> Option<Box<dyn Frozen>> {
         let freeze = self.freeze.take()?;
-        let mut copies = Copies { whole: true, entries: Vec::new() };
-        let mut any = false;
+        let mut changed = Changed { slice: ONLY, whole: true, parts: Vec::new() };
         for table in &mut self.shards {
             match table.take_copies() {
-                Some(more) => {
-                    any = true;
-                    copies.whole &= more.whole;
-                    copies.entries.extend(more.entries);
+                Some(Copies { whole, entries }) => {
+                    changed.whole &= whole;
+                    changed.parts.push(entries);
                 }
-                None => copies.whole &= table.is_empty(),
+                None => changed.whole &= table.is_empty(),
             }
         }
-        if !any {
+        if changed.parts.is_empty() {
             return None;
         }
         let blocks = self.blocks.clone();
         let tell = self.limit.as_mut().map(Limit::frozen);
         Some(match freeze.entries {
-            None => Box::new(FrozenBlocks { changed: Changed { slice: ONLY, copies }, blocks, tell }),
+            None => Box::new(FrozenBlocks { changed, blocks, tell }),
             Some(counts) => {
                 let leave = freeze.spills.then_some(blocks);
-                Box::new(FrozenEntries { entries: copies.entries, counts, leave, tell })
+                Box::new(FrozenEntries { changed, counts, leave, tell })
             }
         })
     }
@@ -351,7 +349,7 @@ struct FrozenBlocks<K, V> {
 
 impl<K: Key, V: Value> Frozen for FrozenBlocks<K, V> {
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
-        let (before, entries) = (run.bytes(), self.changed.copies.entries.len());
+        let (before, entries) = (run.bytes(), self.changed.entries());
         self.blocks.write(run, &[], self.changed)?;
         let bytes = run.bytes() - before;
         self.tell.into_iter().for_each(|tell| tell.encoded(run, entries, bytes));
@@ -360,7 +358,7 @@ impl<K: Key, V: Value> Frozen for FrozenBlocks<K, V> {
 }
 
 struct FrozenEntries<K, V> {
-    entries: Vec<(K, V)>,
+    changed: Changed<K, V>,
     /// How many entries key groups have.
     counts: Counts,
     /// Where they stood before.
@@ -373,12 +371,12 @@ impl<K: Key, V: Value> Frozen for FrozenEntries<K, V> {
         if let Some(blocks) = self.leave {
             blocks.remove(run, &[], ONLY);
         }
-        if let Some((key, value)) = self.entries.first() {
+        if let Some((key, value)) = self.changed.parts.iter().flatten().next() {
             codec::check_readable(key)?;
             codec::check_readable(value)?;
         }
         let before = run.bytes();
-        for (key, value) in &self.entries {
+        for (key, value) in self.changed.parts.iter().flatten() {
             let group = group_of(hash_key(key));
             run.put(group, |out| write_key(key, out), |out| codec::encode_into(value, out))?;
         }
@@ -386,7 +384,7 @@ impl<K: Key, V: Value> Frozen for FrozenEntries<K, V> {
         for (group, count) in (0..).zip(*self.counts).filter(|(_, count)| *count > 0) {
             run.push(group, &[COUNT], Change::Put(&count.to_le_bytes()));
         }
-        self.tell.into_iter().for_each(|tell| tell.encoded(run, self.entries.len(), bytes));
+        self.tell.into_iter().for_each(|tell| tell.encoded(run, self.changed.entries(), bytes));
         Ok(())
     }
 }

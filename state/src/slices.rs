@@ -17,7 +17,7 @@ use crate::migrate::StateForm;
 use crate::reader::Reader;
 use crate::rocks::Stored;
 use crate::snapshot::{Frozen, Key, Pressure, Run, State, StoredEntry, Value};
-use crate::table::Table;
+use crate::table::{Copies, Table};
 use crate::{Result, StateError};
 
 /// How many records to deal with at once: about as many entries as a processor can wait for.
@@ -55,7 +55,8 @@ struct Freeze<K, V> {
 impl<K: Key, V: Value> Freeze<K, V> {
     /// All that was to be copied of a slice is.
     fn add(&mut self, slice: i64, table: &mut Table<K, V>) {
-        self.changed.extend(table.take_copies().map(|copies| Changed { slice, copies }));
+        let changed = |Copies { whole, entries }| Changed { slice, whole, parts: vec![entries] };
+        self.changed.extend(table.take_copies().map(changed));
     }
 }
 
@@ -400,7 +401,7 @@ impl<K: Key, V: Value> Frozen for FrozenSlices<K, V> {
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
         let (before, mut entries) = (run.bytes(), 0);
         for changed in self.changed {
-            entries += changed.copies.entries.len();
+            entries += changed.entries();
             self.blocks.write(run, &key_of(changed.slice), changed)?;
         }
         let bytes = run.bytes() - before;
