@@ -32,6 +32,10 @@ pub struct KeyedState<K, V> {
     spilled: Option<Spilled>,
     limit: Option<Limit>,
     freeze: Option<Freezing>,
+    /// How many entries were restored from blocks, by key group.
+    from_blocks: Counts,
+    /// Entries leave their blocks with the next freeze.
+    leaving: bool,
 }
 
 /// Entries stand in the database one by one, or will when a freeze is written that has begun.
@@ -58,8 +62,20 @@ struct Freezing {
 impl<K, V> Default for KeyedState<K, V> {
     fn default() -> Self {
         let shards = std::iter::repeat_with(Table::default).take(SHARDS).collect();
-        KeyedState { shards, blocks: Blocks::default(), spilled: None, limit: None, freeze: None }
+        KeyedState {
+            shards,
+            blocks: Blocks::default(),
+            spilled: None,
+            limit: None,
+            freeze: None,
+            from_blocks: none(),
+            leaving: false,
+        }
     }
+}
+
+fn none() -> Counts {
+    Box::new([0; KEY_GROUPS as usize])
 }
 
 /// Uses bits that choose neither the key group nor, in small tables, the place.
@@ -231,15 +247,16 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
 
     fn begin_freeze(&mut self) {
         debug_assert!(self.freeze.is_none());
-        let spills = self.spilled.is_none() && self.limit.as_ref().is_some_and(|limit| self.is_at_limit(limit));
-        if spills {
-            let mut entries = Box::new([0; KEY_GROUPS as usize]);
+        if self.spilled.is_none() && self.limit.as_ref().is_some_and(|limit| self.is_at_limit(limit)) {
+            let mut entries = none();
             for (key, _) in self.shards.iter().flat_map(Table::iter) {
                 entries[usize::from(group_of(hash_key(key)))] += 1;
             }
             self.spilled = Some(Spilled { entries });
-            self.shards.iter_mut().for_each(Table::tear);
+            self.shards.iter_mut().for_each(Table::dirty_all);
+            self.leaving = true;
         }
+        let spills = std::mem::take(&mut self.leaving);
         self.shards.iter_mut().for_each(Table::begin_freeze);
         let entries = self.spilled.as_ref().map(|spilled| spilled.entries.clone());
         self.freeze = Some(Freezing { next: 0, spills, entries });
@@ -292,19 +309,33 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
                 let reason = format!("{} bytes instead of 8", entry.value.len());
                 return Err(StateError::Codec { what: "a number of entries".into(), reason });
             };
-            let none = || Spilled { entries: Box::new([0; KEY_GROUPS as usize]) };
-            let spilled = self.spilled.get_or_insert_with(none);
+            let spilled = self.spilled.get_or_insert_with(|| Spilled { entries: none() });
             spilled.entries[usize::from(entry.group)] = u64::from_le_bytes(count);
             return Ok(());
         }
-        if entry.key.is_empty() {
+        let block = entry.key.is_empty();
+        if block {
             self.blocks.note(ONLY, entry.group);
         }
         each_row(entry, |key, value| {
+            self.from_blocks[usize::from(entry.group)] += u64::from(block);
             let (hash, key) = entry.decode_key(key)?;
             self.shards[shard_of(hash)].restore(hash, key, codec::decode(value)?);
             Ok(())
         })
+    }
+
+    /// Groups may come from workers of which one was spilled and another not.
+    fn restored(&mut self) {
+        let Some(spilled) = &mut self.spilled else { return };
+        if self.from_blocks.iter().any(|entries| *entries > 0) {
+            for (entries, from_blocks) in spilled.entries.iter_mut().zip(*self.from_blocks) {
+                *entries += from_blocks;
+            }
+            // What is only in blocks must not leave before it is stored on its own.
+            self.shards.iter_mut().for_each(Table::dirty_all);
+            self.leaving = true;
+        }
     }
 
     fn entries(&self) -> u64 {
@@ -568,7 +599,7 @@ mod tests {
             assert!(state.copy_some(&mut usize::MAX.clone()));
             write(&mut disk, &mut state);
         }
-        disk.save(&mut state);
+        disk.save_limited(&mut state);
         // With and without a limit, on any number of workers, each asked in small batches.
         for limit in [None, Some(0), Some(20_000)] {
             for worker in 0..workers {
@@ -601,6 +632,56 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Of several workers only some came to their limits; their groups meet on others, which change them and are stopped again.
+        #[test]
+        fn workers_that_were_spilled_and_others_may_be_mixed(
+            limits in prop::collection::vec(limits(), 3..=3),
+            batches in prop::collection::vec(prop::collection::vec(0..900u16, 0..300), 1..4),
+            workers in prop::collection::vec(1..5usize, 1..4),
+        ) {
+            let (mut disk, mut model, mut number) = (Disk::new(), BTreeMap::<u16, Vec<u32>>::new(), 0);
+            for (start, workers) in std::iter::once(3).chain(workers).enumerate() {
+                for worker in 0..workers {
+                    let groups = groups_of(worker, workers);
+                    let own = |key: &&u16| groups.contains(&u32::from(group_of(hash_key(*key))));
+                    let limit = limits[(start + worker) % limits.len()];
+                    let mut state = limited::<Vec<u32>>(&disk, groups.clone(), limit);
+                    let before: Vec<u16> = model.keys().filter(own).copied().collect();
+                    prop_assert_eq!(state.entries(), before.len() as u64);
+                    for batch in &batches {
+                        let keys: Vec<u16> = batch.iter().filter(own).copied().collect();
+                        load(&mut state, &keys);
+                        for key in &keys {
+                            number += 1;
+                            state.update(hash_key(key), key, Vec::new).push(number);
+                            model.entry(*key).or_default().push(number);
+                        }
+                        disk.save_limited(&mut state);
+                        state.relieve();
+                    }
+                    let all: Vec<u16> = model.keys().filter(own).copied().collect();
+                    prop_assert_eq!(state.entries(), all.len() as u64);
+                    for keys in all.chunks(50) {
+                        load(&mut state, keys);
+                        for key in keys {
+                            prop_assert_eq!(state.get(hash_key(key), key), model.get(key), "{}", key);
+                        }
+                    }
+                    disk.save_limited(&mut state);
+                }
+            }
+            let mut state = limited::<Vec<u32>>(&disk, 0..KEY_GROUPS, None);
+            prop_assert_eq!(state.entries(), model.len() as u64);
+            load(&mut state, model.keys());
+            for (key, value) in &model {
+                prop_assert_eq!(state.get(hash_key(key), key), Some(value));
+            }
+        }
+    }
+
     /// Ten times as many keys as there is memory for, changed over and over in another order.
     #[test]
     fn a_limited_state_stays_within_its_limit() {
@@ -622,7 +703,7 @@ mod tests {
                 }
                 most = most.max(state.bytes());
                 if state.relieve() > Pressure::None {
-                    disk.save(&mut state);
+                    disk.save_limited(&mut state);
                 }
             }
         }
@@ -651,7 +732,7 @@ mod tests {
                 *state.update(hash_key(&key), &key, || 0) = round;
                 model.insert(key, round);
             }
-            disk.save(&mut state);
+            disk.save_limited(&mut state);
         }
         let restored = disk.load_copy(KeyedState::<u64, u64>::default());
         assert_eq!(restored.entries(), model.len() as u64);
@@ -668,7 +749,7 @@ mod tests {
         for key in 0..100 {
             state.update(hash_key(&key), &key, || key);
         }
-        disk.save(&mut state);
+        disk.save_limited(&mut state);
         let mut other = KeyedState::<i64, u64>::default();
         assert_ne!(State::shape(&state), State::shape(&other));
         // The bytes read as both; the hash tells them apart, or they are the same for all purposes.

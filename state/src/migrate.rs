@@ -409,13 +409,13 @@ pub(crate) mod tests {
                 *state.1.update(hash::hash_key(&key.0), &key.0, || 0) = euros as u8;
                 values.insert(User { name: format!("u{user}") }, euros as u8);
                 if save {
-                    disk.save(&mut state);
+                    disk.save_limited(&mut state);
                     state.relieve();
                 }
             }
             state.2.raise(7);
             if state.2.get(0) == 7 {
-                disk.save(&mut state);
+                disk.save_limited(&mut state);
             }
             prop_assert_eq!(migrated(&mut disk, &all_known()).unwrap(), (slices.len() + values.len()) as u64);
             let (mut found, mut kept) = (BTreeMap::new(), 0);

@@ -62,6 +62,9 @@ pub trait State: Send + 'static {
     /// When the bytes are not an entry of this state.
     fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()>;
 
+    /// Called once, when all that there was has been [restored](Self::restore).
+    fn restored(&mut self) {}
+
     /// How many entries are kept now.
     fn entries(&self) -> u64;
 
@@ -176,6 +179,9 @@ macro_rules! tuple_of_states {
                         reason: format!("it belongs to state number {other}, which this operator does not have"),
                     }),
                 }
+            }
+            fn restored(&mut self) {
+                $(self.$number.restored();)*
             }
             fn entries(&self) -> u64 {
                 0 $(+ self.$number.entries())*

@@ -277,9 +277,11 @@ impl<K: Key, V: Clone> Table<K, V> {
         (self.dirty, self.places, self.stored, self.torn) = (0, None, false, false);
     }
 
-    /// The next freeze copies all entries.
-    pub(crate) fn tear(&mut self) {
-        self.torn = true;
+    /// Counts all entries as changed, so that none leaves before the next freeze, and that copies all.
+    pub(crate) fn dirty_all(&mut self) {
+        debug_assert!(self.freeze.is_none());
+        self.entries.iter_mut().for_each(|entry| entry.mark = self.now);
+        (self.dirty, self.places) = (self.len(), None);
     }
 
     /// Fixes what is to be copied: the dirty entries, or all of them if the table is torn. All count as stored from now on.
@@ -287,8 +289,7 @@ impl<K: Key, V: Clone> Table<K, V> {
         debug_assert!(self.freeze.is_none() && self.now != Mark::Clean);
         if self.torn {
             // Which ones are gone nobody knows any more.
-            self.entries.iter_mut().for_each(|entry| entry.mark = self.now);
-            (self.dirty, self.places) = (self.len(), None);
+            self.dirty_all();
         } else if self.dirty == 0 {
             return;
         }

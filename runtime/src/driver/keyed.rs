@@ -161,6 +161,7 @@ fn restore<O: KeyedOperator>(operator: &O, task: &Task) -> Result<O::State> {
             state.restore(stored).map(|()| Next::Entry)
         });
         restored.map_err(|error| restore_error(error).in_operator(&task.name))?;
+        state.restored();
         tracing::debug!(operator = %task.name, entries = state.entries(), "state restored");
     }
     Ok(state)
