@@ -8,7 +8,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use millstream_runtime::error::Result;
+use millstream_runtime::error::{Error, Result};
 use millstream_runtime::operator::{Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
 use millstream_runtime::rows::{BehindWalk, KeyedRows};
@@ -72,7 +72,8 @@ where
         state: &mut Self::State,
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
-        state.load(rows.records.iter().map(|record| (record.hash, &record.key)))?;
+        let keys = rows.records.iter().map(|record| (record.hash, &record.key));
+        state.load(keys).map_err(Error::read_back)?;
         let mut behind = BehindWalk::new(&rows.behind);
         for (row, record) in rows.records.iter().enumerate() {
             cx.row = row;

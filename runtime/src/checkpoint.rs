@@ -128,6 +128,9 @@ const LEAVE: Duration = Duration::from_secs(2);
 /// How long they get where the job would be started again, which a worker that is left behind forbids.
 const LEAVE_TO_RESTART: Duration = Duration::from_secs(10);
 
+/// How far apart checkpoints are that are taken because state needs them.
+const APART: Duration = Duration::from_millis(200);
+
 /// How often counters are shown and handed to the metrics facade.
 const SHOW: Duration = Duration::from_millis(250);
 
@@ -200,8 +203,8 @@ impl Coordinator {
         let mut due = Instant::now() + interval;
         let mut shown = Instant::now();
         let mut read_at_cut = 0;
-        // The last epoch that an operator wants closed soon.
-        let mut pressed = 0;
+        // The last epoch that an operator wants closed soon, and when one was closed last.
+        let (mut pressed, mut closed) = (0, Instant::now());
         let mut progress = Progress::new(self.settings.progress);
         let instances = self.sources * self.settings.workers;
         loop {
@@ -282,6 +285,7 @@ impl Coordinator {
             }
             if let Some(complete) = open.take_if(|open| open.parts == self.expected) {
                 let reason = complete.reason;
+                closed = Instant::now();
                 self.complete(complete, summary, held)?;
                 due = Instant::now() + interval;
                 match reason {
@@ -298,7 +302,7 @@ impl Coordinator {
                     Some(Reason::Stop)
                 } else if self.savepoints.as_ref().is_some_and(Savepoints::is_waiting) {
                     Some(Reason::Savepoint)
-                } else if held.store.is_some() && pressed >= self.shared.announced.load(Ordering::SeqCst) {
+                } else if held.store.is_some() && self.is_pressed(pressed, closed) {
                     Some(Reason::Interval)
                 } else if held.store.is_some() && Instant::now() >= due {
                     due = Instant::now() + interval;
@@ -324,6 +328,13 @@ impl Coordinator {
         let ended = self.shared.splits_ended.load(Ordering::Relaxed);
         let read = |node| self.shared.total(node, |s| &s.records_out) + self.shared.total(node, |s| &s.bad);
         ended + sources.map(|(node, _)| read(node)).sum::<u64>()
+    }
+
+    /// Whether an operator needs a checkpoint before it is due: at once if sources wait for it, otherwise not too often.
+    fn is_pressed(&self, pressed: Epoch, closed: Instant) -> bool {
+        let current = self.shared.announced.load(Ordering::SeqCst);
+        let waits = self.shared.full.load(Ordering::Relaxed) >= current;
+        pressed >= current && (waits || closed.elapsed() >= APART)
     }
 
     /// Ends the current epoch.

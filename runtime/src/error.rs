@@ -71,6 +71,11 @@ impl Error {
         Self::new(ErrorKind::State, message)
     }
 
+    /// State that had left memory cannot be read back. No record is to blame for that.
+    pub fn read_back(error: millstream_state::StateError) -> Self {
+        Self::state("state that had left memory cannot be read back").because(error)
+    }
+
     /// Something outside this process failed.
     pub fn external(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::External, message)

@@ -36,6 +36,8 @@ pub struct KeyedState<K, V> {
     from_blocks: Counts,
     /// Entries leave their blocks with the next freeze.
     leaving: bool,
+    /// How many entries there were when it was last looked how much they own.
+    sampled: usize,
 }
 
 /// Entries stand in the database one by one, or will when a freeze is written that has begun.
@@ -70,6 +72,7 @@ impl<K, V> Default for KeyedState<K, V> {
             freeze: None,
             from_blocks: none(),
             leaving: false,
+            sampled: 0,
         }
     }
 }
@@ -100,7 +103,9 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         if self.spilled.is_none() {
             return Ok(());
         }
-        if self.may_let_go() && self.limit.as_ref().is_some_and(|limit| self.bytes() > limit.bytes) {
+        // To no avail, if nearly all is dirty.
+        let over = |limit: &Limit| self.bytes() > limit.bytes && self.sum(Table::dirty) * 2 < self.sum(Table::len);
+        if self.may_let_go() && self.limit.as_ref().is_some_and(over) {
             (0..SHARDS).for_each(|shard| self.let_go(shard));
         }
         let missing: Vec<_> =
@@ -351,7 +356,15 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
     }
 
     fn relieve(&mut self) -> Pressure {
-        let Some(limit) = self.limit.as_ref().filter(|limit| self.is_at_limit(limit)) else { return Pressure::None };
+        let Some(limit) = &self.limit else { return Pressure::None };
+        let entries = self.sum(Table::len);
+        if std::mem::needs_drop::<(K, V)>() && entries >= self.sampled * 2 {
+            limit.sample(self.shards.iter().filter_map(|table| table.iter().next()));
+            self.sampled = entries.max(1);
+        }
+        if !self.is_at_limit(limit) {
+            return Pressure::None;
+        }
         if self.bytes() > limit.bytes {
             return Pressure::Over;
         }

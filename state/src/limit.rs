@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::codec;
 use crate::rocks::Stored;
-use crate::snapshot::Run;
+use crate::snapshot::{Key, Run, Value};
 
 #[derive(Debug)]
 pub(crate) struct Limit {
@@ -31,6 +32,22 @@ impl Limit {
     /// Whether all that was handed over is in the database.
     pub(crate) fn all_is_written(&self) -> bool {
         self.written.load(Ordering::SeqCst) == self.frozen
+    }
+
+    /// Learns from some entries how much they own, before any have been written.
+    pub(crate) fn sample<'a, K: Key, V: Value>(&self, entries: impl Iterator<Item = (&'a K, &'a V)>) {
+        let (mut bytes, mut count) = (0, 0);
+        let mut out = Vec::new();
+        for (key, value) in entries {
+            out.clear();
+            // What cannot be written fails where it is to be.
+            if codec::encode_into(key, &mut out).and_then(|()| codec::encode_into(value, &mut out)).is_ok() {
+                (bytes, count) = (bytes + out.len() as u64, count + 1);
+            }
+        }
+        if let Some(each) = bytes.checked_div(count) {
+            self.entry_bytes.store(each, Ordering::Relaxed);
+        }
     }
 
     /// How many bytes an entry owns besides its place in a table, about.

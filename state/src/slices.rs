@@ -112,7 +112,14 @@ impl<K: Key, V: Value> SliceState<K, V> {
         if self.away.is_empty() {
             return Ok(());
         }
-        slices.into_iter().try_for_each(|slice| self.read_back(slice))
+        let mut last = None;
+        for slice in slices {
+            if last != Some(slice) && self.away.contains_key(&slice) {
+                self.read_back(slice)?;
+            }
+            last = Some(slice);
+        }
+        Ok(())
     }
 
     /// As [`load`](Self::load), of the slices from `from` up to but not including `to`.
@@ -152,15 +159,6 @@ impl<K: Key, V: Value> SliceState<K, V> {
         }
         slices[place].1 = table;
         Ok(())
-    }
-
-    /// The slice that can leave memory and will be needed latest: the newest, but not the one that was used last.
-    fn can_leave(&self) -> Option<usize> {
-        let leaves = |place: &usize| {
-            let (number, table) = &self.slices[*place];
-            *place != self.hot && table.is_clean() && table.is_stored() && !self.away.contains_key(number)
-        };
-        (0..self.slices.len()).rev().find(leaves)
     }
 
     /// Out of order mostly means the slice before or after; more rarely any other.
@@ -352,22 +350,31 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
 
     fn relieve(&mut self) -> Pressure {
         let Some(limit) = &self.limit else { return Pressure::None };
-        let (most, may_leave) = (limit.bytes, self.freeze.is_none() && limit.all_is_written());
-        if self.bytes() <= most {
+        if std::mem::needs_drop::<(K, V)>() && limit.owned::<(K, V)>() == 0 {
+            limit.sample(self.slices.iter().rev().take(4).flat_map(|(_, table)| table.iter().take(16)));
+        }
+        let (most, owned) = (limit.bytes, limit.owned::<(K, V)>());
+        let may_leave = self.freeze.is_none() && limit.all_is_written();
+        let mut bytes = self.bytes();
+        if bytes <= most {
             return Pressure::None;
         }
         self.spare = None;
-        while may_leave
-            && self.bytes() > most
-            && let Some(place) = self.can_leave()
-        {
+        // The newest first: they will be needed last. But not the one that was used last.
+        for place in (0..self.slices.len()).rev().filter(|place| may_leave && *place != self.hot) {
+            if bytes <= most {
+                return Pressure::None;
+            }
             let (number, table) = &mut self.slices[place];
-            let table = std::mem::replace(table, Table::stored_elsewhere());
-            self.away.insert(*number, table.len() as u64);
+            if table.is_clean() && table.is_stored() && !self.away.contains_key(number) {
+                let table = std::mem::replace(table, Table::stored_elsewhere());
+                self.away.insert(*number, table.len() as u64);
+                bytes = bytes.saturating_sub(table.bytes() + table.len() * owned);
+            }
         }
         // A checkpoint makes other slices clean than the one that is changing.
         let others = self.slices.iter().enumerate().any(|(place, (_, table))| place != self.hot && !table.is_clean());
-        if self.bytes() > most && others { Pressure::Soon } else { Pressure::None }
+        if bytes > most && others { Pressure::Soon } else { Pressure::None }
     }
 
     fn entries(&self) -> u64 {

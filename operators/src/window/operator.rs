@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use hashbrown::{HashTable, hash_table};
-use millstream_runtime::error::Result;
+use millstream_runtime::error::{Error, Result};
 use millstream_runtime::operator::{Combining, Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
 use millstream_runtime::rows::{BehindWalk, KeyedRecord, KeyedRows};
@@ -113,8 +113,10 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
     ) -> Result<()> {
         let mut behind = BehindWalk::new(&rows.behind);
         let fired = marks.bounds().1;
-        slices.load(rows.records.iter().map(|record| self.places.of(record.at).slice))?;
-        partial.load_range(i64::MIN, i64::MAX)?;
+        slices
+            .load(rows.records.iter().map(|record| self.places.of(record.at).slice))
+            .map_err(Error::read_back)?;
+        partial.load_range(i64::MIN, i64::MAX).map_err(Error::read_back)?;
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
@@ -195,7 +197,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
         (slices, _, _): &mut Self::State,
         rows: &mut KeyedRows<K, Slice<A::Acc>>,
     ) -> Result<()> {
-        slices.load(rows.records.iter().map(|record| record.value.slice))?;
+        slices.load(rows.records.iter().map(|record| record.value.slice)).map_err(Error::read_back)?;
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
@@ -295,7 +297,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         let (from, to) = self.windows.slices_of(number);
         self.leave_sums(slices, from)?;
         while let Some(slice) = slices.next_away(self.running.to().max(from), to) {
-            slices.load([slice])?;
+            slices.load([slice]).map_err(Error::read_back)?;
             self.running.move_to(from, slice + 1, slices, &self.aggregate);
             slices.relieve();
         }
@@ -309,7 +311,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         while first < self.running.to()
             && let Some(slice) = slices.next_away(self.running.from(), first)
         {
-            slices.load([slice])?;
+            slices.load([slice]).map_err(Error::read_back)?;
             self.running.leave(slice + 1, slices, &self.aggregate);
             slices.relieve();
         }
@@ -396,7 +398,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         let window = self.windows.window(number);
         let slice = self.windows.slices_of(number).0;
         let fires = firing_groups(marks, number);
-        slices.load([slice])?;
+        slices.load([slice]).map_err(Error::read_back)?;
         Ok(slices.take_some(slice, PANES_A_TURN, |key, acc| {
             if fires(&key) {
                 cx.fired();
@@ -408,7 +410,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     /// Gathers what the panes of window `number` are made of.
     fn begin(&mut self, (slices, partial, _): &mut WindowState<K, A::Acc>, number: i64) -> Result<Firing<K, A::Acc>> {
         let mut firing = Firing::new(number);
-        partial.load_range(number, i64::MAX)?;
+        partial.load_range(number, i64::MAX).map_err(Error::read_back)?;
         for (_, key, parts) in partial.range(number, i64::MAX) {
             for (first, acc) in parts {
                 if *first <= number {
@@ -428,7 +430,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
             }
         };
         while let Some(slice) = slices.next_away(from, to) {
-            slices.load([slice])?;
+            slices.load([slice]).map_err(Error::read_back)?;
             join(slices, from, slice + 1);
             from = slice + 1;
             slices.relieve();

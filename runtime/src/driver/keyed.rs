@@ -188,8 +188,11 @@ impl<O: KeyedOperator> KeyedLogic<O> {
         Ok(KeyedLogic { operator, state, entries: 0, cx, on_combined, pressed: 0, task })
     }
 
-    /// Tells how much memory the state takes, and asks for a checkpoint where it needs one.
+    /// Where memory is limited: has the state let go of what it can, and asks for a checkpoint where it needs one.
     fn weigh(&mut self, epoch: Epoch) {
+        if self.task.state_bytes.is_none() {
+            return;
+        }
         let shared = &self.task.shared;
         let pressure = self.state.relieve();
         self.task.stats().state_bytes.store(self.state.bytes() as u64, Ordering::Relaxed);
@@ -316,6 +319,7 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
 
     fn close(&mut self, _epoch: Epoch) -> Result<()> {
         self.entries = self.state.entries();
+        self.task.stats().state_bytes.store(self.state.bytes() as u64, Ordering::Relaxed);
         if self.task.db.is_some() {
             self.state.begin_freeze();
         }
