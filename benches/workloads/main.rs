@@ -17,7 +17,7 @@ mod w5_latency;
 mod w6_restore;
 mod w7_idle;
 mod w8_memory;
-mod w8_replay;
+mod replay;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,7 +40,7 @@ const WORKLOADS: [Workload; 12] = [
     ("w6", w6_restore::run),
     ("w8", w8_memory::run),
     ("idle", w7_idle::run),
-    ("w8", w8_replay::run),
+    ("replay", replay::run),
     ("flights", flights::run),
     ("log", log::run),
 ];

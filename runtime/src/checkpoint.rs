@@ -461,6 +461,7 @@ impl Coordinator {
             operators: Vec::new(),
             sources: Vec::new(),
             sinks: Vec::new(),
+            names: self.settings.names.to_entry(),
             files,
         };
         for (node, info) in self.operators.iter().enumerate() {

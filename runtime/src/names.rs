@@ -8,13 +8,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use millstream_state::manifest::Manifest;
+use millstream_state::manifest::{Manifest, NamesEntry};
 
 use crate::error::{Error, Result};
 use crate::recovery::Shape;
 
 /// What became of operators, sources and sinks since a checkpoint was taken. What it says of names that the checkpoint does not have
-/// counts for nothing, so it may stay when the job has gone on.
+/// counts for nothing, and neither does what the program that took the checkpoint had been told as well; so it may stay
+/// when the job has gone on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// Old and new names.
@@ -44,6 +45,19 @@ impl Names {
     /// What is called `old` in a checkpoint, in this program.
     pub(crate) fn new_name<'a>(&'a self, old: &'a str) -> &'a str {
         self.renamed.iter().find(|(from, _)| from == old).map_or(old, |(_, to)| to)
+    }
+
+    /// As it stands in the manifests of a program that was told so.
+    pub(crate) fn to_entry(&self) -> NamesEntry {
+        NamesEntry { renamed: self.renamed.clone(), dropped: self.dropped.clone() }
+    }
+
+    /// What is still to be done with the names of a checkpoint.
+    pub(crate) fn left_for(&self, manifest: &Manifest) -> Names {
+        let done = &manifest.names;
+        let renamed = self.renamed.iter().filter(|pair| !done.renamed.contains(pair)).cloned();
+        let dropped = self.dropped.iter().filter(|name| !done.dropped.contains(name)).cloned();
+        Names { renamed: renamed.collect(), dropped: dropped.collect() }
     }
 
     /// Checks what can be checked without a checkpoint; `own` are the names that the job has.
@@ -81,7 +95,8 @@ impl Names {
     pub(crate) fn apply(&self, dir: &Path, mut manifest: Manifest, shape: &Shape, committed: bool) -> Result<Manifest> {
         let epoch = manifest.epoch;
         let differs = |what: String| Error::state(format!("checkpoint {epoch} in {} {what}", dir.display()));
-        let dropped = |name: &String| self.dropped.contains(name);
+        let left = self.left_for(&manifest);
+        let dropped = |name: &String| left.dropped.contains(name);
         if let Some(sink) =
             manifest.sinks.iter().find(|sink| dropped(&sink.name) && !sink.handles.is_empty() && !committed)
         {
@@ -91,6 +106,11 @@ impl Names {
             );
             return Err(differs(text).hint("start the job once as it was, and stop it; then the sink can go"));
         }
+        if let Some(name) = left.dropped.iter().find(|name| shape.derived.iter().any(|own| is_like(own, name))) {
+            return Err(differs(format!("has `{name}`, a name that was derived, and the job has others of its kind"))
+                .hint("derived names shift when one of them goes, so state would come to the wrong one: give the others names with \
+                       `.name(\"…\")` and rename them with `--rename-state` first"));
+        }
         manifest.operators.retain(|entry| !dropped(&entry.name));
         manifest.sources.retain(|entry| !dropped(&entry.name));
         manifest.sinks.retain(|entry| !dropped(&entry.name));
@@ -98,7 +118,7 @@ impl Names {
         let names = names.chain(manifest.sources.iter_mut().map(|entry| &mut entry.name));
         let mut seen = BTreeSet::new();
         for name in names.chain(manifest.sinks.iter_mut().map(|entry| &mut entry.name)) {
-            let new = self.new_name(name).to_string();
+            let new = left.new_name(name).to_string();
             if !seen.insert(new.clone()) {
                 let text = format!("has a `{new}` already, so nothing else there can be renamed to that");
                 return Err(differs(text).hint("choose another name, or drop one of the two with `--drop-state NAME`"));
@@ -125,14 +145,25 @@ impl Names {
                 tracing::warn!(epoch, "{kind} `{name}` is new to the checkpoint: it begins empty");
             }
         }
+        manifest.names = self.to_entry();
         Ok(manifest)
     }
+}
+
+/// Whether two names are derived of the same kind: they differ in their numbers only.
+fn is_like(one: &str, other: &str) -> bool {
+    let kind = |name: &str| {
+        let (kind, number) = name.rsplit_once('-')?;
+        number.parse::<u32>().ok().map(|_| kind.to_string())
+    };
+    kind(one).is_some() && kind(one) == kind(other)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::recovery::tests::{manifest, shape};
+    use millstream_state::manifest::SinkEntry;
 
     fn renamed(pairs: &[(&str, &str)]) -> Names {
         Names { renamed: pairs.iter().map(|(old, new)| (old.to_string(), new.to_string())).collect(), dropped: vec![] }
@@ -140,6 +171,32 @@ mod tests {
 
     fn dropped(names: &[&str]) -> Names {
         Names { renamed: vec![], dropped: names.iter().map(ToString::to_string).collect() }
+    }
+
+    #[test]
+    fn what_was_done_is_not_done_again() {
+        let names = renamed(&[("a", "b"), ("b", "a")]);
+        let mut shape = shape();
+        shape.operators.clear();
+        shape.sources.clear();
+        shape.sinks = vec!["a".into(), "b".into()];
+        let mut manifest = manifest();
+        (manifest.operators, manifest.sources) = (vec![], vec![]);
+        let sink = manifest.sinks[0].clone();
+        manifest.sinks =
+            ["a", "b"].map(|name| SinkEntry { name: name.into(), kind: name.into(), ..sink.clone() }).into();
+        let kinds = |manifest: &Manifest| {
+            manifest.sinks.iter().map(|sink| (sink.name.clone(), sink.kind.clone())).collect::<Vec<_>>()
+        };
+        let once = names.apply(Path::new("dir"), manifest, &shape, true).unwrap();
+        assert_eq!(kinds(&once), [("b".into(), "a".into()), ("a".into(), "b".into())]);
+        let again = names.apply(Path::new("dir"), once.clone(), &shape, true).unwrap();
+        assert_eq!(kinds(&again), kinds(&once), "the same program starts again");
+        // A later program that says nothing, and one behind it that says so anew.
+        let plain = Names::default().apply(Path::new("dir"), again, &shape, true).unwrap();
+        assert_eq!(kinds(&plain), kinds(&once));
+        let back = names.apply(Path::new("dir"), plain, &shape, true).unwrap();
+        assert_eq!(kinds(&back), [("a".into(), "a".into()), ("b".into(), "b".into())]);
     }
 
     fn apply(names: &Names, shape: &Shape, committed: bool) -> std::result::Result<Manifest, String> {

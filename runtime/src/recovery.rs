@@ -141,7 +141,8 @@ fn from_savepoint(store: &CheckpointStore, dir: &Path, fresh: bool, shape: &Shap
         manifest.sinks.iter_mut().for_each(|sink| sink.handles.clear());
     }
     if manifest.finished {
-        return Ok(Start::Finished { manifest: Box::new(manifest), committed });
+        let text = format!("savepoint {} is of a job that had come to its end: there is nothing to run", dir.display());
+        return Err(Error::config(text).hint("its state can be read with `state … --at DIR`"));
     }
     Ok(Start::Restore { manifest: Box::new(manifest), set_aside, committed, import: Some(Box::new(held)) })
 }
@@ -282,6 +283,7 @@ pub(crate) mod tests {
                 splits: vec![split("a.csv"), split("b.csv")],
             }],
             sinks: vec![SinkEntry { name: "out".into(), kind: "csv files".into(), handles: vec![], digests: None }],
+            names: Default::default(),
             files: vec![],
         }
     }

@@ -42,8 +42,20 @@ pub struct Manifest {
     pub sources: Vec<SourceEntry>,
     /// Every sink, with the output it had prepared in this epoch.
     pub sinks: Vec<SinkEntry>,
+    /// What the program that wrote it had been told of other names: it has them already.
+    #[serde(default)]
+    pub names: NamesEntry,
     /// The files of the RocksDB checkpoint beside it.
     pub files: Vec<FileEntry>,
+}
+
+/// What a program was told of names that an earlier checkpoint had.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamesEntry {
+    /// Old and new names.
+    pub renamed: Vec<(String, String)>,
+    /// Names whose state was dropped.
+    pub dropped: Vec<String>,
 }
 
 /// An operator with state.
@@ -234,6 +246,7 @@ pub(crate) mod tests {
             operators: vec![],
             sources: vec![],
             sinks: vec![],
+            names: NamesEntry::default(),
             files: vec![],
         }
     }

@@ -88,7 +88,8 @@ impl From<LogError> for Error {
                 "keep records for longer, or read them sooner; a log source goes on behind what is lost if it is told to by \
                  `skip_expired`",
             ),
-            LogError::Failed { .. } => Error::external(message)
+            // To try again with the same handle is of no use, so it is no matter of the outside.
+            LogError::Failed { .. } => Error::state(message)
                 .hint("see to the disk and open the log again; what was acknowledged is there"),
             LogError::Refused { hint, .. } => Error::config(message).hint(hint),
             LogError::Mismatch { .. } => Error::state(message)

@@ -68,7 +68,7 @@ pub(super) fn run(job: Job, options: &JobArgs, args: &ReplayArgs) -> Result<Exit
         None => {
             let report = job.replay(&replay)?;
             println!("{report}");
-            report.is_equal()
+            report.is_equal() && (!args.verify || report.compared())
         }
         Some(program) => {
             let (before, after) = others(std::env::args_os().skip(1));

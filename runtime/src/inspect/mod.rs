@@ -178,9 +178,10 @@ impl Job {
         let graph = lock(&self.graph);
         let names = graph.names();
         let schemas = Schemas::of(&graph, &names, &self.migrations);
+        let left = self.settings.names.left_for(manifest);
         let view =
             |entry: &OperatorEntry| {
-                let name = self.settings.names.new_name(&entry.name);
+                let name = left.new_name(&entry.name);
                 let keyed = names.iter().zip(&graph.nodes).find_map(|(own, node)| match &node.body {
                     Body::Keyed(keyed) if own == name => Some(keyed),
                     _ => None,

@@ -34,6 +34,7 @@ use crate::job::Job;
 use crate::journal::{What, note_replay};
 use crate::names::Names;
 use crate::recovery::{Shape, Start, check_job, check_sources, fit, refuse};
+use crate::restart::RestartPolicy;
 use crate::shared::lock;
 use crate::sink::{Redirect, Stored};
 use crate::summary::{Outcome, Summary};
@@ -194,11 +195,8 @@ impl Job {
             .map(|epoch| original.hold(epoch))
             .collect::<Result<Vec<_>, _>>()?;
         let from_manifest = from.map(|epoch| original.verify(epoch)).transpose()?;
-        let names = &self.settings.names;
         let until_manifest = until.map(|epoch| original.manifest(epoch)).transpose()?.map(|mut manifest| {
-            let sources = manifest.sources.iter_mut().map(|source| &mut source.name);
-            let sinks = manifest.sinks.iter_mut().map(|sink| &mut sink.name);
-            sources.chain(sinks).for_each(|name| *name = names.new_name(name).to_string());
+            in_names_of(&self.settings.names, &mut manifest);
             Arc::new(manifest)
         });
         if replay.verify && until_manifest.is_none() {
@@ -211,6 +209,8 @@ impl Job {
         self.settings.checkpoint_dir = Some(place.checkpoints());
         self.settings.start_from = StartFrom::Newest;
         (self.settings.retain, self.settings.retain_for, self.settings.retain_bytes) = (1, None, None);
+        // It leaves out what the job does, and decides nothing for it; and who replays wants to see failures.
+        (self.settings.set_aside_after, self.settings.restart) = (None, RestartPolicy::default());
         let replayed = Arc::new(Replayed { original, from: from_manifest, until: until_manifest });
         self.replayed = Some(Arc::clone(&replayed));
 
@@ -224,7 +224,11 @@ impl Job {
         let graph = lock(&self.graph);
         let checks = match (&replayed.until, replay.verify) {
             (Some(until), true) => {
-                let between = verify::Between { from: replayed.from.as_ref(), until, again: &last };
+                let from = replayed.from.clone().map(|mut from| {
+                    in_names_of(&self.settings.names, &mut from);
+                    from
+                });
+                let between = verify::Between { from: from.as_ref(), until, again: &last };
                 sinks.iter().map(|sink| between.check(&graph, sink)).collect::<Result<_>>()?
             }
             _ => Vec::new(),
@@ -249,6 +253,14 @@ impl Job {
         })?;
         Ok(CheckpointStore::new(dir))
     }
+}
+
+/// Gives sources and sinks of a checkpoint the names that they have in the program.
+fn in_names_of(names: &Names, manifest: &mut Manifest) {
+    let left = names.left_for(manifest);
+    let sources = manifest.sources.iter_mut().map(|source| &mut source.name);
+    let sinks = manifest.sinks.iter_mut().map(|sink| &mut sink.name);
+    sources.chain(sinks).for_each(|name| *name = left.new_name(name).to_string());
 }
 
 /// Leaves a line in the journal of the job.

@@ -104,6 +104,12 @@ impl ReplayReport {
     pub fn is_equal(&self) -> bool {
         self.sinks.iter().all(SinkCheck::is_equal)
     }
+
+    /// Whether anything was compared at all.
+    pub fn compared(&self) -> bool {
+        let compared = |range: &RangeCheck| matches!(range.standing, Standing::Equal | Standing::Differs);
+        self.sinks.iter().any(|sink| sink.stored.is_some() || sink.ranges.iter().any(compared))
+    }
 }
 
 impl fmt::Display for ReplayReport {
@@ -132,7 +138,11 @@ impl fmt::Display for ReplayReport {
             write!(f, "\n{sink}")?;
         }
         if !self.sinks.is_empty() {
-            let verdict = if self.is_equal() { "nothing differs" } else { "the replay differs from the first run" };
+            let verdict = match (self.is_equal(), self.compared()) {
+                (false, _) => "the replay differs from the first run",
+                (true, true) => "nothing differs",
+                (true, false) => "nothing could be compared",
+            };
             write!(f, "\n{verdict}")?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! W8: how fast a job is replayed, and what the digests cost by which a replay is compared with the first run.
+//! How fast a job is replayed, and what the digests cost by which a replay is compared with the first run.
 //!
 //! The job reads events, writes a quarter of them and the results of windows to CSV files, and takes a checkpoint every second.
 //! The reference of a replay is the first run, in the same round: same job, same input, same machine. "Compared" also reads the
@@ -64,7 +64,7 @@ fn tell(workers: usize, figure: &str, measured: &[(f64, f64)], reference: &str, 
         TITLE,
         &HEADER,
         vec![
-            "w8".to_string(),
+            "replay".to_string(),
             workers.to_string(),
             figure.to_string(),
             show(own.median),
@@ -74,7 +74,7 @@ fn tell(workers: usize, figure: &str, measured: &[(f64, f64)], reference: &str, 
         ],
     );
     report.json(&json!({
-        "workload": "w8", "contestant": "millstream", "workers": workers, "figure": figure,
+        "workload": "replay", "contestant": "millstream", "workers": workers, "figure": figure,
         "value": own.median, "value_min": own.min, "value_max": own.max,
         "reference": reference, "reference_value": theirs.median,
         "ratio": ratio.median, "ratio_min": ratio.min, "ratio_max": ratio.max, "runs": measured.len(),
