@@ -8,6 +8,7 @@ mod kit;
 
 mod flights;
 mod log;
+mod replay;
 mod w0_noop;
 mod w1_chain;
 mod w2_tumbling;
@@ -17,7 +18,6 @@ mod w5_latency;
 mod w6_restore;
 mod w7_idle;
 mod w8_memory;
-mod replay;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -32,9 +32,9 @@ use crate::supervisor::{Blueprint, Held};
 /// What one attempt to run a job came to at its beginning.
 pub(crate) enum Begun {
     /// It runs.
-    Running(Coordinator),
+    Running(Box<Coordinator>),
     /// An earlier run had finished; there is nothing to do.
-    Finished(Summary),
+    Finished(Box<Summary>),
 }
 
 /// Begins an attempt, the `restart`-th after the first one, of a job that has been validated.
@@ -75,7 +75,7 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
             if let Some(store) = &held.store {
                 clear_up(store, &settings)?;
             }
-            return Ok(Begun::Finished(already_finished(&job.name, &manifest)));
+            return Ok(Begun::Finished(Box::new(already_finished(&job.name, &manifest))));
         }
         // Checkpoints go before output does: if we die between the two, the next start sees output that is too new and
         // says so; the other way round it would restore a checkpoint whose output is gone.
@@ -154,7 +154,7 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         Ok(operators)
     })?;
     let savepoints = Savepoints::new(held.store.clone(), &execution, Arc::clone(&held.signalled));
-    Ok(Begun::Running(Coordinator {
+    Ok(Begun::Running(Box::new(Coordinator {
         job: job.name.clone(),
         execution,
         settings,
@@ -170,7 +170,7 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         ends_early: job.replayed.as_deref().is_some_and(Replayed::ends_early),
         started,
         workers,
-    }))
+    })))
 }
 
 /// Takes hold of the places of all sinks that commit, once for all attempts.

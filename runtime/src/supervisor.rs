@@ -120,7 +120,7 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
         Begun::Running(coordinator) => coordinator,
         Begun::Finished(mut summary) => {
             summary.set_aside = held.aside.len() as u64;
-            return Ok(JobHandle::finished(summary));
+            return Ok(JobHandle::finished(*summary));
         }
     };
     let control = Arc::new(Control::new(Arc::clone(&coordinator.shared), Arc::clone(&held.signalled)));
@@ -158,7 +158,7 @@ enum Next {
 }
 
 impl Supervisor {
-    fn run(mut self, first: Coordinator) -> Result<Summary> {
+    fn run(mut self, first: Box<Coordinator>) -> Result<Summary> {
         let mut coordinator = first;
         loop {
             let began = coordinator.started.duration_since(self.started);
@@ -168,7 +168,7 @@ impl Supervisor {
                 Err(error) => self.after(error, began, all_left)?,
             };
             match next {
-                Next::Attempt(next) => coordinator = *next,
+                Next::Attempt(next) => coordinator = next,
                 Next::End(outcome, epoch) => {
                     summary.epoch = epoch.or(summary.epoch);
                     return Ok(self.end(summary, outcome));
@@ -226,7 +226,7 @@ impl Supervisor {
             match begun {
                 Ok(Begun::Running(coordinator)) => {
                     self.control.attempt(Arc::clone(&coordinator.shared));
-                    return Ok(Next::Attempt(Box::new(coordinator)));
+                    return Ok(Next::Attempt(coordinator));
                 }
                 // It failed after its last checkpoint, for example while output was committed, and that is done now.
                 Ok(Begun::Finished(summary)) => return Ok(Next::End(Outcome::Finished, summary.epoch)),
