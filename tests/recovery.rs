@@ -446,6 +446,64 @@ fn a_worker_that_fails_while_a_checkpoint_is_committed_spoils_nothing() {
 }
 
 #[test]
+fn when_a_sink_cannot_withdraw_then_no_checkpoint_and_no_output_moves() {
+    /// A sink that has forgotten what it would have to withdraw.
+    struct Forgetful<S>(S);
+    impl Sink<Total> for Forgetful<millstream::connectors::Collect<Total>> {
+        type Writer = millstream::connectors::CollectWriter<Total>;
+        fn kind(&self) -> &'static str {
+            "forgetful"
+        }
+        fn writer(&self, task: &SinkTask) -> Result<Self::Writer> {
+            self.0.writer(task)
+        }
+        fn committer(&self, job: &str) -> Option<Box<dyn Committer>> {
+            Some(Box::new(Forgetful(self.0.committer(job)?)))
+        }
+    }
+    impl Committer for Forgetful<Box<dyn Committer>> {
+        fn may_recover(&mut self, _: Option<u64>, withdraw: bool) -> Result<()> {
+            if withdraw { Err(Error::external("forgotten")) } else { Ok(()) }
+        }
+        fn recover(&mut self, restored: Option<u64>, handles: &[String], withdraw: bool) -> Result<()> {
+            self.0.recover(restored, handles, withdraw)
+        }
+        fn commit(&mut self, handles: &[String]) -> Result<()> {
+            self.0.commit(handles)
+        }
+    }
+    let (dir, first, second) = (temp(), Collected::new(), Collected::new());
+    let start = |from: StartFrom| {
+        let job = Job::new("two-sinks")
+            .workers(2)
+            .checkpoint_dir(dir.path())
+            .checkpoint_every(ms(20))
+            .start_from(from);
+        let source = Generator::new(2_000, |n| n as i64).splits(2).rate(10_000.0);
+        let totals = job
+            .source(source, Watermarks::monotonous(|n: &i64| EventTime::from_millis(*n)))
+            .key_by(|n| *n as u64 % 7)
+            .window(Tumbling::of(EventSpan::millis(50)))
+            .aggregate((Count, Sum::of(|n: &i64| *n)))
+            .map(|(key, window, (count, sum))| (key, window.start.micros() / 1_000, count, sum));
+        totals.clone().sink(first.sink()).name("first");
+        totals.sink(Forgetful(second.sink())).name("second");
+        job.run()
+    };
+    start(StartFrom::Newest).expect("finishes");
+    let kept = || CheckpointStore::new(dir.path()).epochs().expect("lists");
+    let before = kept();
+    let oldest = before[0];
+    assert!(before.len() > 1, "{before:?}");
+    for from in [StartFrom::Fresh, StartFrom::Epoch(oldest)] {
+        let error = start(from).expect_err("refused").to_string();
+        assert!(error.contains("forgotten") && error.contains("second"), "{error}");
+        assert_eq!(kept(), before);
+        assert_totals(&first, 2_000, "the sink that could have withdrawn");
+    }
+}
+
+#[test]
 fn a_panic_while_state_is_restored_is_an_error_like_any_other() {
     #[derive(Clone, Serialize)]
     struct Brittle(u64);

@@ -67,6 +67,9 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         Start::Fresh { .. } => start_from == StartFrom::Fresh,
         _ => !matches!(start_from, StartFrom::Newest | StartFrom::Savepoint(_)),
     };
+    for (node, committer) in &mut held.committers {
+        guard(&names[*node], || committer.may_recover(start.epoch(), withdraw))?;
+    }
     let (mut committed, mut import) = (false, None);
     let restored = match start {
         Start::Finished { manifest, committed } => {

@@ -45,6 +45,16 @@ pub(crate) enum Start {
     },
 }
 
+impl Start {
+    /// Of the checkpoint it begins with.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        match self {
+            Start::Fresh { .. } => None,
+            Start::Restore { manifest, .. } | Start::Finished { manifest, .. } => Some(manifest.epoch),
+        }
+    }
+}
+
 /// Chooses, and checks that what was chosen is intact and fits.
 pub(crate) fn choose(store: &CheckpointStore, from: &StartFrom, shape: &Shape, names: &Names) -> Result<Start> {
     let epochs = store.epochs()?;

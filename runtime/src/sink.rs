@@ -159,6 +159,17 @@ pub trait Committer: Send + 'static {
         Ok(())
     }
 
+    /// Whether [`recover`](Self::recover) with these arguments would find output that it cannot or must not withdraw. Changes nothing; called
+    /// of all sinks before any checkpoint or output is moved, so that one sink's refusal leaves all as it was. A sink that can always
+    /// withdraw needs no such check.
+    ///
+    /// # Errors
+    /// Those of `recover`, as far as they can be known before.
+    fn may_recover(&mut self, restored: Option<Epoch>, withdraw: bool) -> Result<()> {
+        let _ = (restored, withdraw);
+        Ok(())
+    }
+
     /// Called before anything runs, with the lock held; and again, with what the attempt before has left, before every restart
     /// within the process: brings the place to the state of the checkpoint `restored`
     /// (`None`: a fresh start): commits `handles`, its prepared output, again; removes what others prepared; and, where

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBPinnableSlice, IngestExternalFileOptions, MergeOperands,
-    Options, ReadOptions, SstFileWriter, properties,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBPinnableSlice, IngestExternalFileOptions,
+    MergeOperands, Options, ReadOptions, SstFileWriter, properties,
 };
 
 use crate::key_group::KeyGroup;
@@ -50,6 +50,11 @@ fn options(cache: &Cache) -> Options {
     // Indexes and filters count as well.
     tables.set_cache_index_and_filter_blocks(true);
     tables.set_cache_index_and_filter_blocks_with_high_priority(true);
+    // They are read and kept in parts: with little memory, whole ones would push each other out, and each read would read one.
+    tables.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    tables.set_partition_filters(true);
+    tables.set_metadata_block_size(4096);
+    tables.set_pin_top_level_index_and_filter(true);
     tables.set_bloom_filter(10.0, false);
     tables.set_whole_key_filtering(true);
     options.set_block_based_table_factory(&tables);

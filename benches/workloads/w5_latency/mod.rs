@@ -130,6 +130,7 @@ fn race(shape: &Shape, rate: u64, with_checkpoints: bool, plan: Plan, report: &m
     let mut by_hand = Runs::new("loop", 1, None);
     let mut own = vec![Runs::new("millstream", 1, None), Runs::new("millstream", 2, None)];
     if with_checkpoints {
+        own.push(Runs::new("millstream", 1, Some(CHECKPOINT_INTERVAL)));
         own.push(Runs::new("millstream", 2, Some(CHECKPOINT_INTERVAL)));
     }
     for run in 1..=plan.runs {

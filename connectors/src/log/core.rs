@@ -47,6 +47,7 @@ pub(super) enum Request {
     Append { entries: Vec<Entry>, note: Option<Note>, reply: Reply<Vec<Receipt>> },
     Stage { handle: String, chunk: u32, entries: Vec<Entry>, sync: bool, reply: Reply<()> },
     Commit { handles: Vec<Handle>, reply: Reply<()> },
+    MayRecover { sink: String, restored: Option<Epoch>, withdraw: bool, reply: Reply<()> },
     Recover { sink: String, restored: Option<Epoch>, handles: Vec<Handle>, withdraw: bool, reply: Reply<()> },
     Split { shard: ShardId, reply: Reply<[ShardId; 2]> },
     Merge { a: ShardId, b: ShardId, reply: Reply<ShardId> },

@@ -233,6 +233,12 @@ impl Committer for LogCommitter {
         Ok(())
     }
 
+    fn may_recover(&mut self, restored: Option<Epoch>, withdraw: bool) -> Result<()> {
+        self.lock()?;
+        let sink = self.sink.clone();
+        Ok(self.log.core().ask(|reply| Request::MayRecover { sink, restored, withdraw, reply })?)
+    }
+
     fn recover(&mut self, restored: Option<Epoch>, handles: &[String], withdraw: bool) -> Result<()> {
         self.lock()?;
         let (sink, handles) = (self.sink.clone(), self.handles(handles)?);

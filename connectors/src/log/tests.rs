@@ -689,8 +689,11 @@ fn a_sink_goes_back_by_withdrawing_and_only_if_it_may() {
         fixture.log().append("foreign", &epoch).unwrap();
     }
     assert_eq!(reader.read(5).unwrap().len(), 5);
-    let error = committer.recover(Some(2), &[], false).unwrap_err();
-    assert!(error.to_string().contains("up to epoch 4, later than the start at 2"), "{error}");
+    for error in [committer.may_recover(Some(2), false), committer.recover(Some(2), &[], false)] {
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("up to epoch 4, later than the start at 2"), "{error}");
+    }
+    committer.may_recover(Some(2), true).unwrap();
     committer.recover(Some(2), &[], true).unwrap();
     let again = written(&out, "00000002", 3, 100..105);
     committer.commit(&again).unwrap();
@@ -721,8 +724,12 @@ fn where_old_epochs_stand_is_forgotten_and_that_is_said() {
         committer.commit(handles).unwrap();
     }
     assert_eq!(numbers(fixture.log()), (1..=40).collect::<Vec<_>>());
-    let error = committer.recover(Some(5), &[], true).unwrap_err();
-    assert!(error.to_string().contains("is forgotten"), "{error}");
+    for error in [committer.may_recover(Some(5), true), committer.recover(Some(5), &[], true)] {
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("is forgotten"), "{error}");
+    }
+    committer.may_recover(Some(35), true).unwrap();
+    assert_eq!(numbers(fixture.log()), (1..=40).collect::<Vec<_>>(), "to ask changes nothing");
     committer.recover(Some(35), &[], true).unwrap();
     assert_eq!(numbers(fixture.log()), (1..=35).collect::<Vec<_>>());
     let withdrawn = &fixture.log().shards()[0].withdrawn;

@@ -137,6 +137,9 @@ impl Writer {
                 writer.core.store.write(batch, sync)
             }),
             Request::Commit { handles, reply } => self.answer(reply, |writer| writer.commit(&handles)),
+            Request::MayRecover { sink, restored, withdraw, reply } => {
+                self.answer(reply, |writer| writer.to_withdraw(&sink, restored, withdraw).map(drop))
+            }
             Request::Recover { sink, restored, handles, withdraw, reply } => {
                 self.answer(reply, |writer| writer.recover(&sink, restored, &handles, withdraw))
             }
@@ -369,13 +372,13 @@ impl Writer {
         self.core.store.write(batch, true)
     }
 
-    fn recover(
-        &mut self,
+    /// The epochs of a sink that are later than the start, if they may and can be withdrawn. Changes nothing.
+    fn to_withdraw(
+        &self,
         sink: &str,
         restored: Option<u64>,
-        handles: &[Handle],
         withdraw: bool,
-    ) -> Result<(), LogError> {
+    ) -> Result<Vec<(u64, Committed)>, LogError> {
         let restored = restored.unwrap_or(0);
         let later: Vec<_> = self.commits(sink)?.into_iter().filter(|(epoch, _)| *epoch > restored).collect();
         let floor = self.core.store.json::<u64>(&floor_key(sink))?.unwrap_or(0);
@@ -398,6 +401,17 @@ impl Writer {
                 ));
             }
         }
+        Ok(later)
+    }
+
+    fn recover(
+        &mut self,
+        sink: &str,
+        restored: Option<u64>,
+        handles: &[Handle],
+        withdraw: bool,
+    ) -> Result<(), LogError> {
+        let later = self.to_withdraw(sink, restored, withdraw)?;
         self.commit(handles)?;
         let mut group = Group::default();
         for (epoch, Committed(ranges)) in &later {
