@@ -104,7 +104,7 @@ pub use millstream_state as state;
 ///
 /// The next change makes this `TotalV2`, and `Total` comes from there: `V1 -> V2 -> Total`. Forms that no checkpoint has any
 /// more can be deleted; the oldest that stays says which it is (`#[evolve(version = 2)]`). The derive macro
-/// [`Evolve`](derive@Evolve) lists its attributes; what it cannot say is written by hand, as the trait.
+/// [`Evolve`](derive@evolve::Evolve) lists its attributes; what it cannot say is written by hand, as the trait.
 pub mod evolve {
     pub use millstream_derive::Evolve;
     pub use millstream_state::evolve::{Evolve, EvolveError, First};
