@@ -17,9 +17,9 @@ use crate::kit::report::Report;
 use crate::kit::threads::shared_sum;
 
 pub fn run(plan: Plan, report: &mut Report) {
-    let keys = plan.scaled(2_000_000);
+    let keys = plan.scaled(500_000);
     for keys in [Keys::Uniform(keys), Keys::Zipf(keys)] {
-        let events = plan.scaled(6_000_000);
+        let events = plan.scaled(2_500_000);
         let stream = Stream::new(keys, plan.scaled(5_000));
         for workers in [1, 2] {
             let (_, state) = job(&stream, events, workers, None);
