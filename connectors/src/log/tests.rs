@@ -678,6 +678,40 @@ fn an_epoch_appears_when_it_is_committed_and_once() {
     assert_eq!(numbers(fixture.log()), (0..30).collect::<Vec<_>>());
 }
 
+/// Readers and retention at the same time: what a reader does not find has expired, and is never taken for damage.
+#[test]
+fn what_goes_while_it_is_read_has_expired() {
+    let fixture = Fixture::new(LogOptions::new());
+    let mut options = fixture.options.clone();
+    options.keep_bytes = Some(2_000);
+    drop(fixture);
+    let fixture = Fixture::new(options);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (mut read, mut expired) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..400u64 {
+                fixture.log().append_all((0..200).map(|n| ("key", round * 200 + n))).unwrap();
+                fixture.log().retain().unwrap();
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        while !done.load(Ordering::SeqCst) {
+            let mut reader = fixture.log().reader::<u64>(Start::TrimHorizon).unwrap();
+            for _ in 0..3 {
+                match reader.read(50) {
+                    Ok(records) => read += records.len(),
+                    Err(LogError::Expired { .. }) => expired += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    });
+    let trimmed = fixture.log().shards()[0].trimmed;
+    println!("{read} read, {expired} expired, {trimmed}");
+    assert!(read > 0 && trimmed > 0, "{read} read, {expired} expired, up to {trimmed}");
+}
+
 #[test]
 fn a_sink_goes_back_by_withdrawing_and_only_if_it_may() {
     let mut fixture = Fixture::new(LogOptions::new().shards(3));

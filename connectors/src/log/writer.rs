@@ -1,4 +1,4 @@
-//! The one thread that changes a log: it takes everything that waits, writes it at once, and syncs once for all of it.
+//! The one thread that changes a log: it takes everything that waits, and writes appends that follow each other at once, with one sync.
 //!
 //! So sequence numbers are dense and appends of any number of threads share a sync; splits, retention and the commits of sinks
 //! are in one order with the appends; and none of that runs on a worker of a job.
@@ -282,6 +282,8 @@ impl Writer {
         if gone.is_empty() {
             return Ok(());
         }
+        // What is shown below is the whole table, and of that only what is on disk may be.
+        self.sync()?;
         let mut group = Group::default();
         for drop in &gone {
             self.core.store.drop_records(&mut group.batch, drop.shard, drop.first, drop.end)?;
@@ -292,7 +294,8 @@ impl Writer {
             self.stretches[drop.shard as usize].retain(|stretch| stretch.first >= drop.end);
         }
         self.core.store.put_table(&mut group.batch, &self.table)?;
-        // Readers learn of the new horizons before the records go: after this, a record that is missing has expired.
+        // Readers learn of the new horizons before the records go: a record that is missing has expired.
+        self.core.publish(&self.table);
         self.write(group, true)?;
         for drop in &gone {
             self.core.store.give_back(drop.shard, drop.first, drop.end)?;
