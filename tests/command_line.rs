@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::{Delays, Ended, LATE_HEADER, Started, WINDOWS_HEADER};
+use common::{Delays, Ended, LATE_HEADER, Started, WINDOWS_HEADER, copy};
 use millstream::state::store::CheckpointStore;
 
 const RECORDS: usize = 30_000;
@@ -575,17 +575,5 @@ fn the_dataflow_is_drawn() {
     let help = draw("--help");
     for option in ["--checkpoint-interval", "--newest-intact", "--input", "graph", "checkpoints"] {
         assert!(help.contains(option), "{option}: {help}");
-    }
-}
-
-/// Copies a directory with everything in it.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("created");
-    for name in common::names(from) {
-        let (from, to) = (from.join(&name), to.join(&name));
-        match from.is_dir() {
-            true => copy(&from, &to),
-            false => drop(fs::copy(&from, &to).expect("copied")),
-        }
     }
 }

@@ -15,12 +15,13 @@
 //! The job, its types and the path of this file must stay as they are: checkpoints from before there were schemas know types by
 //! their names.
 
-#[allow(dead_code)] // shared with tests that wait for more
+mod common;
 mod patience;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::copy;
 use millstream::prelude::*;
 use millstream::state::store::CheckpointStore;
 use patience::{SOON, ms, temp, until, within};
@@ -143,18 +144,6 @@ fn uninterrupted() -> Vec<String> {
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a directory");
-    for entry in fs::read_dir(from).expect("lists") {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("an entry");
-        if path.is_dir() {
-            copy(&path, &to.join(name));
-        } else {
-            fs::copy(&path, to.join(name)).expect("copies");
-        }
-    }
 }
 
 #[test]

@@ -4,34 +4,16 @@
 #![cfg(unix)]
 
 mod common;
-#[allow(dead_code)] // each test file uses its own part of this
 mod patience;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Delays, LATE_HEADER, WINDOWS_HEADER, pause};
+use common::{Delays, LATE_HEADER, WINDOWS_HEADER, copy, pause, setting};
 use millstream::state::checkpoint::Health;
 use millstream::state::manifest::STRETCH;
 use patience::Random;
-
-fn setting(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a directory");
-    for entry in fs::read_dir(from).expect("lists") {
-        let entry = entry.expect("an entry");
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).expect("copies");
-        }
-    }
-}
 
 /// Every file that a checkpoint consists of.
 fn files_of(delays: &Delays, epoch: u64) -> Vec<PathBuf> {
@@ -72,7 +54,8 @@ fn spoil(path: &Path, random: &mut Random) -> (String, Option<u64>) {
 
 #[test]
 fn damage_is_named_before_anything_comes_out_and_the_checkpoint_before_restores() {
-    let (seed, count) = (setting("MILLSTREAM_TORTURE_SEED", 1), setting("MILLSTREAM_TORTURE_COUNT", 60));
+    let (seed, count) =
+        (setting("MILLSTREAM_TORTURE_SEED").unwrap_or(1), setting("MILLSTREAM_TORTURE_COUNT").unwrap_or(60));
     let mut random = Random(seed);
     let dir = tempfile::tempdir().expect("a directory");
     let input = dir.path().join("departures.csv");

@@ -23,14 +23,13 @@ use millstream::prelude::*;
 use patience::{Random, SOON, effort, lock, ms, sleep, temp, until, within};
 
 fn seed() -> u64 {
-    let seed = std::env::var("MILLSTREAM_TORTURE_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = common::setting("MILLSTREAM_TORTURE_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("MILLSTREAM_TORTURE_SEED={seed}");
     seed
 }
 
 fn count(usually: u64) -> u64 {
-    std::env::var("MILLSTREAM_TORTURE_COUNT").map_or(usually * effort(), |text| text.parse().expect("a number"))
+    common::setting("MILLSTREAM_TORTURE_COUNT").unwrap_or(usually * effort())
 }
 
 /// This test program once more, as a process that only does `role`.
@@ -224,8 +223,7 @@ fn when_an_appending_process_is_killed_then_nothing_acknowledged_is_lost_and_not
 /// Killed when one of its threads makes its `i`th system call that changes files, for many `i`: from the first one on.
 #[test]
 fn when_a_process_is_killed_at_any_system_call_then_the_log_opens_and_has_what_was_acknowledged() {
-    if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
-        println!("SKIPPED: strace is not there");
+    if !common::strace_works() {
         return;
     }
     let calls = "write,pwrite64,fdatasync,fsync,rename,unlink,mkdir,ftruncate";

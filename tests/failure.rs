@@ -1152,7 +1152,7 @@ fn own_program() -> PathBuf {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_sync_that_fails_is_never_acknowledged() {
-    if !strace_works() {
+    if !common::strace_works() {
         return;
     }
     let expected = sums(0..CHILD);
@@ -1193,7 +1193,7 @@ fn a_sync_that_fails_is_never_acknowledged() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_decision_to_set_aside_survives_a_kill_at_any_step() {
-    if !strace_works() {
+    if !common::strace_works() {
         return;
     }
     let expected = sums((0..CHILD).filter(|n| *n != POISON));
@@ -1216,17 +1216,6 @@ fn a_decision_to_set_aside_survives_a_kill_at_any_step() {
         assert_eq!(numbers, [(POISON / 2 + 1, 2)], "call {when}: odd numbers are the second split");
     }
     assert!(killed >= 5, "only {killed} were killed");
-}
-
-#[cfg(target_os = "linux")]
-fn strace_works() -> bool {
-    let mut strace = Command::new("strace");
-    let status = strace.args(["-f", "-o", "/dev/null", "true"]).stderr(std::process::Stdio::null()).status();
-    let works = status.is_ok_and(|status| status.success());
-    if !works {
-        println!("SKIPPED: no strace, or it may not trace");
-    }
-    works
 }
 
 #[cfg(unix)]

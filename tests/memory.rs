@@ -1,6 +1,5 @@
 //! State that does not fit into the memory it may take: results are those of a job that has enough.
 
-#[allow(dead_code)] // each test file uses its own part of this
 mod patience;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,6 @@
 mod common;
 #[path = "../examples/nexmark/events.rs"]
 mod events;
-#[allow(dead_code)] // shared with tests that wait for more
 mod patience;
 #[path = "../examples/nexmark/queries/mod.rs"]
 mod queries;

@@ -12,32 +12,11 @@ use millstream::error::Result;
 use millstream::prelude::*;
 use millstream::sink::{Committer, Sink, SinkTask, SinkWriter};
 use millstream::state::store::CheckpointStore;
-use patience::{Random, SOON, effort, lock, ms, sleep, temp, until, within};
+use patience::{Random, SOON, effort, lock, ms, sleep, temp, tree_but_locks, until, within};
 use serde::{Deserialize, Serialize};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Helpers
-
-/// Every file below `dir` with its content; a lock's content is who had it last, which may change.
-fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut todo = vec![dir.to_path_buf()];
-    while let Some(next) = todo.pop() {
-        for entry in fs::read_dir(&next).expect("lists") {
-            let path = entry.expect("an entry").path();
-            let name = path.strip_prefix(dir).expect("below").to_path_buf();
-            if path.is_dir() {
-                files.insert(name, Vec::new());
-                todo.push(path);
-            } else if path.ends_with(".millstream-lock") {
-                files.insert(name, Vec::new());
-            } else {
-                files.insert(name, fs::read(&path).expect("reads"));
-            }
-        }
-    }
-    files
-}
 
 /// That a sorted list of results is another one, without printing thousands of lines.
 fn assert_same(found: &[String], expected: &[String], what: &str) {
@@ -674,7 +653,7 @@ impl Bench {
 
     /// A start that must be refused with a message that contains all of `texts`, and that changes nothing on disk.
     fn assert_refused(&self, what: &str, shape: &Shape, texts: &[&str]) {
-        let before = tree(self.dir.path());
+        let before = tree_but_locks(self.dir.path());
         let error = match self.start(shape) {
             Err(error) => error.to_string(),
             Ok(handle) => panic!("{what}: started, and came to {:?}", within(handle, SOON)),
@@ -682,7 +661,7 @@ impl Bench {
         for text in texts {
             assert!(error.contains(text), "{what}: `{text}` is not in: {error}");
         }
-        let after = tree(self.dir.path());
+        let after = tree_but_locks(self.dir.path());
         let changed = before.keys().chain(after.keys()).find(|path| before.get(*path) != after.get(*path));
         assert!(changed.is_none(), "{what}: the refusal changed {changed:?}");
     }

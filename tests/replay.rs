@@ -3,10 +3,9 @@
 
 #[cfg(unix)]
 mod common;
-#[allow(dead_code)] // a part of it is enough here
 mod patience;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use millstream::prelude::*;
 use millstream::replay::{Replay, ReplayReport, Standing, StoredCheck};
 use millstream::source::{Output, Read, Source, SplitReader, Waker};
 use millstream::state::store::CheckpointStore;
-use patience::{Random, effort, sleep, temp};
+use patience::{Random, effort, sleep, temp, tree};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -127,23 +126,6 @@ impl Fixture {
     fn replay(&self, random: &mut Random, replay: &Replay) -> ReplayReport {
         self.job(random, 0.0).replay(replay).unwrap_or_else(|error| panic!("{replay:?}: {error}"))
     }
-}
-
-/// Every file below a directory but locks, with its content.
-fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut todo = vec![dir.to_path_buf()];
-    while let Some(next) = todo.pop() {
-        for entry in fs::read_dir(&next).expect("lists") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                todo.push(path);
-            } else {
-                files.insert(path.clone(), fs::read(&path).expect("reads"));
-            }
-        }
-    }
-    files
 }
 
 /// The sorted rows of the JSON lines in a directory.

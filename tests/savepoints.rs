@@ -5,7 +5,6 @@
 
 #![cfg(unix)]
 
-#[allow(dead_code)] // others use more of it
 mod patience;
 
 use std::collections::BTreeMap;

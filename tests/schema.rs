@@ -1,11 +1,9 @@
 //! Jobs whose types have changed since their checkpoint was taken: brought to the new types, or refused, and never anything else.
 
-#[allow(dead_code)] // shared with tests that wait for more
 mod patience;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use millstream::error::Result;
@@ -13,7 +11,7 @@ use millstream::evolve::{EvolveError, First};
 use millstream::prelude::*;
 use millstream::state::manifest::Manifest;
 use millstream::state::store::CheckpointStore;
-use patience::{Random, SOON, effort, ms, sleep, temp, until, within};
+use patience::{Random, SOON, effort, ms, sleep, temp, tree_but_locks, until, within};
 use serde::{Deserialize, Serialize};
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -123,23 +121,6 @@ fn newest(dir: &Path) -> Manifest {
     let store = CheckpointStore::new(dir.join("checkpoints"));
     let epoch = *store.epochs().expect("lists").last().expect("a checkpoint");
     store.manifest(epoch).expect("reads")
-}
-
-/// Every file below `dir` with its size; without locks, which say who had them last.
-fn tree(dir: &Path) -> BTreeMap<PathBuf, u64> {
-    let mut files = BTreeMap::new();
-    let mut todo = vec![dir.to_path_buf()];
-    while let Some(next) = todo.pop() {
-        for entry in fs::read_dir(&next).expect("lists") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                todo.push(path);
-            } else if !path.ends_with(".millstream-lock") {
-                files.insert(path.clone(), fs::metadata(path).expect("there").len());
-            }
-        }
-    }
-    files
 }
 
 impl Id for u32 {
@@ -302,7 +283,7 @@ fn types_may_move_and_be_renamed() {
 fn changed_types_are_refused_before_anything_runs() {
     let dir = temp();
     begin::<u32, TotalV1>(dir.path(), 2, plain);
-    let before = tree(dir.path());
+    let before = tree_but_locks(dir.path());
     let error = end::<u32, TotalV2>(dir.path(), 2, plain).expect_err("another value").to_string();
     for text in [
         "operator `running`, state `values`: field `euros` of `TotalV2` (i64) is gone",
@@ -314,7 +295,7 @@ fn changed_types_are_refused_before_anything_runs() {
     }
     let error = end::<User, TotalV1>(dir.path(), 2, plain).expect_err("another key").to_string();
     assert!(error.contains("the key was u32 and is now struct User"), "{error}");
-    assert_eq!(tree(dir.path()), before, "nothing was touched");
+    assert_eq!(tree_but_locks(dir.path()), before, "nothing was touched");
     // With the migration of something else it is none the better.
     let error = end::<u32, Total>(dir.path(), 2, |job| job.migrate::<User>()).expect_err("no migration").to_string();
     assert!(error.contains("field `cents` of `Total` (i64) is new"), "{error}");
@@ -371,13 +352,13 @@ fn keys_are_migrated_together_with_values() {
 fn there_is_no_way_back_to_an_older_program() {
     let dir = temp();
     begin::<u32, Total>(dir.path(), 1, migrating);
-    let before = tree(dir.path());
+    let before = tree_but_locks(dir.path());
     let error = end::<u32, TotalV2>(dir.path(), 1, |job| job.migrate::<TotalV2>()).expect_err("older").to_string();
     assert!(error.contains("written by version 3 of `TotalV2`, and this program knows version 2"), "{error}");
     assert!(error.contains("start the program that wrote it, or a newer one"), "{error}");
     let error = end::<u32, Total>(dir.path(), 1, plain).expect_err("not registered").to_string();
     assert!(error.contains("written by version 3 of `Total`, and this program knows no version of it"), "{error}");
-    assert_eq!(tree(dir.path()), before, "nothing was touched");
+    assert_eq!(tree_but_locks(dir.path()), before, "nothing was touched");
 }
 
 /// Going back to where the old program was, and migrating again from there.

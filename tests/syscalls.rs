@@ -7,32 +7,16 @@
 #![cfg(target_os = "linux")]
 
 mod common;
-#[allow(dead_code)] // each test file uses its own part of this
 mod patience;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use common::{Delays, LATE_HEADER, WINDOWS_HEADER};
+use common::{Delays, LATE_HEADER, WINDOWS_HEADER, setting, strace_works};
 use millstream::state::checkpoint::Health;
 use patience::Random;
-
-fn setting(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
-
-/// Whether programs can be traced here.
-fn can_trace() -> bool {
-    let traced = Command::new("strace").args(["-e", "trace=none", "true"]).output();
-    let can = traced.is_ok_and(|output| output.status.success());
-    if !can {
-        eprintln!("SKIPPED: strace is not there, or may not trace; on Debian: apt-get install strace");
-    }
-    can
-}
 
 fn input(dir: &Path, records: usize) -> PathBuf {
     let path = dir.join("departures.csv");
@@ -82,7 +66,7 @@ fn renamed(arguments: &str) -> Option<PathBuf> {
 
 #[test]
 fn everything_is_on_disk_before_a_manifest_names_it() {
-    if !can_trace() {
+    if !strace_works() {
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");
@@ -157,10 +141,11 @@ const CALLS: [&str; 12] = [
 
 #[test]
 fn a_job_killed_at_any_system_call_has_its_checkpoint_whole_and_loses_nothing() {
-    if !can_trace() {
+    if !strace_works() {
         return;
     }
-    let (seed, count) = (setting("MILLSTREAM_TORTURE_SEED", 1), setting("MILLSTREAM_TORTURE_COUNT", 40));
+    let (seed, count) =
+        (setting("MILLSTREAM_TORTURE_SEED").unwrap_or(1), setting("MILLSTREAM_TORTURE_COUNT").unwrap_or(40));
     let mut random = Random(seed);
     let dir = tempfile::tempdir().expect("a directory");
     let input = input(dir.path(), 6_000);

@@ -1,7 +1,6 @@
 //! The state of checkpoints, read from outside: by the types of the program, and by the command line while the job runs.
 
 mod common;
-#[allow(dead_code)] // others use more of it
 mod patience;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,6 @@
 //! source to the sink. What takes a known time shows up at the operator that takes it; never an upper bound on time is
 //! asked for, because any machine may stall.
 
-#[allow(dead_code)] // shared with tests that wait for more
 mod patience;
 
 use std::time::{Duration, Instant};

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use common::{Delays, Ended, LATE_HEADER, LIMIT, WINDOWS_HEADER};
+use common::{Delays, Ended, LATE_HEADER, LIMIT, WINDOWS_HEADER, setting};
 
 /// splitmix64.
 struct Random(u64);
@@ -369,11 +369,6 @@ impl<'a> Torture<'a> {
         let ended = self.delays.with(options).run();
         self.check_end(ended);
     }
-}
-
-fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
 /// One for all tests of this file.

@@ -36,7 +36,7 @@ pub fn run(plan: Plan, report: &mut Report) {
     for workers in [1, 2] {
         let (mut plain, mut compared) = (Vec::new(), Vec::new());
         for run in 1..=plan.brief().runs {
-            eprintln!("w8, {workers} workers: run {run} of {}", plan.brief().runs);
+            eprintln!("replay, {workers} workers: run {run} of {}", plan.brief().runs);
             let dir = tempfile::tempdir().expect("a temporary directory");
             let first = job(dir.path(), workers, events).run().expect("the job runs").records_per_second();
             let replay = |replay: Replay| {

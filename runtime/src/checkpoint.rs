@@ -72,7 +72,7 @@ pub(crate) struct Coordinator {
     pub operators: Vec<OperatorInfo>,
     pub workers: WorkerThreads,
     /// Until the job has ended.
-    pub savepoints: Option<Savepoints>,
+    pub savepoints: Savepoints,
     /// How many parts make a checkpoint complete.
     pub expected: usize,
     pub sources: usize,
@@ -150,9 +150,7 @@ impl Coordinator {
         let result = supervised.unwrap_or_else(|panic| {
             Err(Error::user(format!("panicked while a checkpoint was made: {}", panic_text(&*panic))))
         });
-        if let Some(savepoints) = self.savepoints.take() {
-            savepoints.end(result.is_err());
-        }
+        self.savepoints.end(result.is_err());
         if let Err(error) = &result {
             // Workers must not go on after the coordinator has given up.
             tracing::debug!(job = %self.job, "failed: {error}");
@@ -257,9 +255,7 @@ impl Coordinator {
                     self.shared.hold.store(true, Ordering::SeqCst);
                 }
                 Ok(Report::Savepoint(request)) => {
-                    if let Some(savepoints) = &mut self.savepoints {
-                        savepoints.request(request);
-                    }
+                    self.savepoints.request(request);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("all workers are gone")),
@@ -276,9 +272,7 @@ impl Coordinator {
                 summary.most_rocksdb_bytes = summary.most_rocksdb_bytes.max(status.rocksdb_bytes);
                 metrics::publish(&self.job, &status, &held.counted);
                 progress.show(&status, self.started.elapsed());
-                if let Some(savepoints) = &mut self.savepoints {
-                    savepoints.poll();
-                }
+                self.savepoints.poll();
                 if let Some(open) = &mut open {
                     self.speak_of_slow(open, &status, now);
                 }
@@ -300,7 +294,7 @@ impl Coordinator {
                     Some(if self.ends_early { Reason::Stop } else { Reason::Finish })
                 } else if stop {
                     Some(Reason::Stop)
-                } else if self.savepoints.as_ref().is_some_and(Savepoints::is_waiting) {
+                } else if self.savepoints.is_waiting() {
                     Some(Reason::Savepoint)
                 } else if held.store.is_some() && self.is_pressed(pressed, closed) {
                     Some(Reason::Interval)
@@ -339,9 +333,7 @@ impl Coordinator {
 
     /// Ends the current epoch.
     fn begin(&mut self, reason: Reason) -> Open {
-        if let Some(savepoints) = &mut self.savepoints {
-            savepoints.closing();
-        }
+        self.savepoints.closing();
         let epoch = self.shared.announced.load(Ordering::SeqCst);
         tracing::debug!(job = %self.job, epoch, ?reason, "closing epoch");
         self.shared.announce(epoch + 1);
@@ -394,10 +386,8 @@ impl Coordinator {
         if let Some(store) = held.store.as_ref().filter(|_| wrote) {
             store.note_committed(epoch)?;
         }
-        if let Some(savepoints) = &mut self.savepoints {
-            for dir in savepoints.take(epoch) {
-                held.journal.try_note(What::Savepoint { epoch, dir });
-            }
+        for dir in self.savepoints.take(epoch) {
+            held.journal.try_note(What::Savepoint { epoch, dir });
         }
         if let Some(Stored { bytes, manifest, phases }) = &stored {
             let rest = Phases { waiting_us, committing_us: clock.lap(), pause_us: micros(pause), ..*phases };

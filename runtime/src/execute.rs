@@ -166,7 +166,7 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         db,
         restored: epoch,
         operators,
-        savepoints: Some(savepoints),
+        savepoints,
         expected,
         sources,
         digests,

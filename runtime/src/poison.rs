@@ -14,7 +14,7 @@ use std::path::Path;
 
 use millstream_state::StateError;
 use millstream_state::lines::{self, Lines};
-use millstream_state::manifest::SourceEntry;
+use millstream_state::manifest::{SourceEntry, find_split};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -106,9 +106,7 @@ impl Suspects {
     /// Takes those out that a checkpoint has behind it: they did no harm this time.
     pub(crate) fn passed(&mut self, sources: &[SourceEntry]) -> Vec<(InputRecord, u32)> {
         let behind = |record: &InputRecord| {
-            let source = sources.iter().find(|source| source.name == record.source);
-            let split = source.and_then(|source| source.splits.iter().find(|split| split.split == record.split));
-            split.is_some_and(|split| record.record <= split.records)
+            find_split(sources, &record.source, &record.split).is_some_and(|split| record.record <= split.records)
         };
         let passed: Vec<_> = self.0.iter().filter(|(record, _)| behind(record)).map(|(r, n)| (r.clone(), *n)).collect();
         passed.iter().for_each(|(record, _)| self.clear(record));

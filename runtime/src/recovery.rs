@@ -59,8 +59,8 @@ impl Start {
 pub(crate) fn choose(store: &CheckpointStore, from: &StartFrom, shape: &Shape, names: &Names) -> Result<Start> {
     let epochs = store.epochs()?;
     let decision = match from {
-        StartFrom::Savepoint(dir) => return from_savepoint(store, dir, false, shape, names),
-        StartFrom::FreshFromSavepoint(dir) => return from_savepoint(store, dir, true, shape, names),
+        StartFrom::Savepoint(dir) => return from_savepoint(store, &epochs, dir, false, shape, names),
+        StartFrom::FreshFromSavepoint(dir) => return from_savepoint(store, &epochs, dir, true, shape, names),
         StartFrom::Fresh => Decision::Fresh,
         StartFrom::NewestIntact => decide(&store.survey()?, from.clone()),
         StartFrom::Newest | StartFrom::Epoch(_) => {
@@ -110,7 +110,14 @@ pub(crate) fn fit(dir: &Path, manifest: Manifest, shape: &Shape, names: &Names, 
 }
 
 /// Begins from a savepoint, which is copied in as a checkpoint: from then on it is like any other.
-fn from_savepoint(store: &CheckpointStore, dir: &Path, fresh: bool, shape: &Shape, names: &Names) -> Result<Start> {
+fn from_savepoint(
+    store: &CheckpointStore,
+    epochs: &[u64],
+    dir: &Path,
+    fresh: bool,
+    shape: &Shape,
+    names: &Names,
+) -> Result<Start> {
     let unusable = |error| {
         Error::from(error).at_place(format!("savepoint {}", dir.display())).hint(
             "a savepoint is the directory that `savepoint DIR` made, with its `manifest` and its `db`; if it was cut short, take \
@@ -119,7 +126,9 @@ fn from_savepoint(store: &CheckpointStore, dir: &Path, fresh: bool, shape: &Shap
     };
     let held = Held::open(dir).map_err(unusable)?;
     held.verify().map_err(unusable)?;
-    let present = store.epochs()?.into_iter().map(|epoch| (epoch, store.manifest(epoch).ok())).collect::<Vec<_>>();
+    // To begin again does not depend on what they are.
+    let manifest = |epoch| if fresh { None } else { store.manifest(epoch).ok() };
+    let present: Vec<_> = epochs.iter().map(|epoch| (*epoch, manifest(*epoch))).collect();
     let set_aside = match decide_import(&present, held.manifest(), fresh) {
         Import::Copy { set_aside } => set_aside,
         Import::There => {

@@ -69,9 +69,6 @@ pub enum Redirect {
 
 /// Reads back what a sink committed.
 pub trait Stored: Send {
-    /// Where it is, for people.
-    fn place(&self) -> String;
-
     /// Hands every row of `epochs` to `each`, in any order: what was committed, and of what was prepared the handles in
     /// `prepared`. Output that is no longer there is passed over: whoever reads it may take it away.
     ///

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use millstream_state::snapshot::Key;
 
-use crate::driver::{CombiningNode, Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode};
+use crate::driver::{Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode};
 use crate::graph::{Body, Graph, Port};
 use crate::operator::{Combining, Divider, KeyedOperator, Stage};
 use crate::record::Data;
@@ -138,7 +138,7 @@ impl<K: Key, T: Data> KeyedStream<K, T> {
         O: KeyedOperator<Key = K, In = T> + Clone,
     {
         let (detail, positions) = (operator.describe(), operator.needs_positions());
-        self.add(kind, detail, positions, Box::new(KeyedNode(operator)))
+        self.add(kind, detail, positions, Box::new(KeyedNode::plain(operator)))
     }
 
     /// As [`operator`](Self::operator), for one in front of which records can be taken together before they travel.
@@ -148,7 +148,7 @@ impl<K: Key, T: Data> KeyedStream<K, T> {
         O: Combining<Key = K, In = T> + Clone,
     {
         let (detail, positions) = (operator.describe(), operator.needs_positions());
-        self.add(kind, detail, positions, Box::new(CombiningNode(operator)))
+        self.add(kind, detail, positions, Box::new(KeyedNode::combining(operator)))
     }
 
     fn add<Out: Data>(

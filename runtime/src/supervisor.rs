@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use millstream_state::evolve::Migrations;
-use millstream_state::manifest::SplitEntry;
+use millstream_state::manifest::{SplitEntry, find_split};
 use millstream_state::store::{CheckpointStore, DirLock};
 
 use crate::bench::probe::OpenLoop;
@@ -314,9 +314,7 @@ impl Supervisor {
     fn newest_entry(&self, record: &InputRecord) -> Result<Option<SplitEntry>> {
         let Some(store) = &self.held.store else { return Ok(None) };
         let Some(epoch) = store.epochs()?.last().copied() else { return Ok(None) };
-        let sources = store.manifest(epoch)?.sources;
-        let source = sources.into_iter().find(|source| source.name == record.source);
-        let mut splits = source.into_iter().flat_map(|source| source.splits);
-        Ok(splits.find(|split| split.split == record.split))
+        let manifest = store.manifest(epoch)?;
+        Ok(find_split(&manifest.sources, &record.source, &record.split).cloned())
     }
 }

@@ -3,7 +3,6 @@
 
 use crate::evolve::Migrations;
 use crate::lines::unsealed;
-use crate::manifest::FORMAT;
 use crate::schema::Schema;
 use crate::walk::{Plan, rewrite, show};
 
@@ -11,10 +10,7 @@ pub use crate::blocks::merge;
 
 /// A manifest file with this content, whatever it is.
 pub fn framed(json: &[u8]) -> Vec<u8> {
-    let (length, crc32c) = (json.len(), crc32c::crc32c(json));
-    let mut bytes = format!("millstream manifest format={FORMAT} length={length} crc32c={crc32c:08x}\n").into_bytes();
-    bytes.extend_from_slice(json);
-    bytes
+    crate::manifest::framed(json)
 }
 
 /// Goes through bytes by a schema, as migrations and messages do.

@@ -29,22 +29,15 @@ const SHARDS: usize = 64;
 pub struct KeyedState<K, V> {
     shards: Vec<Table<K, V>>,
     blocks: Blocks,
-    spilled: Option<Spilled>,
+    /// How many entries each key group has, wherever they are, once entries stand in the database one by one, or will when a freeze
+    /// is written that has begun.
+    spilled: Option<Counts>,
     limit: Option<Limit>,
     freeze: Option<Freezing>,
     /// How many entries were restored from blocks, by key group.
     from_blocks: Counts,
-    /// Entries leave their blocks with the next freeze.
-    leaving: bool,
     /// How many entries there were when it was last looked how much they own.
     sampled: usize,
-}
-
-/// Entries stand in the database one by one, or will when a freeze is written that has begun.
-#[derive(Debug)]
-struct Spilled {
-    /// How many each key group has, wherever they are.
-    entries: Counts,
 }
 
 /// A number per key group.
@@ -55,8 +48,6 @@ type Counts = Box<[u64; KEY_GROUPS as usize]>;
 struct Freezing {
     /// The first shard that is not copied.
     next: usize,
-    /// Entries leave their blocks with it.
-    spills: bool,
     /// How many entries key groups had when it began, for spilled state.
     entries: Option<Counts>,
 }
@@ -71,7 +62,6 @@ impl<K, V> Default for KeyedState<K, V> {
             limit: None,
             freeze: None,
             from_blocks: none(),
-            leaving: false,
             sampled: 0,
         }
     }
@@ -140,7 +130,7 @@ impl<K: Key, V: Value> KeyedState<K, V> {
                     shards[shard_of(*hash)].update(*hash, key, || value);
                 }
                 // It is new, and made by whoever asked for it.
-                None => spilled.entries[usize::from(group_of(*hash))] += 1,
+                None => spilled[usize::from(group_of(*hash))] += 1,
             }
         }
         Ok(())
@@ -257,14 +247,11 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
             for (key, _) in self.shards.iter().flat_map(Table::iter) {
                 entries[usize::from(group_of(hash_key(key)))] += 1;
             }
-            self.spilled = Some(Spilled { entries });
+            self.spilled = Some(entries);
             self.shards.iter_mut().for_each(Table::dirty_all);
-            self.leaving = true;
         }
-        let spills = std::mem::take(&mut self.leaving);
         self.shards.iter_mut().for_each(Table::begin_freeze);
-        let entries = self.spilled.as_ref().map(|spilled| spilled.entries.clone());
-        self.freeze = Some(Freezing { next: 0, spills, entries });
+        self.freeze = Some(Freezing { next: 0, entries: self.spilled.clone() });
     }
 
     fn copy_some(&mut self, most: &mut usize) -> bool {
@@ -297,10 +284,7 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
         let tell = self.limit.as_mut().map(Limit::frozen);
         Some(match freeze.entries {
             None => Box::new(FrozenBlocks { changed, blocks, tell }),
-            Some(counts) => {
-                let leave = freeze.spills.then_some(blocks);
-                Box::new(FrozenEntries { changed, counts, leave, tell })
-            }
+            Some(counts) => Box::new(FrozenEntries { changed, counts, blocks, tell }),
         })
     }
 
@@ -314,8 +298,8 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
                 let reason = format!("{} bytes instead of 8", entry.value.len());
                 return Err(StateError::Codec { what: "a number of entries".into(), reason });
             };
-            let spilled = self.spilled.get_or_insert_with(|| Spilled { entries: none() });
-            spilled.entries[usize::from(entry.group)] = u64::from_le_bytes(count);
+            let spilled = self.spilled.get_or_insert_with(none);
+            spilled[usize::from(entry.group)] = u64::from_le_bytes(count);
             return Ok(());
         }
         let block = entry.key.is_empty();
@@ -334,18 +318,17 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
     fn restored(&mut self) {
         let Some(spilled) = &mut self.spilled else { return };
         if self.from_blocks.iter().any(|entries| *entries > 0) {
-            for (entries, from_blocks) in spilled.entries.iter_mut().zip(*self.from_blocks) {
+            for (entries, from_blocks) in spilled.iter_mut().zip(*self.from_blocks) {
                 *entries += from_blocks;
             }
             // What is only in blocks must not leave before it is stored on its own.
             self.shards.iter_mut().for_each(Table::dirty_all);
-            self.leaving = true;
         }
     }
 
     fn entries(&self) -> u64 {
         match &self.spilled {
-            Some(spilled) => spilled.entries.iter().sum(),
+            Some(spilled) => spilled.iter().sum(),
             None => self.sum(Table::len) as u64,
         }
     }
@@ -405,16 +388,14 @@ struct FrozenEntries<K, V> {
     changed: Changed<K, V>,
     /// How many entries key groups have.
     counts: Counts,
-    /// Where they stood before.
-    leave: Option<Blocks>,
+    /// Where they stood before there were entries of their own. All that is left of it goes.
+    blocks: Blocks,
     tell: Option<Tell>,
 }
 
 impl<K: Key, V: Value> Frozen for FrozenEntries<K, V> {
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
-        if let Some(blocks) = self.leave {
-            blocks.remove(run, &[], ONLY);
-        }
+        self.blocks.remove(run, &[], ONLY);
         if let Some((key, value)) = self.changed.parts.iter().flatten().next() {
             codec::check_readable(key)?;
             codec::check_readable(value)?;

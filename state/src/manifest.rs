@@ -169,6 +169,20 @@ pub struct FileEntry {
 /// How many bytes of a file have a checksum of their own.
 pub const STRETCH: usize = 256 << 10;
 
+/// What a checkpoint says of a split of a source.
+pub fn find_split<'a>(sources: &'a [SourceEntry], source: &str, split: &str) -> Option<&'a SplitEntry> {
+    let source = sources.iter().find(|entry| entry.name == source)?;
+    source.splits.iter().find(|entry| entry.split == split)
+}
+
+/// A manifest file with this content.
+pub(crate) fn framed(json: &[u8]) -> Vec<u8> {
+    let (length, crc32c) = (json.len(), crc32c::crc32c(json));
+    let mut bytes = format!("millstream manifest format={FORMAT} length={length} crc32c={crc32c:08x}\n").into_bytes();
+    bytes.extend_from_slice(json);
+    bytes
+}
+
 impl Manifest {
     /// The bytes of the manifest file.
     ///
@@ -177,11 +191,7 @@ impl Manifest {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let json = serde_json::to_vec_pretty(self)
             .map_err(|error| StateError::Codec { what: "writing a manifest".into(), reason: error.to_string() })?;
-        let head =
-            format!("millstream manifest format={FORMAT} length={} crc32c={:08x}\n", json.len(), crc32c::crc32c(&json));
-        let mut bytes = head.into_bytes();
-        bytes.extend_from_slice(&json);
-        Ok(bytes)
+        Ok(framed(&json))
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote; `path` is named in errors.

@@ -17,6 +17,7 @@ mod plan;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use crate::blocks::{Rows, each_row};
 use crate::evolve::Migrations;
@@ -24,9 +25,9 @@ use crate::groups::MARKS;
 use crate::key_group::{KEY_GROUPS, KeyGroup, group_of};
 use crate::keyed::{self, Place};
 use crate::manifest::{EntrySchemas, StateEntry};
-use crate::rocks::StateDb;
+use crate::rocks::{Next, StateDb};
 use crate::schema::Schema;
-use crate::snapshot::{Change, Key, Run, Value};
+use crate::snapshot::{Change, Key, Run, StoredEntry, Value};
 use crate::trace::trace;
 use crate::walk::{Plan, rewrite, show};
 use crate::{Result, StateError, codec, hash};
@@ -149,14 +150,25 @@ impl Task<'_> {
         self.rewrite("the value of key", &self.old.value, &self.plan.value, key, value)
     }
 
+    /// Goes through what is stored of one of the operator's states.
+    fn scan(
+        &self,
+        db: &StateDb,
+        state: u8,
+        groups: Range<u32>,
+        mut each: impl FnMut(StoredEntry<'_>) -> Result<()>,
+    ) -> Result<()> {
+        db.walk(self.operator, groups, |stored| match stored.state == state {
+            true => each(stored).map(|()| Next::Entry),
+            false => Ok(Next::State),
+        })
+    }
+
     /// Only values change: every block stays where it is.
     fn values(&self, db: &mut StateDb) -> Result<u64> {
         let (mut entries, mut size, mut run) = (0, 0, self.run());
         for group in 0..KEY_GROUPS {
-            db.scan(self.operator, group..group + 1, |stored| {
-                if stored.state != self.state {
-                    return Ok(());
-                }
+            self.scan(db, self.state, group..group + 1, |stored| {
                 let new = match self.place(stored.key)? {
                     Place::Count => return Ok(()),
                     Place::Entry(key) => {
@@ -191,10 +203,8 @@ impl Task<'_> {
     fn keys(&self, db: &mut StateDb, marks: Option<usize>) -> Result<u64> {
         let mut came_to: HashMap<KeyGroup, Vec<u8>> = HashMap::new();
         if let Some(marks) = marks {
-            db.scan(self.operator, 0..KEY_GROUPS, |stored| {
-                if usize::from(stored.state) == marks {
-                    came_to.insert(stored.group, stored.value.to_vec());
-                }
+            self.scan(db, marks as u8, 0..KEY_GROUPS, |stored| {
+                came_to.insert(stored.group, stored.value.to_vec());
                 Ok(())
             })?;
         }
@@ -206,10 +216,7 @@ impl Task<'_> {
         let mut counts: BTreeMap<KeyGroup, u64> = BTreeMap::new();
         // Per slice, which old key every new one comes from.
         let mut origins: BTreeMap<Vec<u8>, HashMap<Vec<u8>, Vec<u8>>> = BTreeMap::new();
-        db.scan(self.operator, 0..KEY_GROUPS, |stored| {
-            if stored.state != self.state {
-                return Ok(());
-            }
+        self.scan(db, self.state, 0..KEY_GROUPS, |stored| {
             stored_before.insert((stored.group, stored.key.to_vec()));
             let place = self.place(stored.key)?;
             let slice = if place == Place::Block { stored.key } else { &[] };

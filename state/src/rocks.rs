@@ -186,7 +186,7 @@ impl StateDb {
                     let path = entry.path();
                     let file = fs::File::open(&path).map_err(StateError::io("open", &path))?;
                     file.sync_all().map_err(StateError::io("sync", &path))?;
-                    digest(&path, name.clone())?
+                    read_through(file, &path, name, |_| Ok(()))?
                 }
             };
             files.push(file);
@@ -197,11 +197,9 @@ impl StateDb {
         Ok(files)
     }
 
-    /// Hands every entry of `operator` in `groups` to `each`.
-    ///
-    /// # Errors
-    /// When reading fails, or `each` does.
-    pub fn scan(
+    /// As [`walk`](Self::walk), with every entry.
+    #[cfg(test)]
+    pub(crate) fn scan(
         &self,
         operator: u32,
         groups: Range<u32>,
@@ -210,7 +208,7 @@ impl StateDb {
         self.walk(operator, groups, |entry| each(entry).map(|()| Next::Entry))
     }
 
-    /// As [`scan`](Self::scan), for one group: no more is read than what it has.
+    /// Hands every entry of `operator` in one group to `each`: no more is read than what it has.
     ///
     /// # Errors
     /// When reading fails, or `each` does.
@@ -224,10 +222,10 @@ impl StateDb {
         self.walk_with(ReadOptions::default(), operator, group..group + 1, |entry| each(entry).map(|()| Next::Entry))
     }
 
-    /// As [`scan`](Self::scan), where `each` says how to go on.
+    /// Hands entries of `operator` in `groups` to `each`, which says how to go on.
     ///
     /// # Errors
-    /// As there.
+    /// When reading fails, or `each` does.
     pub fn walk(
         &self,
         operator: u32,
@@ -377,7 +375,8 @@ fn rocks_error(path: &Path) -> impl FnOnce(rocksdb::Error) -> StateError {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn digest(path: &Path, name: String) -> Result<FileEntry> {
+#[cfg(test)]
+pub(crate) fn digest(path: &Path, name: String) -> Result<FileEntry> {
     let file = fs::File::open(path).map_err(StateError::io("open", path))?;
     read_through(file, path, name, |_| Ok(()))
 }

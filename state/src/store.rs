@@ -92,7 +92,7 @@ impl CheckpointStore {
 
     /// The directory of one checkpoint.
     pub fn epoch_dir(&self, epoch: u64) -> PathBuf {
-        self.dir.join(format!("epoch-{epoch:010}"))
+        self.dir.join(epoch_name(epoch))
     }
 
     /// The database directory of one checkpoint.
@@ -154,9 +154,17 @@ impl CheckpointStore {
     /// # Errors
     /// The first thing that is wrong, naming the file.
     pub fn verify(&self, epoch: u64) -> Result<Manifest> {
-        let manifest = self.manifest(epoch)?;
-        Held::of(&self.epoch_dir(epoch), manifest.clone())?.verify()?;
-        Ok(manifest)
+        let held = self.held(epoch)?;
+        held.verify()?;
+        Ok(held.manifest().clone())
+    }
+
+    /// Opens a checkpoint and all its files, so that it can be read even when it is deleted meanwhile.
+    ///
+    /// # Errors
+    /// When one is missing or has another size, or the manifest is damaged.
+    pub fn held(&self, epoch: u64) -> Result<Held> {
+        Held::of(&self.epoch_dir(epoch), self.manifest(epoch)?)
     }
 
     /// Reads a whole checkpoint to see whether it can be used.
@@ -208,14 +216,8 @@ impl CheckpointStore {
         if epochs.is_empty() {
             return Ok(());
         }
-        let aside = self.dir.join(format!("aside-{execution}"));
-        fs::create_dir_all(&aside).map_err(StateError::io("create", &aside))?;
-        for epoch in epochs {
-            let from = self.epoch_dir(*epoch);
-            fs::rename(&from, aside.join(format!("epoch-{epoch:010}"))).map_err(StateError::io("move", from))?;
-        }
-        sync_dir(&aside)?;
-        sync_dir(&self.dir)
+        let names: Vec<String> = epochs.iter().map(|epoch| epoch_name(*epoch)).collect();
+        self.move_aside(&names, execution)
     }
 
     /// Moves a file of the directory to where [`set_aside`](Self::set_aside) moves checkpoints, if it is there.
@@ -227,9 +229,16 @@ impl CheckpointStore {
         if !from.try_exists().map_err(StateError::io("look up", &from))? {
             return Ok(());
         }
+        self.move_aside(&[name.to_string()], execution)
+    }
+
+    fn move_aside(&self, names: &[String], execution: &str) -> Result<()> {
         let aside = self.dir.join(format!("aside-{execution}"));
         fs::create_dir_all(&aside).map_err(StateError::io("create", &aside))?;
-        fs::rename(&from, aside.join(name)).map_err(StateError::io("move", &from))?;
+        for name in names {
+            let from = self.dir.join(name);
+            fs::rename(&from, aside.join(name)).map_err(StateError::io("move", from))?;
+        }
         sync_dir(&aside)?;
         sync_dir(&self.dir)
     }
@@ -388,6 +397,10 @@ fn identity(_metadata: &fs::Metadata) -> Option<FileIdentity> {
 }
 
 /// The epoch of a checkpoint's directory; only names that we give count.
+fn epoch_name(epoch: u64) -> String {
+    format!("epoch-{epoch:010}")
+}
+
 fn epoch_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("epoch-")?;
     let epoch = digits.parse().ok()?;

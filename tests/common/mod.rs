@@ -340,3 +340,34 @@ impl std::fmt::Display for Ended {
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }
+
+/// Copies a directory with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("lists") {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).expect("copies");
+        }
+    }
+}
+
+/// A number from the environment, such as `MILLSTREAM_TORTURE_COUNT`.
+pub fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// Whether programs and their children can be traced here.
+pub fn strace_works() -> bool {
+    let mut strace = Command::new("strace");
+    let status = strace.args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    let works = status.is_ok_and(|status| status.success());
+    if !works {
+        println!("SKIPPED: no strace, or it may not trace; on Debian: apt-get install strace");
+    }
+    works
+}

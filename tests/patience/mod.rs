@@ -1,5 +1,10 @@
 //! What tests of running jobs share: waiting with a limit, temporary directories, and random numbers by seed.
 
+#![allow(dead_code)] // each test file uses its own part of this
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +50,33 @@ pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 pub fn temp() -> tempfile::TempDir {
     tempfile::tempdir().expect("a directory for the test")
+}
+
+/// Every file and directory below `dir`, with what files contain.
+pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut todo = vec![dir.to_path_buf()];
+    while let Some(next) = todo.pop() {
+        for entry in fs::read_dir(&next).expect("lists") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                todo.push(path.clone());
+                files.insert(path, Vec::new());
+            } else {
+                let content = fs::read(&path).expect("reads");
+                files.insert(path, content);
+            }
+        }
+    }
+    files
+}
+
+/// As `tree`, without the content of locks: who had one last may change.
+pub fn tree_but_locks(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = tree(dir);
+    let locks = files.iter_mut().filter(|(path, _)| path.ends_with(".millstream-lock"));
+    locks.for_each(|(_, content)| content.clear());
+    files
 }
 
 /// How much more than usual to do, on another seed: `MILLSTREAM_EFFORT=20 cargo test --test running`.

@@ -96,10 +96,6 @@ impl StoredFiles {
 }
 
 impl Stored for StoredFiles {
-    fn place(&self) -> String {
-        self.dir.display().to_string()
-    }
-
     fn rows(
         &self,
         epochs: RangeInclusive<Epoch>,

@@ -139,8 +139,10 @@ impl Core {
 
     /// From now on nothing is taken any more.
     pub fn fail(&self, error: &LogError) {
-        tracing::error!("the log in {} takes no more records: {error}", self.store.dir().display());
-        lock(&self.failed).get_or_insert_with(|| error.to_string());
+        lock(&self.failed).get_or_insert_with(|| {
+            tracing::error!("the log in {} takes no more records: {error}", self.store.dir().display());
+            error.to_string()
+        });
         self.room.notify_all();
         self.wake();
     }

@@ -144,6 +144,20 @@ impl Lane {
         Ok(Lane { core: Arc::clone(core), range, cursors, end, seen: 0, fresh })
     }
 
+    /// A lane that goes on at `from`, or else begins at `start`.
+    pub fn open(
+        core: &Arc<Core>,
+        range: Keys,
+        from: Option<LogPosition>,
+        start: Start,
+        bounded: bool,
+    ) -> Result<Lane, LogError> {
+        match from {
+            Some(position) => Lane::at(core, range, position),
+            None => Lane::start(core, range, start, bounded),
+        }
+    }
+
     /// A lane that goes on at `position`.
     pub fn at(core: &Arc<Core>, range: Keys, position: LogPosition) -> Result<Lane, LogError> {
         if position.log != core.id {

@@ -58,10 +58,7 @@ impl<T: DeserializeOwned> FromLog for T {
 impl<T: FromLog> LogReader<T> {
     pub(super) fn new(log: &Log, start: Start, at: Option<LogPosition>) -> Result<Self, LogError> {
         let (all, core) = (Keys::part(0, 1), log.core());
-        let lane = match at {
-            Some(position) => Lane::at(core, all, position)?,
-            None => Lane::start(core, all, start, false)?,
-        };
+        let lane = Lane::open(core, all, at, start, false)?;
         let (sender, woken) = crossbeam_channel::bounded(1);
         let waker = Waker::new(move || {
             // One is enough.

@@ -35,7 +35,7 @@ use super::lane::{Keys, Lane, LogPosition, Reached};
 use super::options::Start;
 use super::record::{Entry, Kind, Receipt};
 use super::sink::check_name;
-use super::source::{unread, value_or_bad};
+use super::source::{PASSED_OVER, unread, value_or_bad};
 use super::store::input_key;
 
 /// Adds [`recorded`](RecordExt::recorded) to every source whose records serde can write and read.
@@ -135,10 +135,7 @@ impl<S: Source<Item: Serialize + DeserializeOwned>> Source for Recorded<S> {
         let core = self.log.core();
         let hold = Hold::take(core, format!("recording `{key}`"))?;
         let watch = Watch::new(core, waker.clone());
-        let lane = match from {
-            Some(position) => Lane::at(core, Keys::key(&key), position)?,
-            None => Lane::start(core, Keys::key(&key), Start::TrimHorizon, false)?,
-        };
+        let lane = Lane::open(core, Keys::key(&key), from, Start::TrimHorizon, false)?;
         let input = core.store.json::<Input<S::Position>>(&input_key(&key))?;
         // A source that cannot be read again begins anew with every start, even where it had ended.
         let ended = self.source.replayable() && input.as_ref().is_some_and(|input| input.ended);
@@ -261,7 +258,7 @@ impl<S: Source<Item: Serialize + DeserializeOwned>> SplitReader for RecordedRead
         self.settle()?;
         let mut given = 0;
         let on_bad = self.on_bad;
-        let reached = self.lane.read(max, max.saturating_mul(8), |stored| {
+        let reached = self.lane.read(max, max.saturating_mul(PASSED_OVER), |stored| {
             match value_or_bad::<S::Item>(stored, on_bad)? {
                 Ok(value) => out.record(value),
                 Err(bad) => out.bad(bad),

@@ -9,7 +9,7 @@
 //! worker writes alone keeps its order.
 //!
 //! **Limits**: while an epoch is committed its output is in memory once. The last 1,000 epochs can be withdrawn. **Errors**: `User` for a value that does not write as JSON;
-//! `External` when the log has failed; `Config` when another job uses the sink's name.
+//! `State` when the log has failed; `Config` when another job uses the sink's name.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

@@ -27,7 +27,7 @@ use super::record::{Kind, LogRecord, Stored};
 use super::{Log, Raw};
 
 /// How many records of other lanes a reader passes over for each one it may yield, before others have their turn.
-const PASSED_OVER: usize = 8;
+pub(super) const PASSED_OVER: usize = 8;
 
 /// Reads a log in a job; see [`Log::source`].
 pub struct LogSource<T = Raw> {
@@ -128,10 +128,7 @@ impl<T: FromLog + Data> Source for LogSource<T> {
         let (keys, core) = (Keys::part(lane, self.lanes), self.log.core());
         // First this, so that nothing is appended between the look and the watch.
         let watch = Watch::new(core, waker.clone());
-        let lane = match from {
-            Some(position) => Lane::at(core, keys, position)?,
-            None => Lane::start(core, keys, self.start, self.bounded)?,
-        };
+        let lane = Lane::open(core, keys, from, self.start, self.bounded)?;
         Ok(LogSourceReader {
             lane,
             waker,

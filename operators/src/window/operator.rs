@@ -296,27 +296,17 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     fn move_sums(&mut self, slices: &mut SliceState<K, A::Acc>, number: i64) -> Result<()> {
         let (from, to) = self.windows.slices_of(number);
         self.leave_sums(slices, from)?;
-        while let Some(slice) = slices.next_away(self.running.to().max(from), to) {
-            slices.load([slice]).map_err(Error::read_back)?;
-            self.running.move_to(from, slice + 1, slices, &self.aggregate);
-            slices.relieve();
-        }
-        self.running.move_to(from, to, slices, &self.aggregate);
-        Ok(())
+        let first = self.running.to().max(from);
+        let (running, aggregate) = (&mut self.running, &self.aggregate);
+        one_at_a_time(slices, first, to, |slices, _, to| running.move_to(from, to, slices, aggregate))
     }
 
     /// Takes the slices before `first` out of the sums.
     fn leave_sums(&mut self, slices: &mut SliceState<K, A::Acc>, first: i64) -> Result<()> {
         // Where all slices leave, none need be subtracted.
-        while first < self.running.to()
-            && let Some(slice) = slices.next_away(self.running.from(), first)
-        {
-            slices.load([slice]).map_err(Error::read_back)?;
-            self.running.leave(slice + 1, slices, &self.aggregate);
-            slices.relieve();
-        }
-        self.running.leave(first, slices, &self.aggregate);
-        Ok(())
+        let from = if first < self.running.to() { self.running.from() } else { first };
+        let (running, aggregate) = (&mut self.running, &self.aggregate);
+        one_at_a_time(slices, from, first, |slices, _, to| running.leave(to, slices, aggregate))
     }
 
     /// Adds to the sums what the slices that are in them got of a batch.
@@ -423,19 +413,12 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
             self.prepared = false;
             return Ok(firing);
         }
-        let (mut from, to) = self.windows.slices_of(number);
-        let mut join = |slices: &SliceState<K, A::Acc>, from, to| {
+        let (from, to) = self.windows.slices_of(number);
+        one_at_a_time(slices, from, to, |slices, from, to| {
             for (_, key, acc) in slices.range(from, to) {
                 firing.panes.join(&self.aggregate, key, acc);
             }
-        };
-        while let Some(slice) = slices.next_away(from, to) {
-            slices.load([slice]).map_err(Error::read_back)?;
-            join(slices, from, slice + 1);
-            from = slice + 1;
-            slices.relieve();
-        }
-        join(slices, from, to);
+        })?;
         Ok(firing)
     }
 
@@ -450,6 +433,24 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         partial.drop_before(open);
         Ok(())
     }
+}
+
+/// Has `step` do its work on the slices from `from` to `to`, from the oldest on, in as many stretches as it takes to have only one of
+/// those in memory that had left it.
+fn one_at_a_time<K: Key, Acc: Value>(
+    slices: &mut SliceState<K, Acc>,
+    mut from: i64,
+    to: i64,
+    mut step: impl FnMut(&SliceState<K, Acc>, i64, i64),
+) -> Result<()> {
+    while let Some(slice) = slices.next_away(from, to) {
+        slices.load([slice]).map_err(Error::read_back)?;
+        step(slices, from, slice + 1);
+        from = slice + 1;
+        slices.relieve();
+    }
+    step(slices, from, to);
+    Ok(())
 }
 
 /// Whether a key's group fires window `number`: it may have done so on another worker, from which it came.

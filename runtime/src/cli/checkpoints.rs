@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use millstream_state::checkpoint::{Health, Refusal};
 use millstream_state::manifest::Manifest;
-use millstream_state::store::CheckpointStore;
 
 use crate::error::{Error, Result};
 use crate::job::Job;
@@ -31,10 +30,8 @@ pub enum CheckpointAction {
 }
 
 pub(super) fn run(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCode> {
-    let Some(dir) = &job.settings.checkpoint_dir else {
-        return Err(Error::config("this job keeps no checkpoints").hint("name a directory with `--checkpoint-dir DIR`"));
-    };
-    let store = CheckpointStore::new(dir);
+    let store = job.store()?;
+    let dir = store.dir();
     let epochs = store.epochs()?;
     if let Some(CheckpointAction::Show { epoch: Some(epoch) } | CheckpointAction::Verify { epoch: Some(epoch) }) =
         action

@@ -36,11 +36,18 @@ pub(crate) trait KeyedFactory: Send {
     fn combiner(&self, task: &Task) -> Option<Box<dyn CombineLogic>>;
 }
 
-/// An operator that sees every record.
-pub(crate) struct KeyedNode<O>(pub O);
+/// An operator, of which every worker gets a clone.
+pub(crate) struct KeyedNode<O: KeyedOperator> {
+    operator: O,
+    combining: Option<CombiningWith<O>>,
+}
 
-/// An operator in front of which records are taken together.
-pub(crate) struct CombiningNode<O>(pub O);
+/// How records are taken together in front of an operator, and what it does with that.
+struct CombiningWith<O: KeyedOperator> {
+    combiner: fn(&O, &Task) -> Box<dyn CombineLogic>,
+    fired: fn(&O, &O::State) -> EventTime,
+    on_combined: OnCombined<O>,
+}
 
 struct KeyedLogic<O: KeyedOperator> {
     operator: O,
@@ -62,71 +69,60 @@ type OnCombined<O> = fn(
     Box<dyn AnyRows>,
 ) -> Result<()>;
 
-impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
-    fn describe(&self) -> (String, String) {
-        described(&self.0)
-    }
-
-    fn shown(&self) -> Shown {
-        shown(&self.0)
-    }
-
-    fn depends_on_order(&self) -> bool {
-        self.0.depends_on_order()
-    }
-
-    fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
-        self.0.state(0..0).forms(migrations)
-    }
-
-    fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
-        let operator = self.0.clone();
-        Box::new(move || Ok(Box::new(KeyedLogic::restored(operator, None, task)?)))
-    }
-
-    fn combiner(&self, _task: &Task) -> Option<Box<dyn CombineLogic>> {
-        None
+impl<O: KeyedOperator> KeyedNode<O> {
+    /// One that sees every record.
+    pub(crate) fn plain(operator: O) -> Self {
+        KeyedNode { operator, combining: None }
     }
 }
 
-impl<O: Combining + Clone> KeyedFactory for CombiningNode<O> {
+impl<O: Combining> KeyedNode<O> {
+    /// One in front of which records are taken together.
+    pub(crate) fn combining(operator: O) -> Self {
+        let combining = CombiningWith {
+            combiner: |operator: &O, task| Box::new(Combine::new(operator.combiner(), task.clone())),
+            fired: |operator, state| operator.fired(state),
+            on_combined: |operator, cx, state, rows| {
+                let mut rows = downcast::<CombinedRows<O::Combiner>>(rows);
+                operator.on_combined(cx, state, &mut rows.0)
+            },
+        };
+        KeyedNode { operator, combining: Some(combining) }
+    }
+}
+
+impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
     fn describe(&self) -> (String, String) {
-        described(&self.0)
+        (self.operator.describe(), self.operator.state(0..0).shape())
     }
 
     fn shown(&self) -> Shown {
-        shown(&self.0)
+        shown(&self.operator)
     }
 
     fn depends_on_order(&self) -> bool {
-        self.0.depends_on_order()
+        self.operator.depends_on_order()
     }
 
     fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {
-        self.0.state(0..0).forms(migrations)
+        self.operator.state(0..0).forms(migrations)
     }
 
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
-        let operator = self.0.clone();
-        let on_combined: OnCombined<O> = |operator, cx, state, rows| {
-            let mut rows = downcast::<CombinedRows<O::Combiner>>(rows);
-            operator.on_combined(cx, state, &mut rows.0)
-        };
+        let operator = self.operator.clone();
+        let combining = self.combining.as_ref().map(|combining| (combining.fired, combining.on_combined));
         Box::new(move || {
-            let logic = KeyedLogic::restored(operator, Some(on_combined), task)?;
-            let restored = &logic.task.shared.restored[logic.task.node];
-            restored.add(logic.operator.fired(&logic.state));
+            let logic = KeyedLogic::restored(operator, combining.map(|(_, on_combined)| on_combined), task)?;
+            if let Some((fired, _)) = combining {
+                logic.task.shared.restored[logic.task.node].add(fired(&logic.operator, &logic.state));
+            }
             Ok(Box::new(logic))
         })
     }
 
     fn combiner(&self, task: &Task) -> Option<Box<dyn CombineLogic>> {
-        Some(Box::new(Combine::new(self.0.combiner(), task.clone())))
+        self.combining.as_ref().map(|combining| (combining.combiner)(&self.operator, task))
     }
-}
-
-fn described<O: KeyedOperator>(operator: &O) -> (String, String) {
-    (operator.describe(), operator.state(0..0).shape())
 }
 
 fn shown<O: KeyedOperator + Clone>(operator: &O) -> Shown {

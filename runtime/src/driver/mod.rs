@@ -12,7 +12,7 @@ mod stamper;
 mod stateless;
 
 pub(crate) use combine::CombineLogic;
-pub(crate) use keyed::{CombiningNode, KeyedFactory, KeyedNode};
+pub(crate) use keyed::{KeyedFactory, KeyedNode};
 pub(crate) use peek::Peeked;
 pub(crate) use sink::{SinkFactory, SinkNode};
 pub(crate) use source::{LateWaker, Polled, SourceFactory, SourceLogic, SourceNode};

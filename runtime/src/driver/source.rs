@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use millstream_state::manifest::{Manifest, SplitEntry};
+use millstream_state::manifest::{SplitEntry, find_split};
 
 use super::peek::{Passed, Peeked, peek};
 use super::stamper::{Stamper, Step, Steps, observe};
@@ -266,19 +266,11 @@ where
     }
 
     fn build(&self, task: Task, splits: Vec<(u32, String)>, waker: LateWaker) -> Result<Box<dyn SourceLogic>> {
-        let in_manifest = |manifest: &Option<Arc<Manifest>>| {
-            Some(manifest.as_ref()?.sources.iter().find(|source| source.name == task.name)?.splits.clone())
-        };
-        let source = in_manifest(&task.restored);
-        let until = in_manifest(&task.until);
         let woken = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let mut opened = Vec::new();
         for (number, name) in splits {
-            let of_split = |splits: &Option<Vec<SplitEntry>>| {
-                splits.as_ref().and_then(|splits| splits.iter().find(|split| split.split == name)).cloned()
-            };
-            let (entry, until) = (of_split(&source), of_split(&until));
-            let entry = entry.as_ref();
+            let entry = task.restored.as_ref().and_then(|m| find_split(&m.sources, &task.name, &name));
+            let until = task.until.as_ref().and_then(|m| find_split(&m.sources, &task.name, &name));
             let until = until.map(|until| Until { records: until.records, ended: until.ended });
             let unreadable = |what: &str, error: serde_json::Error| {
                 Error::state(format!("the checkpoint's {what} of split `{name}` does not read"))

@@ -155,8 +155,7 @@ impl Job {
                     Error::config(text).hint("run the job first, or name its directory with `--checkpoint-dir DIR`")
                 );
             };
-            let held = store.manifest(*epoch).and_then(|_| Held::open(&store.epoch_dir(*epoch)));
-            let opened = held.map_err(Error::from).and_then(open);
+            let opened = store.held(*epoch).map_err(Error::from).and_then(open);
             tries += 1;
             match opened {
                 // A job that runs may have deleted the one that was the newest a moment ago.

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use millstream_state::checkpoint::{Refusal, StartFrom};
-use millstream_state::manifest::Manifest;
+use millstream_state::manifest::{Manifest, find_split};
 use millstream_state::store::CheckpointStore;
 
 pub use against::{Against, AgainstReport, SinkDifference};
@@ -356,8 +356,7 @@ fn came_to(replayed: &Replayed, summary: &Summary, last: &Manifest) -> Result<()
     };
     for source in &until.sources {
         for split in &source.splits {
-            let again = last.sources.iter().find(|again| again.name == source.name);
-            let again = again.and_then(|again| again.splits.iter().find(|again| again.split == split.split));
+            let again = find_split(&last.sources, &source.name, &split.split);
             let (records, ended) = again.map_or((0, false), |again| (again.records, again.ended));
             if (records, ended) != (split.records, split.ended) {
                 let (split, of) = (&split.split, split.records);

@@ -306,10 +306,6 @@ mod tests {
     struct Memory(Vec<(i64, String)>);
 
     impl Stored for Memory {
-        fn place(&self) -> String {
-            "memory".into()
-        }
-
         fn rows(
             &self,
             _epochs: RangeInclusive<Epoch>,

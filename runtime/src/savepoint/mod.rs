@@ -141,13 +141,13 @@ impl Savepoints {
     }
 
     /// The job has ended. What is being copied is completed, or, if the job has `failed`, given up.
-    pub(crate) fn end(mut self, failed: bool) {
+    pub(crate) fn end(&mut self, failed: bool) {
         self.cancelled.store(failed, Ordering::SeqCst);
         self.poll();
-        for request in self.waiting.into_iter().chain(self.closing) {
+        for request in self.waiting.drain(..).chain(self.closing.drain(..)) {
             (request.answer)(Err(Error::external("the job ended before it could take the savepoint")));
         }
-        for copying in self.copying {
+        for copying in self.copying.drain(..) {
             let _ = copying.join();
         }
     }
