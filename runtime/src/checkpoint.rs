@@ -134,6 +134,11 @@ const APART: Duration = Duration::from_millis(200);
 /// How often counters are shown and handed to the metrics facade.
 const SHOW: Duration = Duration::from_millis(250);
 
+fn note_memory(summary: &mut Summary, status: &Status) {
+    summary.most_state_bytes = summary.most_state_bytes.max(status.state_bytes);
+    summary.most_rocksdb_bytes = summary.most_rocksdb_bytes.max(status.rocksdb_bytes);
+}
+
 impl Coordinator {
     pub(crate) fn status_names(&self) -> Vec<(String, Kind)> {
         self.operators.iter().map(|operator| (operator.name.clone(), operator.kind)).collect()
@@ -162,6 +167,7 @@ impl Coordinator {
         let all_left = self.join_workers(patience);
         let status = Status::read(&self.shared, &self.status_names());
         summary.elapsed = self.started.elapsed();
+        note_memory(&mut summary, &status);
         summary.records_in = status.records_in;
         summary.records_out = status.records_out;
         summary.late = status.late;
@@ -208,7 +214,11 @@ impl Coordinator {
         loop {
             // Without a store nothing is ever due.
             let idle = open.is_none() && held.store.is_some();
-            let wait = if idle { due.saturating_duration_since(Instant::now()) } else { SHOW };
+            let wait = match idle {
+                true if pressed >= self.current() => APART.saturating_sub(closed.elapsed()),
+                true => due.saturating_duration_since(Instant::now()),
+                false => SHOW,
+            };
             match self.reports.recv_timeout(wait.clamp(Duration::from_millis(1), SHOW)) {
                 Ok(Report::Cut { node, epoch, splits }) => {
                     let open = expect_open(&mut open, epoch)?;
@@ -268,8 +278,7 @@ impl Coordinator {
                     self.shared.rocksdb_bytes.store(memory as u64, Ordering::Relaxed);
                 }
                 let status = Status::read(&self.shared, &self.status_names());
-                summary.most_state_bytes = summary.most_state_bytes.max(status.state_bytes);
-                summary.most_rocksdb_bytes = summary.most_rocksdb_bytes.max(status.rocksdb_bytes);
+                note_memory(summary, &status);
                 metrics::publish(&self.job, &status, &held.counted);
                 progress.show(&status, self.started.elapsed());
                 self.savepoints.poll();
@@ -326,15 +335,20 @@ impl Coordinator {
 
     /// Whether an operator needs a checkpoint before it is due: at once if sources wait for it, otherwise not too often.
     fn is_pressed(&self, pressed: Epoch, closed: Instant) -> bool {
-        let current = self.shared.announced.load(Ordering::SeqCst);
+        let current = self.current();
         let waits = self.shared.full.load(Ordering::Relaxed) >= current;
         pressed >= current && (waits || closed.elapsed() >= APART)
+    }
+
+    /// The epoch in which sources are, or soon will be.
+    fn current(&self) -> Epoch {
+        self.shared.announced.load(Ordering::SeqCst)
     }
 
     /// Ends the current epoch.
     fn begin(&mut self, reason: Reason) -> Open {
         self.savepoints.closing();
-        let epoch = self.shared.announced.load(Ordering::SeqCst);
+        let epoch = self.current();
         tracing::debug!(job = %self.job, epoch, ?reason, "closing epoch");
         self.shared.announce(epoch + 1);
         let now = Instant::now();

@@ -48,7 +48,7 @@ pub struct Summary {
     pub longest_pause: Duration,
     /// The longest that a checkpoint took from its announcement to its publication.
     pub longest_checkpoint: Duration,
-    /// The most memory that keyed state took, in bytes, and that RocksDB took; looked at four times a second.
+    /// The most memory that keyed state took, in bytes, and that RocksDB took; looked at four times a second and at the end.
     pub most_state_bytes: u64,
     /// See above.
     pub most_rocksdb_bytes: u64,

@@ -1,4 +1,4 @@
-//! What fuzzers reach that nobody else does. Only there when the crate is built for fuzzing.
+//! What fuzzers reach that nobody else does. Only there when the crate is built for fuzzing, and, to see that it compiles, in tests.
 #![allow(missing_docs)]
 
 use crate::evolve::Migrations;
@@ -6,7 +6,10 @@ use crate::lines::unsealed;
 use crate::schema::Schema;
 use crate::walk::{Plan, rewrite, show};
 
-pub use crate::blocks::merge;
+/// What RocksDB has made of a value and what is to be merged with it.
+pub fn merge(blocks: &[&[u8]]) -> Option<Vec<u8>> {
+    crate::blocks::merge(blocks)
+}
 
 /// A manifest file with this content, whatever it is.
 pub fn framed(json: &[u8]) -> Vec<u8> {

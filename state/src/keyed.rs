@@ -136,11 +136,11 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         Ok(())
     }
 
-    /// Makes room for so many entries in a shard, by letting go of others rather than by growing where the limit is reached.
+    /// Makes room for so many entries in a shard, by letting go of others rather than by growing beyond what it may have.
     fn make_room(&mut self, shard: usize, entries: usize) {
         let (Some(limit), table) = (&self.limit, &self.shards[shard]) else { return };
-        let grown = table.bytes_if_grown() + (table.len() + entries) * limit.owned::<(K, V)>();
-        if table.room() < entries && grown > limit.bytes / SHARDS && self.may_let_go() {
+        if table.room() < entries && 2 * table.places() > Places::of::<K, V>(limit).of_shard(shard) && self.may_let_go()
+        {
             self.let_go(shard);
         }
     }
@@ -152,7 +152,7 @@ impl<K: Key, V: Value> KeyedState<K, V> {
 
     fn let_go(&mut self, shard: usize) {
         if let Some(limit) = &self.limit {
-            self.shards[shard].let_go(limit.bytes / SHARDS, limit.owned::<(K, V)>());
+            self.shards[shard].let_go(Places::of::<K, V>(limit).of_shard(shard));
         }
     }
 
@@ -166,11 +166,63 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         self.shards.iter().map(of).sum()
     }
 
-    /// Whether tables cannot grow without coming over the limit.
-    fn is_at_limit(&self, limit: &Limit) -> bool {
-        self.sum(Table::bytes_if_grown) + self.sum(Table::len) * limit.owned::<(K, V)>() > limit.bytes
+    /// How badly it needs that what cannot leave memory is stored.
+    fn pressure(&self, limit: &Limit) -> Pressure {
+        let places = Places::of::<K, V>(limit);
+        // What cannot leave, and from how much on it is too much.
+        let (stuck, soon, over) = match self.spilled {
+            Some(_) => {
+                let over = (places.all() * 3 / 4).min(places.in_small());
+                (self.sum(Table::dirty), over / 2, over)
+            }
+            None => (self.sum(Table::len), places.in_small() * 4 / 7, places.in_small() * 6 / 7),
+        };
+        if stuck > over || self.bytes() > limit.bytes {
+            Pressure::Over
+        } else if stuck > soon {
+            Pressure::Soon
+        } else {
+            Pressure::None
+        }
     }
 }
+
+/// How many places tables may have. It is always a power of two, so some may have twice as many as others: together they come
+/// close to what there is memory for.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    /// Of the small tables.
+    small: usize,
+    /// How many tables, the first ones, may be twice as large.
+    large: usize,
+}
+
+impl Places {
+    fn of<K: Key, V: Value>(limit: &Limit) -> Self {
+        let each = Table::<K, V>::PLACE + limit.owned::<(K, V)>();
+        // Tables are a little larger than their places.
+        let all = limit.bytes.saturating_sub(SHARDS * 64) / each;
+        let small = (all / SHARDS).checked_ilog2().map_or(LEAST, |log| 1 << log).max(LEAST);
+        Places { small, large: (all / small).saturating_sub(SHARDS) }
+    }
+
+    fn of_shard(self, shard: usize) -> usize {
+        if shard < self.large { 2 * self.small } else { self.small }
+    }
+
+    /// How many entries tables can hold, small and large ones.
+    fn all(self) -> usize {
+        (SHARDS + self.large) * self.small / 8 * 7
+    }
+
+    /// How many they can hold if all are small.
+    fn in_small(self) -> usize {
+        SHARDS * self.small / 8 * 7
+    }
+}
+
+/// The fewest places that a table may have.
+const LEAST: usize = 16;
 
 /// Under which key of the database something stands; see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,7 +294,8 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
 
     fn begin_freeze(&mut self) {
         debug_assert!(self.freeze.is_none());
-        if self.spilled.is_none() && self.limit.as_ref().is_some_and(|limit| self.is_at_limit(limit)) {
+        let near = |limit: &Limit| self.pressure(limit) > Pressure::None;
+        if self.spilled.is_none() && self.limit.as_ref().is_some_and(near) {
             let mut entries = none();
             for (key, _) in self.shards.iter().flat_map(Table::iter) {
                 entries[usize::from(group_of(hash_key(key)))] += 1;
@@ -345,23 +398,7 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
             limit.sample(self.shards.iter().filter_map(|table| table.iter().next()));
             self.sampled = entries.max(1);
         }
-        if !self.is_at_limit(limit) {
-            return Pressure::None;
-        }
-        if self.bytes() > limit.bytes {
-            return Pressure::Over;
-        }
-        // What cannot leave, and from how many eighths of what there is room for on it is too much.
-        let (stuck, soon, over) = match self.spilled {
-            Some(_) => (self.sum(Table::dirty), 3, 6),
-            None => (self.sum(Table::len), 5, 7),
-        };
-        let room = self.sum(Table::len) + self.sum(Table::room);
-        match 8 * stuck {
-            stuck if stuck > over * room => Pressure::Over,
-            stuck if stuck > soon * room => Pressure::Soon,
-            _ => Pressure::None,
-        }
+        self.pressure(limit)
     }
 }
 
@@ -673,6 +710,22 @@ mod tests {
             for (key, value) in &model {
                 prop_assert_eq!(state.get(hash_key(key), key), Some(value));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn tables_use_what_there_is_and_no_more(kilobytes in 100..1_000_000usize) {
+            let disk = Disk::new();
+            let limit = Limit::new(kilobytes << 10, disk.db.stored(OPERATOR));
+            let places = Places::of::<u64, u64>(&limit);
+            let all: usize = (0..SHARDS).map(|shard| places.of_shard(shard)).sum();
+            let mut bytes = all * Table::<u64, u64>::PLACE;
+            prop_assert!(bytes * 16 > limit.bytes * 15, "{bytes} of {}", limit.bytes);
+            // What tables take besides their places.
+            bytes += SHARDS * 64;
+            prop_assert!(bytes <= limit.bytes, "{bytes} of {}", limit.bytes);
+            prop_assert_eq!(places.all(), all / 8 * 7);
         }
     }
 

@@ -13,7 +13,7 @@ pub mod checkpoint;
 pub mod codec;
 mod error;
 pub mod evolve;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod groups;
 pub mod hash;

@@ -193,18 +193,20 @@ impl<K: Key, V: Clone> Table<K, V> {
         self.entries.allocation_size()
     }
 
-    /// How many bytes it would take if it grew.
-    pub(crate) fn bytes_if_grown(&self) -> usize {
-        (2 * self.entries.num_buckets()).max(4) * (size_of::<Entry<K, V>>() + 1)
+    /// How many places it has, of which at most seven in eight can be taken; a power of two.
+    pub(crate) fn places(&self) -> usize {
+        self.entries.num_buckets()
     }
 
-    /// Lets go of clean entries until a table of so many bytes would be less than half full: first of those that were clean already
-    /// when this was done last, then of others. Dirty ones stay. What goes must be stored, and no freeze be open. An
-    /// entry owns so many bytes besides.
-    pub(crate) fn let_go(&mut self, bytes: usize, owned: usize) {
-        debug_assert!(self.freeze.is_none());
-        let place = size_of::<Entry<K, V>>() + 1 + owned;
-        let places = (bytes / place).checked_ilog2().map_or(4, |log| 1 << log).min(self.entries.num_buckets());
+    /// How many bytes one place takes.
+    pub(crate) const PLACE: usize = size_of::<Entry<K, V>>() + 1;
+
+    /// Lets go of clean entries until a table of so many places, a power of two, would be less than half full: first of those
+    /// that were clean already when this was done last, then of others. Dirty ones stay. What goes must be stored, and no
+    /// freeze be open.
+    pub(crate) fn let_go(&mut self, places: usize) {
+        debug_assert!(self.freeze.is_none() && places.is_power_of_two());
+        let places = places.min(self.places());
         // A table is hashed anew where it is, without growing, if not more than half of what it can hold is in it.
         let half = places * 7 / 16;
         let mut more = self.entries.len().saturating_sub(half - half / 4);
@@ -218,7 +220,7 @@ impl<K: Key, V: Clone> Table<K, V> {
                 !goes
             });
         }
-        if places < self.entries.num_buckets() && self.len() <= half {
+        if places < self.places() && self.len() <= half {
             self.entries.shrink_to(2 * half, |entry| hash_key(&entry.key));
         }
         // Only then is the room of those that went free again.

@@ -342,7 +342,7 @@ fn new_id() -> String {
 }
 
 /// What fuzzers reach that nobody else does.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 #[allow(missing_docs)]
 pub mod fuzzing {
     pub fn read(bytes: &[u8]) {

@@ -57,8 +57,8 @@ struct KeyedLogic<O: KeyedOperator> {
     cx: Context<O::In, O::Out>,
     /// Takes in what combiners have made of records, for operators that have such.
     on_combined: Option<OnCombined<O>>,
-    /// The last epoch that was asked to be closed soon.
-    pressed: Epoch,
+    /// The last epoch that was asked to be closed, and how much that was needed.
+    pressed: (Epoch, Pressure),
     task: Task,
 }
 
@@ -181,7 +181,7 @@ impl<O: KeyedOperator> KeyedLogic<O> {
     fn restored(operator: O, on_combined: Option<OnCombined<O>>, task: Task) -> Result<Self> {
         let state = guard(&task.name, || restore(&operator, &task))?;
         let cx = Context::new(task.connected[1]);
-        Ok(KeyedLogic { operator, state, entries: 0, cx, on_combined, pressed: 0, task })
+        Ok(KeyedLogic { operator, state, entries: 0, cx, on_combined, pressed: (0, Pressure::None), task })
     }
 
     /// Where memory is limited: has the state let go of what it can, and asks for a checkpoint where it needs one.
@@ -198,8 +198,8 @@ impl<O: KeyedOperator> KeyedLogic<O> {
         if pressure == Pressure::Over {
             shared.full.fetch_max(epoch, Ordering::Relaxed);
         }
-        if self.pressed < epoch {
-            self.pressed = epoch;
+        if self.pressed < (epoch, pressure) {
+            self.pressed = (epoch, pressure);
             shared.report(Report::Pressed(epoch));
         }
     }
