@@ -483,7 +483,7 @@ fn when_an_option_is_wrong_then_it_is_named() {
     let fixture = Fixture::new();
     let missing = fixture.dir.path().join("missing.csv").display().to_string();
     let dir = fixture.dir.path().display().to_string();
-    let cases: [(&str, &[&str]); 16] = [
+    let cases: [(&str, &[&str]); 20] = [
         ("--size 1hour", &["--size", "`1hour` is not a span like 1h"]),
         ("--slide -5m", &["-5"]),
         ("--slide 0s", &["--slide 0s"]),
@@ -500,6 +500,10 @@ fn when_an_option_is_wrong_then_it_is_named() {
         ("--from 3 --fresh", &["--from", "--fresh"]),
         ("--fresh --newest-intact", &["--fresh", "--newest-intact"]),
         ("graph --format svg", &["svg", "mermaid"]),
+        ("state list --from 3", &["`--from`", "means nothing to `state`", "--at EPOCH"]),
+        ("--newest-intact checkpoints", &["`--newest-intact`", "means nothing to `checkpoints`"]),
+        ("--fresh history", &["`--fresh`", "means nothing to `history`"]),
+        ("replay --fresh", &["`--fresh`", "means nothing to `replay`", "--from EPOCH"]),
     ];
     for (options, texts) in cases {
         fixture.job.with(options).run().failed().says(texts);

@@ -215,6 +215,7 @@ impl JobArgs {
         settings.names.renamed.extend_from_slice(&self.rename_state);
         settings.names.dropped.extend_from_slice(&self.drop_state);
         let replay = matches!(self.command, Some(Command::Replay(_)));
+        self.refuse_start()?;
         if !replay
             && matches!(settings.start_from, StartFrom::Epoch(_) | StartFrom::NewestIntact)
             && settings.checkpoint_dir.is_none()
@@ -223,6 +224,33 @@ impl JobArgs {
                 .hint("give one with `--checkpoint-dir DIR`"));
         }
         Ok(())
+    }
+
+    /// Refuses options that say where a start begins to commands that start nothing: whoever gives one expects something of it.
+    fn refuse_start(&self) -> Result<()> {
+        let (command, hint) = match &self.command {
+            None | Some(Command::Run | Command::Bench(_)) => return Ok(()),
+            Some(Command::Replay(_)) => ("replay", "`--from EPOCH` says with which checkpoint it begins; 0 is the beginning"),
+            Some(Command::State(_)) => ("state", "`--at EPOCH` and `--at DIR` say at which checkpoint or savepoint it looks"),
+            Some(Command::Graph { .. }) => ("graph", "leave it out"),
+            Some(Command::Savepoint(_)) => ("savepoint", "leave it out: a savepoint is taken of a job that runs"),
+            Some(Command::Checkpoints { .. }) => ("checkpoints", "leave it out: all checkpoints are looked at"),
+            Some(Command::History(_)) => ("history", "leave it out: all that happened is shown"),
+        };
+        let from = self.from.is_some() && command != "replay";
+        let given = [
+            (from, "--from"),
+            (self.fresh, "--fresh"),
+            (self.newest_intact, "--newest-intact"),
+            (self.from_savepoint.is_some(), "--from-savepoint"),
+        ];
+        match given.iter().find(|(given, _)| *given) {
+            None => Ok(()),
+            Some((_, option)) => {
+                let reason = format!("`{option}` is for starting the job, and means nothing to `{command}`");
+                Err(Error::config(reason).hint(hint))
+            }
+        }
     }
 
     fn execute(&self, job: Job) -> Result<ExitCode> {

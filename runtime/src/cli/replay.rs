@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::JobArgs;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job::Job;
 use crate::replay::{Against, Replay, Until};
 
@@ -52,10 +52,6 @@ fn parse_until(text: &str) -> std::result::Result<Until, String> {
 }
 
 pub(super) fn run(job: Job, options: &JobArgs, args: &ReplayArgs) -> Result<ExitCode> {
-    if options.fresh || options.newest_intact {
-        return Err(Error::config("a replay begins with a checkpoint of your choice")
-            .hint("name it with `--from EPOCH`; `--from 0` is the beginning"));
-    }
     let replay = Replay {
         from: options.from,
         until: args.until.unwrap_or_default(),
