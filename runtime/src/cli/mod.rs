@@ -230,8 +230,12 @@ impl JobArgs {
     fn refuse_start(&self) -> Result<()> {
         let (command, hint) = match &self.command {
             None | Some(Command::Run | Command::Bench(_)) => return Ok(()),
-            Some(Command::Replay(_)) => ("replay", "`--from EPOCH` says with which checkpoint it begins; 0 is the beginning"),
-            Some(Command::State(_)) => ("state", "`--at EPOCH` and `--at DIR` say at which checkpoint or savepoint it looks"),
+            Some(Command::Replay(_)) => {
+                ("replay", "`--from EPOCH` says with which checkpoint it begins; 0 is the beginning")
+            }
+            Some(Command::State(_)) => {
+                ("state", "`--at EPOCH` and `--at DIR` say at which checkpoint or savepoint it looks")
+            }
             Some(Command::Graph { .. }) => ("graph", "leave it out"),
             Some(Command::Savepoint(_)) => ("savepoint", "leave it out: a savepoint is taken of a job that runs"),
             Some(Command::Checkpoints { .. }) => ("checkpoints", "leave it out: all checkpoints are looked at"),
