@@ -267,7 +267,10 @@ mod tests {
         assert_eq!(decide(&[intact(8), finished.clone()], StartFrom::Newest), Decision::Finished { epoch: 9 });
         let restore = Decision::Restore { epoch: 8, passed_over: vec![9] };
         assert_eq!(decide(&[intact(8), finished.clone()], StartFrom::Epoch(8)), restore);
-        assert_eq!(decide(&[finished], StartFrom::Fresh), Decision::Fresh);
+        assert_eq!(decide(std::slice::from_ref(&finished), StartFrom::Fresh), Decision::Fresh);
+        // Something newer is there, so the job had not finished for good.
+        let restore = Decision::Restore { epoch: 9, passed_over: vec![10] };
+        assert_eq!(decide(&[finished, damaged(10)], StartFrom::NewestIntact), restore);
     }
 
     /// A checkpoint that was written so many seconds ago, with files of so many bytes.
@@ -291,6 +294,8 @@ mod tests {
         let copy = Import::Copy { set_aside: vec![] };
         assert_eq!(decide(&[]), copy);
         assert_eq!(decide(&[(5, Some(at(5, "aaaaaaaa", 500)))]), copy);
+        // Within the same millisecond.
+        assert_eq!(decide(&[(5, Some(at(5, "aaaaaaaa", 700)))]), copy);
         assert_eq!(decide(&[(5, Some(at(5, "aaaaaaaa", 500))), (7, Some(savepoint.clone()))]), Import::There);
         for (epoch, other) in [
             (8, Some(at(8, "aaaaaaaa", 800))),

@@ -20,6 +20,7 @@ use crate::rocks::Stored;
 use crate::snapshot::{Change, Frozen, Key, Pressure, Run, State, StoredEntry, Value};
 use crate::table::{Copies, Table};
 use crate::{Result, StateError, codec};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Into how many tables keys are dealt out, so that nothing that is done to a table as a whole takes long.
 const SHARDS: usize = 64;
@@ -29,9 +30,8 @@ const SHARDS: usize = 64;
 pub struct KeyedState<K, V> {
     shards: Vec<Table<K, V>>,
     blocks: Blocks,
-    /// How many entries each key group has, wherever they are, once entries stand in the database one by one, or will when a freeze
-    /// is written that has begun.
-    spilled: Option<Counts>,
+    /// Once entries stand in the database one by one, or will when a freeze is written that has begun.
+    spilled: Option<Spilled>,
     limit: Option<Limit>,
     freeze: Option<Freezing>,
     /// How many entries were restored from blocks, by key group.
@@ -43,13 +43,31 @@ pub struct KeyedState<K, V> {
 /// A number per key group.
 type Counts = Box<[u64; KEY_GROUPS as usize]>;
 
+/// How many entries there are, wherever they are.
+#[derive(Debug)]
+struct Spilled {
+    entries: u64,
+    /// How many were added to each key group since the last freeze.
+    added: Counts,
+    /// How many each had then: kept by whoever writes freezes, one after the other.
+    stored: Arc<Mutex<Counts>>,
+}
+
+/// What a freeze of spilled state does to how many entries key groups have.
+#[derive(Debug)]
+enum Counting {
+    /// It is of all entries there are.
+    All,
+    Added(Counts),
+}
+
 /// A freeze that is not done.
 #[derive(Debug)]
 struct Freezing {
     /// The first shard that is not copied.
     next: usize,
-    /// How many entries key groups had when it began, for spilled state.
-    entries: Option<Counts>,
+    /// For spilled state.
+    counting: Option<Counting>,
 }
 
 impl<K, V> Default for KeyedState<K, V> {
@@ -65,6 +83,10 @@ impl<K, V> Default for KeyedState<K, V> {
             sampled: 0,
         }
     }
+}
+
+fn lock(counts: &Mutex<Counts>) -> std::sync::MutexGuard<'_, Counts> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn none() -> Counts {
@@ -130,7 +152,10 @@ impl<K: Key, V: Value> KeyedState<K, V> {
                     shards[shard_of(*hash)].update(*hash, key, || value);
                 }
                 // It is new, and made by whoever asked for it.
-                None => spilled[usize::from(group_of(*hash))] += 1,
+                None => {
+                    spilled.entries += 1;
+                    spilled.added[usize::from(group_of(*hash))] += 1;
+                }
             }
         }
         Ok(())
@@ -295,16 +320,18 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
     fn begin_freeze(&mut self) {
         debug_assert!(self.freeze.is_none());
         let near = |limit: &Limit| self.pressure(limit) > Pressure::None;
-        if self.spilled.is_none() && self.limit.as_ref().is_some_and(near) {
-            let mut entries = none();
-            for (key, _) in self.shards.iter().flat_map(Table::iter) {
-                entries[usize::from(group_of(hash_key(key)))] += 1;
+        let leaves_blocks = self.spilled.is_none() && self.limit.as_ref().is_some_and(near);
+        self.shards.iter_mut().for_each(|table| table.begin_freeze(leaves_blocks));
+        let counting = match &mut self.spilled {
+            Some(spilled) => Some(Counting::Added(std::mem::replace(&mut spilled.added, none()))),
+            None if leaves_blocks => {
+                let entries = self.sum(Table::len) as u64;
+                self.spilled = Some(Spilled { entries, added: none(), stored: Arc::new(Mutex::new(none())) });
+                Some(Counting::All)
             }
-            self.spilled = Some(entries);
-            self.shards.iter_mut().for_each(Table::dirty_all);
-        }
-        self.shards.iter_mut().for_each(Table::begin_freeze);
-        self.freeze = Some(Freezing { next: 0, entries: self.spilled.clone() });
+            None => None,
+        };
+        self.freeze = Some(Freezing { next: 0, counting });
     }
 
     fn copy_some(&mut self, most: &mut usize) -> bool {
@@ -335,9 +362,11 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
         }
         let blocks = self.blocks.clone();
         let tell = self.limit.as_mut().map(Limit::frozen);
-        Some(match freeze.entries {
-            None => Box::new(FrozenBlocks { changed, blocks, tell }),
-            Some(counts) => Box::new(FrozenEntries { changed, counts, blocks, tell }),
+        Some(match (freeze.counting, &self.spilled) {
+            (Some(counting), Some(spilled)) => {
+                Box::new(FrozenEntries { changed, counting, stored: Arc::clone(&spilled.stored), blocks, tell })
+            }
+            _ => Box::new(FrozenBlocks { changed, blocks, tell }),
         })
     }
 
@@ -351,8 +380,11 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
                 let reason = format!("{} bytes instead of 8", entry.value.len());
                 return Err(StateError::Codec { what: "a number of entries".into(), reason });
             };
-            let spilled = self.spilled.get_or_insert_with(none);
-            spilled[usize::from(entry.group)] = u64::from_le_bytes(count);
+            let count = u64::from_le_bytes(count);
+            let fresh = || Spilled { entries: 0, added: none(), stored: Arc::new(Mutex::new(none())) };
+            let spilled = self.spilled.get_or_insert_with(fresh);
+            spilled.entries += count;
+            lock(&spilled.stored)[usize::from(entry.group)] += count;
             return Ok(());
         }
         let block = entry.key.is_empty();
@@ -371,7 +403,8 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
     fn restored(&mut self) {
         let Some(spilled) = &mut self.spilled else { return };
         if self.from_blocks.iter().any(|entries| *entries > 0) {
-            for (entries, from_blocks) in spilled.iter_mut().zip(*self.from_blocks) {
+            spilled.entries += self.from_blocks.iter().sum::<u64>();
+            for (entries, from_blocks) in lock(&spilled.stored).iter_mut().zip(*self.from_blocks) {
                 *entries += from_blocks;
             }
             // What is only in blocks must not leave before it is stored on its own.
@@ -381,7 +414,7 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
 
     fn entries(&self) -> u64 {
         match &self.spilled {
-            Some(spilled) => spilled.iter().sum(),
+            Some(spilled) => spilled.entries,
             None => self.sum(Table::len) as u64,
         }
     }
@@ -423,8 +456,8 @@ impl<K: Key, V: Value> Frozen for FrozenBlocks<K, V> {
 
 struct FrozenEntries<K, V> {
     changed: Changed<K, V>,
-    /// How many entries key groups have.
-    counts: Counts,
+    counting: Counting,
+    stored: Arc<Mutex<Counts>>,
     /// Where they stood before there were entries of their own. All that is left of it goes.
     blocks: Blocks,
     tell: Option<Tell>,
@@ -437,13 +470,19 @@ impl<K: Key, V: Value> Frozen for FrozenEntries<K, V> {
             codec::check_readable(key)?;
             codec::check_readable(value)?;
         }
-        let before = run.bytes();
+        let (before, mut found) = (run.bytes(), none());
         for (key, value) in self.changed.parts.iter().flatten() {
             let group = group_of(hash_key(key));
+            found[usize::from(group)] += 1;
             run.put(group, |out| write_key(key, out), |out| codec::encode_into(value, out))?;
         }
         let bytes = run.bytes() - before;
-        for (group, count) in (0..).zip(*self.counts).filter(|(_, count)| *count > 0) {
+        let mut stored = lock(&self.stored);
+        match self.counting {
+            Counting::All => *stored = found,
+            Counting::Added(added) => stored.iter_mut().zip(*added).for_each(|(stored, added)| *stored += added),
+        }
+        for (group, count) in (0..).zip(**stored).filter(|(_, count)| *count > 0) {
             run.push(group, &[COUNT], Change::Put(&count.to_le_bytes()));
         }
         self.tell.into_iter().for_each(|tell| tell.encoded(run, self.changed.entries(), bytes));

@@ -291,7 +291,7 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
     fn begin_freeze(&mut self) {
         debug_assert!(self.tracked && self.freeze.is_none());
         for (_, table) in &mut self.slices {
-            table.begin_freeze();
+            table.begin_freeze(false);
         }
         let mut gone = std::mem::take(&mut self.gone);
         // A slice may have gone and have come back since: it is written as a whole then, over what was there.

@@ -6,7 +6,8 @@
 //! **A freeze** fixes what the dirty entries are, at no cost, and then copies them bit by bit; an entry that is about to change or
 //! to go is copied first. Two marks of dirtiness take turns, so none has to be cleared: what has the mark of before
 //! still waits for its copy. Where dirty entries are is noted as they become dirty, so that a freeze costs what changed,
-//! not what there is.
+//! not what there is. A freeze of *everything* makes no entry dirty either: two marks of cleanness take turns as well, and what has
+//! neither the new one nor that of changes waits for its copy.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Found;
@@ -26,7 +27,9 @@ struct Entry<K, V> {
 /// Whether an entry is dirty, and since which freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
-    Clean,
+    /// Clean; which of the two after a freeze of everything.
+    CleanA,
+    CleanB,
     /// Clean, and not used since the table was last asked to let go of entries.
     Cold,
     DirtyA,
@@ -37,7 +40,9 @@ impl Mark {
     fn other(self) -> Mark {
         match self {
             Mark::DirtyA => Mark::DirtyB,
-            _ => Mark::DirtyA,
+            Mark::DirtyB => Mark::DirtyA,
+            Mark::CleanA => Mark::CleanB,
+            Mark::CleanB | Mark::Cold => Mark::CleanA,
         }
     }
 }
@@ -46,8 +51,10 @@ impl Mark {
 #[derive(Debug)]
 pub(crate) struct Table<K, V> {
     entries: HashTable<Entry<K, V>>,
-    /// The mark of what changes now. `Clean` where nobody keeps account.
+    /// The mark of what changes now. That of clean entries where nobody keeps account.
     now: Mark,
+    /// The mark of what is clean from now on.
+    clean: Mark,
     /// How many entries have that mark.
     dirty: usize,
     /// At which places they are. Not known when the table has grown since the last freeze: at any.
@@ -66,6 +73,10 @@ struct Freeze<K, V> {
     next: usize,
     /// How many entries wait for their copy.
     left: usize,
+    /// Whether all entries that were there wait for it, dirty or not.
+    everything: bool,
+    /// The mark of those that were copied.
+    clean: Mark,
     copies: Copies<K, V>,
 }
 
@@ -81,7 +92,8 @@ impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
         Table {
             entries: HashTable::new(),
-            now: Mark::Clean,
+            now: Mark::CleanA,
+            clean: Mark::CleanA,
             dirty: 0,
             places: None,
             freeze: None,
@@ -214,7 +226,7 @@ impl<K: Key, V: Clone> Table<K, V> {
             self.entries.retain(|entry| {
                 let goes = more > 0 && entry.mark == Mark::Cold;
                 more -= usize::from(goes);
-                if entry.mark == Mark::Clean && !again {
+                if matches!(entry.mark, Mark::CleanA | Mark::CleanB) && !again {
                     entry.mark = Mark::Cold;
                 }
                 !goes
@@ -247,7 +259,7 @@ impl<K: Key, V: Clone> Table<K, V> {
     pub(crate) fn restore(&mut self, hash: u64, key: K, value: V) {
         self.stored = true;
         self.entries
-            .insert_unique(hash, Entry { value, key, mark: Mark::Clean }, |entry| hash_key(&entry.key));
+            .insert_unique(hash, Entry { value, key, mark: self.clean }, |entry| hash_key(&entry.key));
     }
 
     /// Every key with its value, in no particular order.
@@ -261,7 +273,7 @@ impl<K: Key, V: Clone> Table<K, V> {
         let Table { entries, now, dirty, freeze, .. } = self;
         let hand_over = |mut entry: Entry<K, V>| {
             if let Some(freeze) = freeze {
-                freeze.copy(&mut entry, now.other());
+                freeze.copy(&mut entry, *now);
             }
             *dirty -= usize::from(entry.mark == *now);
             each(entry.key, entry.value);
@@ -286,19 +298,23 @@ impl<K: Key, V: Clone> Table<K, V> {
         (self.dirty, self.places) = (self.len(), None);
     }
 
-    /// Fixes what is to be copied: the dirty entries, or all of them if the table is torn. All count as stored from now on.
-    pub(crate) fn begin_freeze(&mut self) {
-        debug_assert!(self.freeze.is_none() && self.now != Mark::Clean);
-        if self.torn {
-            // Which ones are gone nobody knows any more.
-            self.dirty_all();
-        } else if self.dirty == 0 {
+    /// Fixes what is to be copied: the dirty entries, or all of them if that is asked for or the table is torn. All count as stored from
+    /// now on.
+    pub(crate) fn begin_freeze(&mut self, everything: bool) {
+        debug_assert!(self.freeze.is_none() && self.now != self.clean);
+        // Which ones are gone from a torn table nobody knows any more.
+        let everything = self.torn || (everything && !self.is_empty());
+        if !everything && self.dirty == 0 {
             return;
         }
-        let left = self.dirty;
+        let left = if everything { self.len() } else { self.dirty };
         let copies = Copies { whole: left == self.len(), entries: Vec::with_capacity(left) };
-        let places = self.places.replace(Bits::new(self.entries.num_buckets()));
-        self.freeze = Some(Freeze { places, next: 0, left, copies });
+        let dirty_places = self.places.replace(Bits::new(self.entries.num_buckets()));
+        let places = dirty_places.filter(|_| !everything);
+        if everything {
+            self.clean = self.clean.other();
+        }
+        self.freeze = Some(Freeze { places, next: 0, left, everything, clean: self.clean, copies });
         (self.now, self.dirty, self.stored, self.torn) = (self.now.other(), 0, true, false);
     }
 
@@ -313,7 +329,7 @@ impl<K: Key, V: Clone> Table<K, V> {
             let place = freeze.places.as_ref().and_then(|bits| bits.next(freeze.next)).unwrap_or(freeze.next);
             freeze.next = place + 1;
             if let Some(entry) = self.entries.get_bucket_mut(place) {
-                freeze.copy(entry, self.now.other());
+                freeze.copy(entry, self.now);
             }
         }
         true
@@ -326,11 +342,15 @@ impl<K: Key, V: Clone> Table<K, V> {
 }
 
 impl<K: Clone, V: Clone> Freeze<K, V> {
-    /// Copies an entry if it still waits for that.
+    /// Copies an entry if it still waits for that. What changes has the mark `now`.
     #[inline]
-    fn copy(&mut self, entry: &mut Entry<K, V>, waiting: Mark) {
-        if entry.mark == waiting {
-            entry.mark = Mark::Clean;
+    fn copy(&mut self, entry: &mut Entry<K, V>, now: Mark) {
+        let waits = match self.everything {
+            true => entry.mark != now && entry.mark != self.clean,
+            false => entry.mark == now.other(),
+        };
+        if waits {
+            entry.mark = self.clean;
             self.left -= 1;
             self.copies.entries.push((entry.key.clone(), entry.value.clone()));
         }
@@ -350,7 +370,7 @@ fn change<K: Clone, V: Clone>(
     freeze: &mut Option<Freeze<K, V>>,
 ) {
     if let Some(freeze) = freeze {
-        freeze.copy(entry, now.other());
+        freeze.copy(entry, now);
     }
     entry.mark = now;
     note(dirty, places, place);
@@ -374,8 +394,8 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Update(u16),
-        /// Begins a freeze, if none is open.
-        Begin,
+        /// Begins a freeze, if none is open; of everything, or of what changed.
+        Begin(bool),
         /// Goes on with it, looking at so many places.
         Copy(usize),
         Take(usize),
@@ -385,7 +405,7 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             20 => (0..300u16).prop_map(Step::Update),
-            3 => Just(Step::Begin),
+            3 => prop::bool::weighted(0.2).prop_map(Step::Begin),
             6 => (0..200usize).prop_map(Step::Copy),
             1 => (0..30usize).prop_map(Step::Take),
             1 => Just(Step::Drain),
@@ -407,11 +427,12 @@ mod tests {
     }
 
     impl Tried {
-        fn begin(&mut self) {
-            let may = (!self.torn).then(|| std::mem::take(&mut self.dirty));
+        fn begin(&mut self, everything: bool) {
+            let everything = self.torn || (everything && !self.model.is_empty());
+            let may = (!everything).then(|| std::mem::take(&mut self.dirty));
             let whole = may.as_ref().is_none_or(|may| may.len() == self.model.len());
             let nothing = may.as_ref().is_some_and(BTreeSet::is_empty);
-            self.table.begin_freeze();
+            self.table.begin_freeze(everything);
             if !nothing {
                 self.cut = Some((self.model.clone(), may, whole));
                 assert!(self.table.is_stored());
@@ -478,8 +499,8 @@ mod tests {
                         *tried.model.entry(key).or_insert(0) += 1;
                         tried.dirty.insert(key);
                     }
-                    Step::Begin if tried.cut.is_none() => tried.begin(),
-                    Step::Begin => {}
+                    Step::Begin(everything) if tried.cut.is_none() => tried.begin(everything),
+                    Step::Begin(_) => {}
                     Step::Copy(most) => tried.copy(most),
                     Step::Take(most) => tried.take(most),
                     Step::Drain => {
@@ -497,7 +518,7 @@ mod tests {
                 prop_assert_eq!(tried.table.is_empty(), tried.model.is_empty());
             }
             tried.copy(usize::MAX);
-            tried.begin();
+            tried.begin(false);
             tried.copy(usize::MAX);
             prop_assert_eq!(&tried.stored, &tried.model);
             for key in 0..300u16 {
@@ -516,7 +537,7 @@ mod tests {
             for key in keys {
                 *table.update(hash_key(&key), &key, || 0) += 1;
             }
-            table.begin_freeze();
+            table.begin_freeze(false);
             let mut left = 1_000_000;
             assert!(table.copy_some(&mut left));
             (1_000_000 - left, table.take_copies().map(|copies| copies.entries.len()))
