@@ -80,47 +80,98 @@ fn everything_is_on_disk_before_a_manifest_names_it() {
     delays.under(&strace).run().succeeded();
 
     let store = delays.checkpoints();
-    let (mut done, mut published, mut committed) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
-    for (number, (call, arguments)) in calls(&fs::read_to_string(trace).expect("a trace")).into_iter().enumerate() {
+    let calls = calls(&fs::read_to_string(trace).expect("a trace"));
+    // When each file and directory was synced, when manifests got their names, and when output did.
+    let mut synced_at: BTreeMap<PathBuf, BTreeSet<usize>> = BTreeMap::new();
+    let (mut published, mut committed) = (BTreeMap::new(), BTreeMap::new());
+    for (number, (call, arguments)) in calls.iter().enumerate() {
         if call.ends_with("sync") {
-            done.extend(synced(&arguments));
-        } else if let Some(to) = renamed(&arguments) {
+            synced_at.entry(synced(arguments).expect("a path")).or_default().insert(number);
+        } else if let Some(to) = renamed(arguments) {
             if to.ends_with("manifest") {
-                published.insert(to, (number, done.clone()));
+                published.insert(to, number);
             } else if to.extension().is_some_and(|extension| extension == "csv") {
                 committed.insert(to, number);
             }
         }
     }
+    let must = |path: &Path, between: std::ops::Range<usize>, what: &str| {
+        let times = synced_at.get(path).cloned().unwrap_or_default();
+        assert!(times.range(between.clone()).next().is_some(), "{} was synced at {times:?}: {what}", path.display());
+    };
     let epochs = store.epochs().expect("lists");
     assert!(epochs.len() > 3 && published.len() >= epochs.len(), "{epochs:?} {:?}", published.keys());
-    let mut files = 0;
-    let mut seen = BTreeSet::new();
+    let (mut files, mut seen, mut last) = (0, BTreeSet::new(), 0);
     for epoch in epochs {
         let manifest = store.manifest(epoch).expect("a manifest");
-        let (when, before) = &published[&store.manifest_path(epoch)];
-        let must = |path: &Path| assert!(before.contains(path), "{} was not synced before {epoch}", path.display());
-        let db = store.db_dir(epoch);
+        let when = published[&store.manifest_path(epoch)];
+        let (db, own) = (store.db_dir(epoch), store.epoch_dir(epoch));
+        let what = format!("{last} published the one before, {when} {epoch}");
         for file in &manifest.files {
             // An SST file is the same in all checkpoints: synced once, under the name that it had first.
             if seen.insert(file.name.clone()) || !file.name.ends_with(".sst") {
-                must(&db.join(&file.name));
+                must(&db.join(&file.name), 0..when, &what);
                 files += 1;
             }
         }
-        must(&store.epoch_dir(epoch).join("manifest.draft"));
-        [&db, &store.epoch_dir(epoch), &dir.join("out/checkpoints")].into_iter().for_each(|dir| must(dir));
+        must(&own.join("manifest.draft"), last..when, &what);
+        [&db, &own, &dir.join("out/checkpoints")].into_iter().for_each(|dir| must(dir, last..when, &what));
+        let mut first_commit = calls.len();
         for (sink, output) in manifest.sinks.iter().map(|sink| (sink, dir.join("out").join(&sink.name))) {
             for handle in &sink.handles {
-                must(&output.join(handle));
-                must(&output);
+                must(&output.join(handle), last..when, &what);
+                must(&output, last..when, &what);
                 let visible = output.join(handle.split_once(".pending-").expect("a pending part").0);
-                assert!(committed[&visible] > *when, "{} was committed before its manifest", visible.display());
+                let commit = committed[&visible];
+                assert!(commit > when, "{} was committed before its manifest", visible.display());
+                let noted = *synced_at[&own].range(commit..).next().expect("a note that all is committed");
+                must(&output, commit..noted, "the directory, before it is noted that the part has its name");
+                first_commit = first_commit.min(commit);
                 files += 1;
             }
         }
+        must(&own, when..first_commit, "the name of the manifest, before output is committed");
+        last = when;
     }
     assert!(files > 20, "only {files} files");
+}
+
+#[test]
+fn a_savepoint_is_on_disk_before_a_start_from_it_counts_as_a_checkpoint() {
+    if !strace_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().canonicalize().expect("a path");
+    let input = input(&dir, 12_000);
+    let first = Delays::new(std::slice::from_ref(&input), &dir.join("first"));
+    first.with("--rate 12000 --checkpoint-interval 100ms --retain 100").run().succeeded();
+    let epoch = first.checkpoints().epochs().expect("lists")[2];
+    let savepoint = first.checkpoints().epoch_dir(epoch);
+
+    let second = Delays::new(&[input], &dir.join("second")).with(&format!("--from-savepoint {}", savepoint.display()));
+    let trace = dir.join("trace");
+    let mut strace = vec!["strace".to_string(), "-f".into(), "-y".into(), "-o".into(), trace.display().to_string()];
+    strace.extend(["-e".into(), "trace=fsync,fdatasync,rename,renameat,renameat2".into()]);
+    second.with("--retain 100").under(&strace).run().succeeded();
+
+    let store = second.checkpoints();
+    let calls = calls(&fs::read_to_string(trace).expect("a trace"));
+    let is_its_name =
+        |(call, to): &(String, String)| call.starts_with("rename") && renamed(to) == Some(store.manifest_path(epoch));
+    let when = calls.iter().position(is_its_name).expect("it became a checkpoint");
+    let synced_by = |calls: &[(String, String)]| -> BTreeSet<PathBuf> {
+        calls.iter().filter(|(call, _)| call.ends_with("sync")).filter_map(|(_, of)| synced(of)).collect()
+    };
+    let (before, after) = calls.split_at(when);
+    let (before, after) = (synced_by(before), synced_by(after));
+    let (db, own) = (store.db_dir(epoch), store.epoch_dir(epoch));
+    let files = store.manifest(epoch).expect("a manifest").files;
+    let files = files.iter().map(|file| db.join(&file.name));
+    for path in files.chain([db.clone(), own.clone(), own.join("manifest.draft"), dir.join("second/checkpoints")]) {
+        assert!(before.contains(&path), "{} was not synced in time", path.display());
+    }
+    assert!(after.contains(&own), "the name of the manifest was not synced");
 }
 
 /// System calls that change what is on disk.
