@@ -218,3 +218,121 @@ impl Readable {
         self.db.scan_group(operator, group, each).map_err(|error| self.held.damage(error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::tests::example;
+    use crate::rocks::read_through;
+    use crate::snapshot::{Change, Run};
+    use crate::store::CheckpointStore;
+
+    const OPERATOR: u32 = 3;
+
+    /// A checkpoint with 2,000 entries in one key group, and its directory.
+    fn checkpoint() -> (tempfile::TempDir, CheckpointStore, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::new(dir.path());
+        let mut db = StateDb::create(&store.live_dir("1"), 1 << 20).unwrap();
+        let mut run = Run::default();
+        run.begin(OPERATOR);
+        for number in 0..2_000u32 {
+            run.push(5, &number.to_be_bytes(), Change::Put(&number.wrapping_mul(0x9e37_79b9).to_le_bytes()));
+        }
+        run.sort();
+        db.apply(&run).unwrap();
+        let own = store.epoch_dir(1);
+        fs::create_dir_all(&own).unwrap();
+        let manifest = Manifest { files: db.checkpoint(&own.join(DB)).unwrap(), ..example(1) };
+        store.publish(&manifest).unwrap();
+        (dir, store, own)
+    }
+
+    fn count(readable: &Readable) -> Result<usize> {
+        let mut entries = 0;
+        let each = |_: StoredEntry<'_>| {
+            entries += 1;
+            Ok(())
+        };
+        readable.scan_group(OPERATOR, 5, each).map(|()| entries)
+    }
+
+    /// Changes one byte in the middle of the file whose name ends so; returns its name.
+    fn spoil(own: &Path, ending: &str) -> String {
+        let files = fs::read_dir(own.join(DB)).unwrap().map(|entry| entry.unwrap().path());
+        let path = files.into_iter().find(|path| path.to_str().unwrap().ends_with(ending)).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        // Another file in its place: the old one is hard-linked elsewhere.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path.file_name().unwrap().to_str().unwrap().to_string()
+    }
+
+    #[test]
+    fn what_is_whole_is_read() {
+        let (_dir, store, own) = checkpoint();
+        let held = Held::open(&own).unwrap();
+        held.verify().unwrap();
+        assert!(!held.is_committed().unwrap());
+        store.note_committed(1).unwrap();
+        assert!(held.is_committed().unwrap());
+        assert_eq!(count(&held.into_readable().unwrap()).unwrap(), 2_000);
+    }
+
+    #[test]
+    fn damage_of_a_table_is_found_when_it_is_read_and_named() {
+        let (_dir, _, own) = checkpoint();
+        let name = spoil(&own, ".sst");
+        let held = Held::open(&own).unwrap();
+        let reason = held.verify().unwrap_err().to_string();
+        assert!(reason.contains(&name) && reason.contains("the checksum of bytes 0 to "), "{reason}");
+        // Nothing of it is read before somebody asks.
+        let readable = Held::open(&own).unwrap().into_readable().unwrap();
+        assert_eq!(count(&readable).unwrap_err().to_string(), reason);
+    }
+
+    #[test]
+    fn damage_of_anything_else_is_found_at_once() {
+        let (_dir, _, own) = checkpoint();
+        let name = spoil(&own, "CURRENT");
+        let reason = Held::open(&own).unwrap().into_readable().unwrap_err().to_string();
+        assert!(reason.contains(&name) && reason.contains("checksum"), "{reason}");
+    }
+
+    #[test]
+    fn what_is_deleted_meanwhile_is_not_called_damaged() {
+        let (_dir, _, own) = checkpoint();
+        let held = Held::open(&own).unwrap();
+        fs::remove_dir_all(&own).unwrap();
+        let reason = held.into_readable().unwrap_err();
+        assert!(matches!(reason, StateError::Mismatch { epoch: 1, .. }), "{reason}");
+    }
+
+    #[test]
+    fn the_stretch_of_a_file_is_named_in_which_the_damage_is() {
+        let mut bytes = vec![7; 2 * STRETCH + 100];
+        let entry = |bytes: &[u8]| read_through(bytes, Path::new("f"), "f".into(), |_| Ok(())).unwrap();
+        let should = entry(&bytes);
+        assert_eq!(difference(&should, &entry(&bytes)), None);
+        for (at, place) in [
+            (0, "bytes 0 to 262143"),
+            (STRETCH, "bytes 262144 to 524287"),
+            (2 * STRETCH - 1, "bytes 262144 to 524287"),
+            (2 * STRETCH + 99, "bytes 524288 to 524387"),
+        ] {
+            bytes[at] ^= 128;
+            let is = entry(&bytes);
+            let expected = format!("the checksum of {place} is {:08x} and", is.stretches[at / STRETCH]);
+            let found = difference(&should, &is).unwrap();
+            assert!(found.starts_with(&expected), "{found}");
+            // Manifests from before there were stretches.
+            let plain = FileEntry { stretches: Vec::new(), ..should.clone() };
+            assert!(difference(&plain, &is).unwrap().starts_with("the checksum of its 524388 bytes is"));
+            bytes[at] ^= 128;
+        }
+        bytes.pop();
+        assert_eq!(difference(&should, &entry(&bytes)).unwrap(), "it has 524387 bytes and should have 524388");
+    }
+}

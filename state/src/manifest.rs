@@ -262,6 +262,28 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_split_is_found_by_the_names_of_its_source_and_itself() {
+        let split = |split: &str, records| SplitEntry {
+            split: split.into(),
+            position: None,
+            records,
+            watermark_us: 0,
+            generator: serde_json::Value::Null,
+            ended: false,
+        };
+        let source = |name: &str, splits: [SplitEntry; 2]| SourceEntry {
+            name: name.into(),
+            kind: "file".into(),
+            splits: splits.into(),
+        };
+        let sources = [source("a", [split("x", 1), split("y", 2)]), source("b", [split("x", 3), split("z", 4)])];
+        for (name, of, records) in [("a", "x", 1), ("a", "y", 2), ("b", "x", 3), ("b", "z", 4)] {
+            assert_eq!(find_split(&sources, name, of).unwrap().records, records);
+        }
+        assert!(find_split(&sources, "a", "z").is_none() && find_split(&sources, "c", "x").is_none());
+    }
+
+    #[test]
     fn a_manifest_survives_a_round_trip() {
         let manifest = example(7);
         let bytes = manifest.to_bytes().unwrap();
