@@ -45,15 +45,17 @@ fn calls(trace: &str) -> Vec<(String, String)> {
             rest.to_string()
         };
         if let Some((call, arguments)) = whole.split_once('(')
-            && whole.contains(") = 0")
+            // In between it is filled up to a column.
+            && let Some((arguments, result)) = arguments.rsplit_once(" = ")
+            && result.trim() == "0"
         {
-            calls.push((call.to_string(), arguments.to_string()));
+            calls.push((call.to_string(), arguments.trim_end().to_string()));
         }
     }
     calls
 }
 
-/// The path of a file that was synced: of `5</some/path>) = 0`.
+/// The path of a file that was synced: of `5</some/path>)`.
 fn synced(arguments: &str) -> Option<PathBuf> {
     let path = arguments.split_once('<')?.1;
     Some(path.split_once(">)")?.0.into())
@@ -72,7 +74,7 @@ fn everything_is_on_disk_before_a_manifest_names_it() {
     let dir = tempfile::tempdir().expect("a directory");
     // A path as the kernel has it.
     let dir = dir.path().canonicalize().expect("a path");
-    let delays = Delays::new(&[input(&dir, 12_000)], &dir.join("out"))
+    let delays = Delays::new(&[input(&dir, 12_000)], &dir.join("new/out"))
         .with("--rate 12000 --checkpoint-interval 100ms --retain 100 --workers 2");
     let trace = dir.join("trace");
     let mut strace = vec!["strace".to_string(), "-f".into(), "-y".into(), "-o".into(), trace.display().to_string()];
@@ -101,6 +103,10 @@ fn everything_is_on_disk_before_a_manifest_names_it() {
     };
     let epochs = store.epochs().expect("lists");
     assert!(epochs.len() > 3 && published.len() >= epochs.len(), "{epochs:?} {:?}", published.keys());
+    let first = *published.values().min().expect("a checkpoint");
+    for made in ["", "new", "new/out"] {
+        must(&dir.join(made), 0..first, "a directory in which one was made");
+    }
     let (mut files, mut seen, mut last) = (0, BTreeSet::new(), 0);
     for epoch in epochs {
         let manifest = store.manifest(epoch).expect("a manifest");
@@ -115,9 +121,11 @@ fn everything_is_on_disk_before_a_manifest_names_it() {
             }
         }
         must(&own.join("manifest.draft"), last..when, &what);
-        [&db, &own, &dir.join("out/checkpoints")].into_iter().for_each(|dir| must(dir, last..when, &what));
+        [&db, &own, &dir.join("new/out/checkpoints")]
+            .into_iter()
+            .for_each(|dir| must(dir, last..when, &what));
         let mut first_commit = calls.len();
-        for (sink, output) in manifest.sinks.iter().map(|sink| (sink, dir.join("out").join(&sink.name))) {
+        for (sink, output) in manifest.sinks.iter().map(|sink| (sink, dir.join("new/out").join(&sink.name))) {
             for handle in &sink.handles {
                 must(&output.join(handle), last..when, &what);
                 must(&output, last..when, &what);

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::held::{DB, Held};
 use crate::manifest::Manifest;
-use crate::store::{CheckpointStore, publish_in, sync_dir};
+use crate::store::{CheckpointStore, create_dirs, parent, publish_in};
 use crate::{Result, StateError};
 
 /// Copies a checkpoint whose output is committed to `dir`, which must not exist; returns the bytes copied. Gives up when `cancelled`.
@@ -22,8 +22,7 @@ use crate::{Result, StateError};
 /// # Errors
 /// When `dir` exists, a file of the checkpoint is damaged, or something cannot be written. Nothing is left of it then.
 pub fn export(checkpoint: &Held, dir: &Path, cancelled: &AtomicBool) -> Result<u64> {
-    let parent = parent(dir);
-    fs::create_dir_all(parent).map_err(StateError::io("create", parent))?;
+    create_dirs(parent(dir))?;
     fs::create_dir(dir).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => StateError::Exists { path: dir.to_path_buf() },
         _ => StateError::io("create", dir)(error),
@@ -71,16 +70,7 @@ fn copy_in(from: &Held, manifest: &Manifest, dir: &Path, cancelled: &AtomicBool)
         file.sync_all().map_err(StateError::io("sync", &path))?;
     }
     publish_in(dir, manifest)?;
-    // The name of the directory, and those of directories that were made for it.
-    for above in dir.ancestors().skip(1).take(3).filter(|above| !above.as_os_str().is_empty()) {
-        sync_dir(above)?;
-    }
     Ok(bytes)
-}
-
-/// The directory in which `dir` is.
-fn parent(dir: &Path) -> &Path {
-    dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

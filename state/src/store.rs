@@ -36,12 +36,7 @@ impl DirLock {
     /// # Errors
     /// [`StateError::Locked`], naming the holder, when another job has it.
     pub fn take(dir: &Path, holder: &str) -> Result<DirLock> {
-        if !dir.try_exists().map_err(StateError::io("look up", dir))? {
-            fs::create_dir_all(dir).map_err(StateError::io("create", dir))?;
-            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                sync_dir(parent)?;
-            }
-        }
+        create_dirs(dir)?;
         let path = dir.join(LOCK);
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(StateError::io("open", &path))?;
@@ -364,9 +359,7 @@ pub(crate) fn publish_in(dir: &Path, manifest: &Manifest) -> Result<()> {
     // The files in `db`, the directory itself and its name are durable before the manifest that vouches for them.
     sync_dir(&dir.join(DB))?;
     sync_dir(dir)?;
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        sync_dir(parent)?;
-    }
+    sync_dir(parent(dir))?;
     fs::rename(&draft, &path).map_err(StateError::io("publish", &path))?;
     sync_dir(dir)
 }
@@ -421,6 +414,31 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     };
     let names: std::io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.file_name().into_string().ok())).collect();
     Ok(names.map_err(StateError::io("list", dir))?.into_iter().flatten().collect())
+}
+
+/// The directory in which `path` is.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+/// Makes a directory, and those that are missing above it, durably.
+///
+/// # Errors
+/// When one cannot be made.
+pub(crate) fn create_dirs(dir: &Path) -> Result<()> {
+    let mut missing = Vec::new();
+    for path in dir.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        if path.try_exists().map_err(StateError::io("look up", path))? {
+            break;
+        }
+        missing.push(path);
+    }
+    fs::create_dir_all(dir).map_err(StateError::io("create", dir))?;
+    missing.into_iter().try_for_each(|made| sync_dir(parent(made)))
 }
 
 /// Makes the names in a directory durable.
@@ -515,7 +533,9 @@ mod tests {
         fs::write(store.dir().join("notes.txt"), "of the user").unwrap();
         fs::write(store.dir().join("live-ffffffff"), "of the user").unwrap();
         fs::create_dir_all(store.dir().join("epoch-5")).unwrap();
-        fs::create_dir_all(store.dir().join("live-music")).unwrap();
+        for name in ["live-music", "live-concerts", "live-concert", "live-bee"] {
+            fs::create_dir_all(store.dir().join(name)).unwrap();
+        }
         let before = tree(dir.path());
         fs::create_dir_all(store.db_dir(3)).unwrap();
         fs::write(store.epoch_dir(3).join("manifest.draft"), "not yet").unwrap();
@@ -541,6 +561,25 @@ mod tests {
         aside.verify(3).unwrap();
         assert!(!dir.path().join("aside-11111111").exists());
         assert!(store.set_aside(&[7], "33333333").is_err(), "there is no such checkpoint");
+        fs::write(dir.path().join("records"), "bad").unwrap();
+        for _ in 0..2 {
+            // The second time there is nothing to move.
+            store.set_file_aside("records", "44444444").unwrap();
+            assert!(!dir.path().join("records").exists());
+            assert_eq!(fs::read_to_string(dir.path().join("aside-44444444/records")).unwrap(), "bad");
+        }
+    }
+
+    #[test]
+    fn a_survey_says_of_each_how_it_is() {
+        let (_dir, store) = store();
+        publish(&store, 1);
+        publish(&store, 2);
+        fs::write(store.manifest_path(2), "no manifest").unwrap();
+        let found = store.survey().unwrap();
+        assert_eq!(found.iter().map(|found| found.epoch).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(found[0].health, Health::Intact { finished: false });
+        assert!(matches!(&found[1].health, Health::Damaged(reason) if reason.contains("manifest")), "{found:?}");
     }
 
     #[test]
