@@ -567,6 +567,31 @@ fn two_jobs_with_a_log_between_them_lose_and_double_nothing_while_it_is_resharde
     assert!(rows == expected, "{} rows instead of {}", rows.len(), expected.len());
 }
 
+/// A replay that began before the horizon waited for ever for records that could not come.
+#[test]
+fn a_replay_of_what_has_expired_says_so() {
+    let (dir, results) = (temp(), Collected::new());
+    let options = LogOptions::new().keep_for(Duration::from_secs(1));
+    let log = Log::open(dir.path().join("log"), options).expect("a log");
+    let event = |n: u64| ("k", (format!("k{}", n % 7), n));
+    log.append_all((0..100).map(event)).expect("appends");
+    let handle = consumer(dir.path(), &log, &results).start().expect("starts");
+    until("the consumer has counted everything", || results.values().len() == 100);
+    handle.stop(StopMode::WithCheckpoint);
+    within(handle, SOON).expect("stops");
+    let replay = millstream::replay::Replay::from_checkpoint(0).discard();
+    consumer(dir.path(), &log, &results).replay(&replay).expect("all is there");
+
+    sleep(ms(1_300));
+    log.append_all((100..103).map(event)).expect("appends");
+    log.retain().expect("lets the old ones go");
+    let error = consumer(dir.path(), &log, &results).replay(&replay).expect_err("all has expired").to_string();
+    assert!(
+        error.contains("has no more: what it had may have expired; in the run that is replayed it gave"),
+        "{error}"
+    );
+}
+
 fn last_counts(results: &Collected<(String, (u64, u64))>) -> BTreeMap<String, (u64, u64)> {
     let mut last = BTreeMap::new();
     for (key, count) in results.values() {

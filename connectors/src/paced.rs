@@ -116,6 +116,10 @@ impl<R: SplitReader> SplitReader for PacedReader<R> {
     fn text(&self) -> Option<String> {
         self.reader.text()
     }
+
+    fn has_caught_up(&self) -> bool {
+        self.reader.has_caught_up()
+    }
 }
 
 /// Counts what it passes on.

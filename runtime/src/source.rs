@@ -71,6 +71,12 @@ pub trait SplitReader: Send + 'static {
     fn text(&self) -> Option<String> {
         None
     }
+
+    /// Whether it has read all there is, so that only what is added from now on can follow. Asked when [`read`](Self::read) has returned
+    /// [`Read::Empty`]: a replay, which wants what was there before, then fails instead of waiting for ever.
+    fn has_caught_up(&self) -> bool {
+        false
+    }
 }
 
 /// Where a reader puts what it reads, in the order of the split.

@@ -198,6 +198,10 @@ impl<T: FromLog + Data> SplitReader for LogSourceReader<T> {
     fn position(&self) -> LogPosition {
         self.lane.position()
     }
+
+    fn has_caught_up(&self) -> bool {
+        true
+    }
 }
 
 /// The value of a record, or the report of one that is none.

@@ -127,18 +127,19 @@ struct Until {
 impl Until {
     /// Compares what a split has given with what it gave in the first run. Returns whether it has `ended` now.
     fn check(self, split: &str, records: u64, ended: bool) -> Result<bool> {
-        let was = self.records;
-        let differs = |what: String| {
-            Err(Error::state(format!("split `{split}` {what}; in the run that is replayed it gave {was}"))
-                .hint("the input is not what it was: put the old one back, or replay from and until other checkpoints"))
-        };
-        if records > was {
-            return differs(format!("gave {records} records"));
+        if records > self.records {
+            return Err(self.differs(split, &format!("gave {records} records")));
         }
-        if ended && records < was {
-            return differs(format!("ended after {records} records"));
+        if ended && records < self.records {
+            return Err(self.differs(split, &format!("ended after {records} records")));
         }
         Ok(ended && self.ended)
+    }
+
+    fn differs(self, split: &str, what: &str) -> Error {
+        let was = self.records;
+        Error::state(format!("split `{split}` {what}; in the run that is replayed it gave {was}"))
+            .hint("the input is not what it was: put the old one back, or replay from and until other checkpoints")
     }
 }
 
@@ -201,7 +202,12 @@ impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R,
     /// How a replay goes on when its reader has given so many more records.
     fn within_replay(&self, read: Read, given: u64) -> Result<Read> {
         let Some(until) = self.until else { return Ok(read) };
-        let ended = until.check(&self.name, self.records + given, read == Read::Ended)?;
+        let records = self.records + given;
+        if read == Read::Empty && records < until.records && self.reader.as_ref().is_some_and(R::has_caught_up) {
+            let what = format!("gave {records} records and has no more: what it had may have expired");
+            return Err(until.differs(&self.name, &what));
+        }
+        let ended = until.check(&self.name, records, read == Read::Ended)?;
         // The first run may not have seen its end yet.
         Ok(if read == Read::Ended && !ended { Read::More } else { read })
     }
