@@ -40,6 +40,9 @@ pub struct KeyedState<K, V> {
     sampled: usize,
 }
 
+/// How many entries are read back together. The blocks in which they stand, of 4 KB each, stay in memory until all are decoded.
+const READ_TOGETHER: usize = 256;
+
 /// A number per key group.
 type Counts = Box<[u64; KEY_GROUPS as usize]>;
 
@@ -140,21 +143,23 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         }
         wanted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         wanted.dedup_by(|a, b| a.0 == b.0);
-        let mut values = match stored {
-            Some(stored) => stored.get_many(wanted.iter().map(|(place, ..)| place.as_slice()))?.into_iter(),
-            // Without a limit all there is is in memory.
-            None => Vec::new().into_iter(),
-        };
-        for (_, hash, key) in &wanted {
-            match values.next().flatten() {
-                Some(value) => {
-                    let value: V = codec::decode(&value)?;
-                    shards[shard_of(*hash)].update(*hash, key, || value);
-                }
-                // It is new, and made by whoever asked for it.
-                None => {
-                    spilled.entries += 1;
-                    spilled.added[usize::from(group_of(*hash))] += 1;
+        for some in wanted.chunks(READ_TOGETHER) {
+            let mut values = match stored {
+                Some(stored) => stored.get_many(some.iter().map(|(place, ..)| place.as_slice()))?.into_iter(),
+                // Without a limit all there is is in memory.
+                None => Vec::new().into_iter(),
+            };
+            for (_, hash, key) in some {
+                match values.next().flatten() {
+                    Some(value) => {
+                        let value: V = codec::decode(&value)?;
+                        shards[shard_of(*hash)].update(*hash, key, || value);
+                    }
+                    // It is new, and made by whoever asked for it.
+                    None => {
+                        spilled.entries += 1;
+                        spilled.added[usize::from(group_of(*hash))] += 1;
+                    }
                 }
             }
         }

@@ -623,6 +623,7 @@ fn a_source_reports_what_expired_when_it_is_told_to_go_on() {
     assert_eq!(lenient.read(10, &mut batch).unwrap(), Read::More);
     lenient.read(10, &mut batch).unwrap();
     assert_eq!(batch.records.iter().map(|record| record.value).collect::<Vec<_>>(), [6]);
+    assert_eq!(batch.records[0].appended, EventTime::from_millis(1_002_000), "by the clock of the log");
     let mut oldest = log.reader::<Raw>(Start::TrimHorizon).unwrap();
     fixture.clock.fetch_add(2_000, Ordering::SeqCst);
     log.append("k", &7u64).unwrap();
