@@ -571,21 +571,29 @@ fn two_jobs_with_a_log_between_them_lose_and_double_nothing_while_it_is_resharde
 #[test]
 fn a_replay_of_what_has_expired_says_so() {
     let (dir, results) = (temp(), Collected::new());
-    let options = LogOptions::new().keep_for(Duration::from_secs(1));
-    let log = Log::open(dir.path().join("log"), options).expect("a log");
+    let log = Log::open(dir.path().join("log"), LogOptions::new().keep_bytes(1 << 20)).expect("a log");
     let event = |n: u64| ("k", (format!("k{}", n % 7), n));
     log.append_all((0..100).map(event)).expect("appends");
     let handle = consumer(dir.path(), &log, &results).start().expect("starts");
     until("the consumer has counted everything", || results.values().len() == 100);
     handle.stop(StopMode::WithCheckpoint);
     within(handle, SOON).expect("stops");
-    let replay = millstream::replay::Replay::from_checkpoint(0).discard();
-    consumer(dir.path(), &log, &results).replay(&replay).expect("all is there");
+    let replay = |results: &Collected<_>| {
+        let (job, (sender, report)) = (consumer(dir.path(), &log, results), mpsc::channel());
+        let run = move || {
+            let report = job.replay(&millstream::replay::Replay::from_checkpoint(0).discard());
+            // Whoever asked has given up, and says so.
+            let _ = sender.send(report);
+        };
+        std::thread::Builder::new().name("replay".into()).spawn(run).expect("a thread");
+        report.recv_timeout(SOON).expect("a replay ends")
+    };
+    replay(&results).expect("all is there");
 
-    sleep(ms(1_300));
-    log.append_all((100..103).map(event)).expect("appends");
+    let large = |n: u64| ("k", ("x".repeat(60_000), n));
+    log.append_all((100..140).map(large)).expect("appends more than is kept");
     log.retain().expect("lets the old ones go");
-    let error = consumer(dir.path(), &log, &results).replay(&replay).expect_err("all has expired").to_string();
+    let error = replay(&results).expect_err("what came first has expired").to_string();
     assert!(
         error.contains("has no more: what it had may have expired; in the run that is replayed it gave"),
         "{error}"

@@ -55,6 +55,15 @@ fn calls(trace: &str) -> Vec<(String, String)> {
     calls
 }
 
+/// Runs a job to its end; what it synced and renamed, in order.
+fn traced(delays: &Delays, dir: &Path) -> Vec<(String, String)> {
+    let trace = dir.join("trace");
+    let mut strace = vec!["strace".to_string(), "-f".into(), "-y".into(), "-o".into(), trace.display().to_string()];
+    strace.extend(["-e".into(), "trace=fsync,fdatasync,rename,renameat,renameat2".into()]);
+    delays.under(&strace).run().succeeded();
+    calls(&fs::read_to_string(trace).expect("a trace"))
+}
+
 /// The path of a file that was synced: of `5</some/path>)`.
 fn synced(arguments: &str) -> Option<PathBuf> {
     let path = arguments.split_once('<')?.1;
@@ -76,13 +85,8 @@ fn everything_is_on_disk_before_a_manifest_names_it() {
     let dir = dir.path().canonicalize().expect("a path");
     let delays = Delays::new(&[input(&dir, 12_000)], &dir.join("new/out"))
         .with("--rate 12000 --checkpoint-interval 100ms --retain 100 --workers 2");
-    let trace = dir.join("trace");
-    let mut strace = vec!["strace".to_string(), "-f".into(), "-y".into(), "-o".into(), trace.display().to_string()];
-    strace.extend(["-e".into(), "trace=fsync,fdatasync,rename,renameat,renameat2".into()]);
-    delays.under(&strace).run().succeeded();
-
+    let calls = traced(&delays, &dir);
     let store = delays.checkpoints();
-    let calls = calls(&fs::read_to_string(trace).expect("a trace"));
     // When each file and directory was synced, when manifests got their names, and when output did.
     let mut synced_at: BTreeMap<PathBuf, BTreeSet<usize>> = BTreeMap::new();
     let (mut published, mut committed) = (BTreeMap::new(), BTreeMap::new());
@@ -157,14 +161,10 @@ fn a_savepoint_is_on_disk_before_a_start_from_it_counts_as_a_checkpoint() {
     let epoch = first.checkpoints().epochs().expect("lists")[2];
     let savepoint = first.checkpoints().epoch_dir(epoch);
 
-    let second = Delays::new(&[input], &dir.join("second")).with(&format!("--from-savepoint {}", savepoint.display()));
-    let trace = dir.join("trace");
-    let mut strace = vec!["strace".to_string(), "-f".into(), "-y".into(), "-o".into(), trace.display().to_string()];
-    strace.extend(["-e".into(), "trace=fsync,fdatasync,rename,renameat,renameat2".into()]);
-    second.with("--retain 100").under(&strace).run().succeeded();
-
+    let options = format!("--retain 100 --from-savepoint {}", savepoint.display());
+    let second = Delays::new(&[input], &dir.join("second")).with(&options);
+    let calls = traced(&second, &dir);
     let store = second.checkpoints();
-    let calls = calls(&fs::read_to_string(trace).expect("a trace"));
     let is_its_name =
         |(call, to): &(String, String)| call.starts_with("rename") && renamed(to) == Some(store.manifest_path(epoch));
     let when = calls.iter().position(is_its_name).expect("it became a checkpoint");

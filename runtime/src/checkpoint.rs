@@ -214,10 +214,12 @@ impl Coordinator {
         loop {
             // Without a store nothing is ever due.
             let idle = open.is_none() && held.store.is_some();
-            let wait = match idle {
-                true if pressed >= self.current() => APART.saturating_sub(closed.elapsed()),
-                true => due.saturating_duration_since(Instant::now()),
-                false => SHOW,
+            let wait = if !idle {
+                SHOW
+            } else if pressed >= self.current() {
+                APART.saturating_sub(closed.elapsed())
+            } else {
+                due.saturating_duration_since(Instant::now())
             };
             match self.reports.recv_timeout(wait.clamp(Duration::from_millis(1), SHOW)) {
                 Ok(Report::Cut { node, epoch, splits }) => {

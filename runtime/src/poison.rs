@@ -276,14 +276,7 @@ mod tests {
         assert_eq!(suspects.failed(&record("a", 5)), 1);
         assert_eq!(suspects.failed(&record("b", 5)), 1);
         assert_eq!(suspects.failed(&record("a", 5)), 2);
-        let split = |split: &str, records| SplitEntry {
-            split: split.into(),
-            position: None,
-            records,
-            watermark_us: 0,
-            generator: serde_json::Value::Null,
-            ended: false,
-        };
+        let split = |split: &str, records| SplitEntry { split: split.into(), records, ..SplitEntry::default() };
         let mut source =
             SourceEntry { name: "in".into(), kind: "k".into(), splits: vec![split("a", 4), split("b", 5)] };
         assert_eq!(suspects.passed(std::slice::from_ref(&source)), [(record("b", 5), 1)]);

@@ -269,14 +269,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn manifest() -> Manifest {
-        let split = |split: &str| SplitEntry {
-            split: split.into(),
-            position: None,
-            records: 0,
-            watermark_us: 0,
-            generator: serde_json::Value::Null,
-            ended: false,
-        };
+        let split = |split: &str| SplitEntry { split: split.into(), ..SplitEntry::default() };
         Manifest {
             millstream: "0.1.0".into(),
             job: "orders".into(),

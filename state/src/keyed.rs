@@ -9,6 +9,8 @@
 //! A key in the database, behind the operator's prefix: nothing for a block of entries; 0 for how many entries a key group has; 1
 //! and the key's bytes for an entry.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use crate::blocks::{self, Blocks, Changed};
 use crate::evolve::Migrations;
 use crate::hash::hash_key;
@@ -20,7 +22,6 @@ use crate::rocks::Stored;
 use crate::snapshot::{Change, Frozen, Key, Pressure, Run, State, StoredEntry, Value};
 use crate::table::{Copies, Table};
 use crate::{Result, StateError, codec};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// Into how many tables keys are dealt out, so that nothing that is done to a table as a whole takes long.
 const SHARDS: usize = 64;
@@ -56,6 +57,13 @@ struct Spilled {
     stored: Arc<Mutex<Counts>>,
 }
 
+impl Spilled {
+    /// So many entries, of which nothing is written yet.
+    fn of(entries: u64) -> Self {
+        Spilled { entries, added: none(), stored: Arc::new(Mutex::new(none())) }
+    }
+}
+
 /// What a freeze of spilled state does to how many entries key groups have.
 #[derive(Debug)]
 enum Counting {
@@ -88,7 +96,7 @@ impl<K, V> Default for KeyedState<K, V> {
     }
 }
 
-fn lock(counts: &Mutex<Counts>) -> std::sync::MutexGuard<'_, Counts> {
+fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -330,8 +338,7 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
         let counting = match &mut self.spilled {
             Some(spilled) => Some(Counting::Added(std::mem::replace(&mut spilled.added, none()))),
             None if leaves_blocks => {
-                let entries = self.sum(Table::len) as u64;
-                self.spilled = Some(Spilled { entries, added: none(), stored: Arc::new(Mutex::new(none())) });
+                self.spilled = Some(Spilled::of(self.sum(Table::len) as u64));
                 Some(Counting::All)
             }
             None => None,
@@ -386,8 +393,7 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
                 return Err(StateError::Codec { what: "a number of entries".into(), reason });
             };
             let count = u64::from_le_bytes(count);
-            let fresh = || Spilled { entries: 0, added: none(), stored: Arc::new(Mutex::new(none())) };
-            let spilled = self.spilled.get_or_insert_with(fresh);
+            let spilled = self.spilled.get_or_insert_with(|| Spilled::of(0));
             spilled.entries += count;
             lock(&spilled.stored)[usize::from(entry.group)] += count;
             return Ok(());
@@ -757,10 +763,10 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn tables_use_what_there_is_and_no_more(kilobytes in 100..1_000_000usize) {
-            let disk = Disk::new();
+    #[test]
+    fn tables_use_what_there_is_and_no_more() {
+        let disk = Disk::new();
+        proptest!(|(kilobytes in 100..1_000_000usize)| {
             let limit = Limit::new(kilobytes << 10, disk.db.stored(OPERATOR));
             let places = Places::of::<u64, u64>(&limit);
             let all: usize = (0..SHARDS).map(|shard| places.of_shard(shard)).sum();
@@ -770,7 +776,7 @@ mod tests {
             bytes += SHARDS * 64;
             prop_assert!(bytes <= limit.bytes, "{bytes} of {}", limit.bytes);
             prop_assert_eq!(places.all(), all / 8 * 7);
-        }
+        });
     }
 
     /// Ten times as many keys as there is memory for, changed over and over in another order.

@@ -111,7 +111,7 @@ pub struct SourceEntry {
 }
 
 /// One split of a source.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SplitEntry {
     /// The split's name.
     pub split: String,
@@ -263,14 +263,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_split_is_found_by_the_names_of_its_source_and_itself() {
-        let split = |split: &str, records| SplitEntry {
-            split: split.into(),
-            position: None,
-            records,
-            watermark_us: 0,
-            generator: serde_json::Value::Null,
-            ended: false,
-        };
+        let split = |split: &str, records| SplitEntry { split: split.into(), records, ..SplitEntry::default() };
         let source = |name: &str, splits: [SplitEntry; 2]| SourceEntry {
             name: name.into(),
             kind: "file".into(),

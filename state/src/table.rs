@@ -55,7 +55,7 @@ pub(crate) struct Table<K, V> {
     now: Mark,
     /// The mark of what is clean from now on.
     clean: Mark,
-    /// How many entries have that mark.
+    /// How many entries have changed since the last freeze.
     dirty: usize,
     /// At which places they are. Not known when the table has grown since the last freeze: at any.
     places: Option<Bits>,

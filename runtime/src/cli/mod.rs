@@ -214,9 +214,8 @@ impl JobArgs {
         }
         settings.names.renamed.extend_from_slice(&self.rename_state);
         settings.names.dropped.extend_from_slice(&self.drop_state);
-        let replay = matches!(self.command, Some(Command::Replay(_)));
         self.refuse_start()?;
-        if !replay
+        if !self.replays()
             && matches!(settings.start_from, StartFrom::Epoch(_) | StartFrom::NewestIntact)
             && settings.checkpoint_dir.is_none()
         {
@@ -224,6 +223,10 @@ impl JobArgs {
                 .hint("give one with `--checkpoint-dir DIR`"));
         }
         Ok(())
+    }
+
+    fn replays(&self) -> bool {
+        matches!(self.command, Some(Command::Replay(_)))
     }
 
     /// Refuses options that say where a start begins to commands that start nothing: whoever gives one expects something of it.
@@ -241,9 +244,8 @@ impl JobArgs {
             Some(Command::Checkpoints { .. }) => ("checkpoints", "leave it out: all checkpoints are looked at"),
             Some(Command::History(_)) => ("history", "leave it out: all that happened is shown"),
         };
-        let from = self.from.is_some() && command != "replay";
         let given = [
-            (from, "--from"),
+            (self.from.is_some() && !self.replays(), "--from"),
             (self.fresh, "--fresh"),
             (self.newest_intact, "--newest-intact"),
             (self.from_savepoint.is_some(), "--from-savepoint"),
