@@ -7,6 +7,9 @@
 //! A block is a row per entry: key and value, each with its length in front (LEB128). Where all rows are equally long, as
 //! those of numbers are, they are stored by column: the first byte of every row, then the second, and so on. Most columns are
 //! zeros then, and LZ4 takes a third of the time for half of the bytes. In front of it all stands how long a row is, or 0.
+//!
+//! A block that is to be merged may also say which keys are gone. Then it begins with a 0 as nobody else writes it (`80 00`), the
+//! length of those keys and the keys, each with its length in front. What RocksDB makes of all blocks of a key has no such part.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -40,6 +43,27 @@ pub(crate) struct Changed<K, V> {
     pub(crate) whole: bool,
     /// Entries, as the tables had them that they were copied from: to put them together would copy them once more.
     pub(crate) parts: Vec<Vec<(K, V)>>,
+    /// Keys that were removed. Some may be among the entries: they came back.
+    pub(crate) removed: Vec<Vec<K>>,
+}
+
+impl<K: Key, V> Changed<K, V> {
+    /// The keys that were removed and did not come back, with their hashes.
+    pub(crate) fn gone(&self) -> impl Iterator<Item = (u64, &K)> {
+        let mut gone: HashTable<(u64, &K)> = HashTable::with_capacity(self.removed.iter().map(Vec::len).sum());
+        for key in self.removed.iter().flatten() {
+            let hash = hash_key(key);
+            gone.insert_unique(hash, (hash, key), |(hash, _)| *hash);
+        }
+        if !gone.is_empty() {
+            for (key, _) in self.parts.iter().flatten() {
+                if let Ok(found) = gone.find_entry(hash_key(key), |(_, gone)| *gone == key) {
+                    found.remove();
+                }
+            }
+        }
+        gone.into_iter()
+    }
 }
 
 impl<K, V> Changed<K, V> {
@@ -66,17 +90,24 @@ impl Blocks {
 
     /// Writes blocks into `run`; `key` is the slice's part of their keys.
     pub(crate) fn write<K: Key, V: Value>(&self, run: &mut Run, key: &[u8], changed: Changed<K, V>) -> Result<()> {
-        let Changed { slice, whole, parts } = changed;
-        let blocks = blocks_of(parts.iter().flatten())?;
+        let (slice, whole) = (changed.slice, changed.whole);
+        let blocks = blocks_of(changed.parts.iter().flatten())?;
+        let gone = if whole { BTreeMap::new() } else { gone_by_group(&changed)? };
         let mut stored = self.lock();
         let before = stored.get(&slice).copied().unwrap_or_default();
         let mut written = 0;
-        for (group, block) in (0..).zip(blocks).filter(|(_, block)| !block.is_empty()) {
+        for (group, block) in (0..).zip(blocks) {
             let group_bit: Groups = 1 << group;
+            let is_stored = before & group_bit != 0;
+            let gone = gone.get(&group).filter(|_| is_stored);
+            if block.is_empty() && gone.is_none() {
+                continue;
+            }
             written |= group_bit;
-            let replaces = whole || before & group_bit == 0;
-            let block = pack(&block);
-            run.push(group, key, if replaces { Change::Put(&block) } else { Change::Merge(&block) });
+            let mut change = Vec::new();
+            gone.into_iter().for_each(|gone| push_gone(&mut change, gone));
+            change.extend_from_slice(&pack(&block));
+            run.push(group, key, if whole || !is_stored { Change::Put(&change) } else { Change::Merge(&change) });
         }
         if whole {
             remove(run, key, before & !written);
@@ -113,6 +144,36 @@ fn blocks_of<'a, K: Key, V: Value>(entries: impl Iterator<Item = &'a (K, V)>) ->
     Ok(blocks)
 }
 
+/// The keys that are gone, as bytes.
+fn gone_by_group<K: Key, V>(changed: &Changed<K, V>) -> Result<BTreeMap<KeyGroup, Vec<u8>>> {
+    let mut groups: BTreeMap<KeyGroup, Vec<u8>> = BTreeMap::new();
+    for (hash, key) in changed.gone() {
+        push_part(groups.entry(group_of(hash)).or_default(), |out| codec::encode_into(key, out))?;
+    }
+    groups.values().try_for_each(|gone| check_size(gone))?;
+    Ok(groups)
+}
+
+/// What a block begins with that says which keys are gone.
+const GONE: [u8; 2] = [0x80, 0];
+
+fn push_gone(block: &mut Vec<u8>, gone: &[u8]) {
+    block.extend_from_slice(&GONE);
+    push_number(block, gone.len());
+    block.extend_from_slice(gone);
+}
+
+/// Takes off which keys are gone; nothing, if it is not whole.
+fn take_gone<'a>(block: &mut &'a [u8]) -> Option<&'a [u8]> {
+    match block.strip_prefix(&GONE) {
+        None => Some(&[]),
+        Some(rest) => {
+            *block = rest;
+            take_part(block)
+        }
+    }
+}
+
 fn check_size(block: &[u8]) -> Result<()> {
     if block.len() <= MAX_BLOCK {
         return Ok(());
@@ -132,19 +193,18 @@ pub(crate) fn read<K: Key, V: Value>(entry: StoredEntry<'_>, mut each: impl FnMu
 
 /// The bytes of every entry of a stored block: its key, its value.
 pub(crate) fn each_row(block: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-    let rows = unpack(block).unwrap_or_default();
+    let no_block = |reason| StateError::Codec { what: "a block of entries".into(), reason };
+    let Some(rows) = unpack(block) else {
+        return Err(no_block(format!("its {} bytes do not begin as one does", block.len())));
+    };
     let mut rest = &*rows;
-    loop {
-        // A block has at least one entry.
+    while !rest.is_empty() {
         let (Some(key), Some(value)) = (take_part(&mut rest), take_part(&mut rest)) else {
-            let reason = format!("there is no entry in the last {} of {} bytes", rest.len(), rows.len());
-            return Err(StateError::Codec { what: "a block of entries".into(), reason });
+            return Err(no_block(format!("there is no entry in the last {} of {} bytes", rest.len(), rows.len())));
         };
         each(key, value)?;
-        if rest.is_empty() {
-            return Ok(());
-        }
     }
+    Ok(())
 }
 
 /// How many entries a stored block has.
@@ -178,12 +238,15 @@ impl Rows {
     }
 }
 
-/// The entries of several blocks, oldest block first, with the newest value of every key; nothing, if they are no blocks.
-pub(crate) fn merge(blocks: &[&[u8]]) -> Option<Vec<u8>> {
-    let blocks: Vec<Cow<'_, [u8]>> = blocks.iter().map(|block| unpack(block)).collect::<Option<_>>()?;
-    let mut merged = Vec::with_capacity(blocks.iter().map(|block| block.len()).sum());
+/// The entries of several blocks, oldest block first, with the newest value of every key and without those that are gone;
+/// nothing, if they are no blocks. Unless these are `all` that there is, older ones may still have keys that are gone, so the result says
+/// which are.
+pub(crate) fn merge(blocks: &[&[u8]], all: bool) -> Option<Vec<u8>> {
+    let blocks: Vec<_> = blocks.iter().map(|block| parts_of(block)).collect::<Option<_>>()?;
+    let mut merged = Vec::with_capacity(blocks.iter().map(|(_, block)| block.len()).sum());
+    let mut all_gone = Vec::new();
     let mut seen: HashTable<&[u8]> = HashTable::new();
-    for (older, block) in blocks.iter().enumerate().rev() {
+    for (older, (gone, block)) in blocks.iter().enumerate().rev() {
         let mut rest = &**block;
         while !rest.is_empty() {
             let entry = rest;
@@ -198,8 +261,33 @@ pub(crate) fn merge(blocks: &[&[u8]]) -> Option<Vec<u8>> {
                 seen.insert_unique(hash, key, |key| hash_bytes(key));
             }
         }
+        // A key is in one of the two parts of a block.
+        let mut rest = *gone;
+        while !rest.is_empty() {
+            let entry = rest;
+            let key = take_part(&mut rest)?;
+            let hash = hash_bytes(key);
+            if seen.find(hash, |seen| *seen == key).is_none() {
+                all_gone.extend_from_slice(&entry[..entry.len() - rest.len()]);
+                seen.insert_unique(hash, key, |key| hash_bytes(key));
+            }
+        }
     }
-    (merged.len() <= MAX_BLOCK).then(|| pack(&merged))
+    if merged.len().max(all_gone.len()) > MAX_BLOCK {
+        return None;
+    }
+    let mut block = Vec::new();
+    if !all && !all_gone.is_empty() {
+        push_gone(&mut block, &all_gone);
+    }
+    block.extend_from_slice(&pack(&merged));
+    Some(block)
+}
+
+/// The keys that are gone, and the rows of a block.
+fn parts_of(mut block: &[u8]) -> Option<(&[u8], Cow<'_, [u8]>)> {
+    let gone = take_gone(&mut block)?;
+    Some((gone, unpack(block)?))
 }
 
 /// The length of every row, if they have one.
@@ -243,11 +331,11 @@ fn pack(rows: &[u8]) -> Vec<u8> {
 /// The rows of a block; nothing, if it is none.
 fn unpack(mut block: &[u8]) -> Option<Cow<'_, [u8]>> {
     let len = take_number(&mut block)?;
-    if len == 0 || block.is_empty() {
+    if len == 0 {
         return Some(Cow::Borrowed(block));
     }
     let count = block.len() / len;
-    if count * len != block.len() {
+    if count == 0 || count * len != block.len() {
         return None;
     }
     let mut rows = vec![0; block.len()];
@@ -316,16 +404,34 @@ mod tests {
 
     type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
-    fn block(entries: &Entries) -> Vec<u8> {
-        let mut block = Vec::new();
-        for part in entries.iter().flat_map(|(key, value)| [key, value]) {
-            push_part(&mut block, |out| {
+    /// What changed: a new value for a key, or none any more.
+    type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+    fn rows<'a>(parts: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
+        let mut rows = Vec::new();
+        for part in parts {
+            push_part(&mut rows, |out| {
                 out.extend_from_slice(part);
                 Ok(())
             })
             .unwrap();
         }
-        pack(&block)
+        rows
+    }
+
+    fn block(entries: &Entries) -> Vec<u8> {
+        pack(&rows(entries.iter().flat_map(|(key, value)| [key, value])))
+    }
+
+    fn delta(changes: &Changes) -> Vec<u8> {
+        let gone = rows(changes.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| key));
+        let mut delta = Vec::new();
+        if !gone.is_empty() {
+            push_gone(&mut delta, &gone);
+        }
+        let entries = changes.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+        delta.extend(block(&entries.collect()));
+        delta
     }
 
     fn entries(block: &[u8]) -> Option<Entries> {
@@ -340,31 +446,39 @@ mod tests {
         Some(found)
     }
 
-    fn some_entries() -> impl Strategy<Value = Entries> {
+    fn some_changes() -> impl Strategy<Value = Changes> {
         let length = prop_oneof![8 => 0..9usize, 1 => 126..131usize, 1 => 16_380..16_390usize];
         let value = (length, any::<u8>()).prop_map(|(length, byte)| vec![byte; length]);
+        let value = prop::option::weighted(0.7, value);
         prop::collection::btree_map(prop::collection::vec(0..3u8, 0..4), value, 0..20)
     }
 
     proptest! {
         /// In whatever steps RocksDB takes.
         #[test]
-        fn the_newest_value_of_every_key_counts(parts in prop::collection::vec(some_entries(), 1..5), split in 0..5usize) {
+        fn the_newest_value_of_every_key_counts(parts in prop::collection::vec(some_changes(), 1..6), split in 0..6usize, end in 0..6usize) {
             let mut expected = Entries::new();
-            for part in &parts {
-                expected.extend(part.clone());
+            for (key, value) in parts.iter().flatten() {
+                match value {
+                    Some(value) => drop(expected.insert(key.clone(), value.clone())),
+                    None => drop(expected.remove(key)),
+                }
             }
-            let blocks: Vec<_> = parts.iter().map(block).collect();
+            let blocks: Vec<_> = parts.iter().map(delta).collect();
             let blocks: Vec<&[u8]> = blocks.iter().map(Vec::as_slice).collect();
-            prop_assert_eq!(entries(&merge(&blocks).unwrap()), Some(expected.clone()));
+            prop_assert_eq!(entries(&merge(&blocks, true).unwrap()), Some(expected.clone()));
             let (older, newer) = blocks.split_at(split.min(blocks.len()));
-            let (older, newer) = (merge(older).unwrap(), merge(newer).unwrap());
-            prop_assert_eq!(entries(&merge(&[&older, &newer]).unwrap()), Some(expected));
+            let (middle, newest) = newer.split_at(end.min(newer.len()));
+            let base = merge(older, true).unwrap();
+            let (middle, newest) = (merge(middle, false).unwrap(), merge(newest, false).unwrap());
+            prop_assert_eq!(entries(&merge(&[&base, &middle, &newest], true).unwrap()), Some(expected.clone()));
+            let newer = merge(&[&middle, &newest], false).unwrap();
+            prop_assert_eq!(entries(&merge(&[&base, &newer], true).unwrap()), Some(expected));
         }
 
         #[test]
         fn what_is_no_block_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            let merged = merge(&[&bytes]);
+            let merged = merge(&[&bytes], true);
             let stored = StoredEntry { group: 0, state: 0, key: &[], value: &bytes };
             prop_assert!(merged.is_some() || read::<u64, u64>(stored, |_, _, _| ()).is_err());
         }
@@ -389,7 +503,8 @@ mod tests {
     fn a_length_beyond_the_end_is_refused() {
         for bytes in [&[5, 1, 2][..], &[0x80], &[0xff; 12], &[0xff, 0xff, 0xff, 0xff, 0x0f]] {
             assert_eq!(take_part(&mut &*bytes), None, "{bytes:?}");
-            assert_eq!(merge(&[&[&[0], bytes].concat()]), None, "{bytes:?}");
+            assert_eq!(merge(&[&[&GONE, bytes, &[0]].concat()], false), None, "{bytes:?}");
+            assert_eq!(merge(&[&[&[0], bytes].concat()], true), None, "{bytes:?}");
         }
     }
 }

@@ -6,9 +6,9 @@ use crate::lines::unsealed;
 use crate::schema::Schema;
 use crate::walk::{Plan, rewrite, show};
 
-/// What RocksDB has made of a value and what is to be merged with it.
-pub fn merge(blocks: &[&[u8]]) -> Option<Vec<u8>> {
-    crate::blocks::merge(blocks)
+/// What RocksDB has made of a value and what is to be merged with it; of all that there is, or of some.
+pub fn merge(blocks: &[&[u8]], all: bool) -> Option<Vec<u8>> {
+    crate::blocks::merge(blocks, all)
 }
 
 /// A manifest file with this content, whatever it is.

@@ -20,7 +20,7 @@ use crate::migrate::StateForm;
 use crate::reader::Reader;
 use crate::rocks::Stored;
 use crate::snapshot::{Change, Frozen, Key, Pressure, Run, State, StoredEntry, Value};
-use crate::table::{Copies, Table};
+use crate::table::{Removed, Table};
 use crate::{Result, StateError, codec};
 
 /// Into how many tables keys are dealt out, so that nothing that is done to a table as a whole takes long.
@@ -32,7 +32,7 @@ pub struct KeyedState<K, V> {
     shards: Vec<Table<K, V>>,
     blocks: Blocks,
     /// Once entries stand in the database one by one, or will when a freeze is written that has begun.
-    spilled: Option<Spilled>,
+    spilled: Option<Spilled<K>>,
     limit: Option<Limit>,
     freeze: Option<Freezing>,
     /// How many entries were restored from blocks, by key group.
@@ -46,30 +46,46 @@ const READ_TOGETHER: usize = 256;
 
 /// A number per key group.
 type Counts = Box<[u64; KEY_GROUPS as usize]>;
+/// How a number per key group changed.
+type Changes = Box<[i64; KEY_GROUPS as usize]>;
 
 /// How many entries there are, wherever they are.
 #[derive(Debug)]
-struct Spilled {
+struct Spilled<K> {
     entries: u64,
-    /// How many were added to each key group since the last freeze.
-    added: Counts,
+    /// How many more or fewer each key group has since the last freeze.
+    changes: Changes,
     /// How many each had then: kept by whoever writes freezes, one after the other.
     stored: Arc<Mutex<Counts>>,
+    /// Keys that are gone, by shard, in freezes of which some may not be written: the database may still have them.
+    removed: Vec<(usize, Removed<K>)>,
 }
 
-impl Spilled {
+impl<K> Spilled<K> {
     /// So many entries, of which nothing is written yet.
     fn of(entries: u64) -> Self {
-        Spilled { entries, added: none(), stored: Arc::new(Mutex::new(none())) }
+        Spilled { entries, changes: Box::new(NO_CHANGES), stored: Arc::new(Mutex::new(none())), removed: Vec::new() }
+    }
+
+    fn added(&mut self, hash: u64) {
+        self.entries += 1;
+        self.changes[usize::from(group_of(hash))] += 1;
+    }
+
+    fn removed(&mut self, hash: u64) {
+        self.entries -= 1;
+        self.changes[usize::from(group_of(hash))] -= 1;
     }
 }
+
+const NO_CHANGES: [i64; KEY_GROUPS as usize] = [0; KEY_GROUPS as usize];
 
 /// What a freeze of spilled state does to how many entries key groups have.
 #[derive(Debug)]
 enum Counting {
     /// It is of all entries there are.
     All,
-    Added(Counts),
+    Changes(Changes),
 }
 
 /// A freeze that is not done.
@@ -115,7 +131,24 @@ impl<K: Key, V: Value> KeyedState<K, V> {
     /// must have been asked to [`load`](Self::load) the key since the last batch.
     #[inline]
     pub fn update(&mut self, hash: u64, key: &K, create: impl FnOnce() -> V) -> &mut V {
-        self.shards[shard_of(hash)].update(hash, key, create)
+        let KeyedState { shards, spilled, .. } = self;
+        shards[shard_of(hash)].update(hash, key, || {
+            spilled.iter_mut().for_each(|spilled| spilled.added(hash));
+            create()
+        })
+    }
+
+    /// Takes the value of `key` out. The key must have been [loaded](Self::load), as for an update.
+    pub fn remove(&mut self, hash: u64, key: &K) -> Option<V> {
+        let value = self.shards[shard_of(hash)].remove(hash, key)?;
+        self.spilled.iter_mut().for_each(|spilled| spilled.removed(hash));
+        Some(value)
+    }
+
+    /// The value of `key`, whose hash is `hash`, which must have been [loaded](Self::load).
+    #[inline]
+    pub fn get(&self, hash: u64, key: &K) -> Option<&V> {
+        self.shards[shard_of(hash)].get(hash, key)
     }
 
     /// Has the values of these keys in memory, to be changed. Next to no work unless the state is spilled.
@@ -131,9 +164,29 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         if self.may_let_go() && self.limit.as_ref().is_some_and(over) {
             (0..SHARDS).for_each(|shard| self.let_go(shard));
         }
-        let missing: Vec<_> =
-            keys.into_iter().filter(|(hash, key)| !self.shards[shard_of(*hash)].hold(*hash, key)).collect();
+        self.forget_removed();
+        let missing: Vec<_> = keys.into_iter().filter(|(hash, key)| self.is_missing(*hash, key)).collect();
         if missing.is_empty() { Ok(()) } else { self.read_back(missing) }
+    }
+
+    /// Whether `key` is not in memory but may be in the database. What is in memory stays there until it is frozen.
+    fn is_missing(&mut self, hash: u64, key: &K) -> bool {
+        let shard = shard_of(hash);
+        let gone = |spilled: &Spilled<K>| {
+            spilled.removed.iter().any(|(of, removed)| *of == shard && removed.contains(hash, key))
+        };
+        let table = &mut self.shards[shard];
+        !table.hold(hash, key) && !table.has_removed(hash, key) && !self.spilled.as_ref().is_some_and(gone)
+    }
+
+    /// What is gone from the database need not be remembered any more.
+    fn forget_removed(&mut self) {
+        if let (Some(spilled), Some(limit)) = (&mut self.spilled, &self.limit)
+            && !spilled.removed.is_empty()
+            && limit.all_is_written()
+        {
+            spilled.removed.clear();
+        }
     }
 
     #[cold]
@@ -141,7 +194,7 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         let mut room = [0; SHARDS];
         missing.iter().for_each(|(hash, _)| room[shard_of(*hash)] += 1);
         room.into_iter().enumerate().for_each(|(shard, room)| self.make_room(shard, room));
-        let KeyedState { shards, spilled: Some(spilled), limit, .. } = self else { return Ok(()) };
+        let KeyedState { shards, limit, .. } = self;
         let stored = limit.as_ref().map(|limit| &limit.stored);
         let mut wanted = Vec::with_capacity(missing.len());
         for (hash, key) in missing {
@@ -158,16 +211,9 @@ impl<K: Key, V: Value> KeyedState<K, V> {
                 None => Vec::new().into_iter(),
             };
             for (_, hash, key) in some {
-                match values.next().flatten() {
-                    Some(value) => {
-                        let value: V = codec::decode(&value)?;
-                        shards[shard_of(*hash)].update(*hash, key, || value);
-                    }
-                    // It is new, and made by whoever asked for it.
-                    None => {
-                        spilled.entries += 1;
-                        spilled.added[usize::from(group_of(*hash))] += 1;
-                    }
+                // What is not there is new, and made by whoever asked for it.
+                if let Some(value) = values.next().flatten() {
+                    shards[shard_of(*hash)].put_back(*hash, key, codec::decode(&value)?);
                 }
             }
         }
@@ -192,12 +238,6 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         if let Some(limit) = &self.limit {
             self.shards[shard].let_go(Places::of::<K, V>(limit).of_shard(shard));
         }
-    }
-
-    /// The value of `key`, whose hash is `hash`, if it is in memory.
-    #[cfg(test)]
-    pub(crate) fn get(&self, hash: u64, key: &K) -> Option<&V> {
-        self.shards[shard_of(hash)].get(hash, key)
     }
 
     fn sum(&self, of: impl Fn(&Table<K, V>) -> usize) -> usize {
@@ -336,7 +376,7 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
         let leaves_blocks = self.spilled.is_none() && self.limit.as_ref().is_some_and(near);
         self.shards.iter_mut().for_each(|table| table.begin_freeze(leaves_blocks));
         let counting = match &mut self.spilled {
-            Some(spilled) => Some(Counting::Added(std::mem::replace(&mut spilled.added, none()))),
+            Some(spilled) => Some(Counting::Changes(std::mem::replace(&mut spilled.changes, Box::new(NO_CHANGES)))),
             None if leaves_blocks => {
                 self.spilled = Some(Spilled::of(self.sum(Table::len) as u64));
                 Some(Counting::All)
@@ -359,12 +399,18 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
 
     fn take_frozen(&mut self) -> Option<Box<dyn Frozen>> {
         let freeze = self.freeze.take()?;
-        let mut changed = Changed { slice: ONLY, whole: true, parts: Vec::new() };
-        for table in &mut self.shards {
-            match table.take_copies() {
-                Some(Copies { whole, entries }) => {
-                    changed.whole &= whole;
-                    changed.parts.push(entries);
+        let mut changed = Changed { slice: ONLY, whole: true, parts: Vec::new(), removed: Vec::new() };
+        for (shard, table) in self.shards.iter_mut().enumerate() {
+            match table.take_copies_and_removed() {
+                Some((copies, removed)) => {
+                    changed.whole &= copies.whole;
+                    changed.parts.push(copies.entries);
+                    // Only with a limit is the database asked again.
+                    if let (Some(spilled), Some(_), false) = (&mut self.spilled, &self.limit, copies.removed.is_empty())
+                    {
+                        spilled.removed.push((shard, removed));
+                    }
+                    changed.removed.push(copies.removed);
                 }
                 None => changed.whole &= table.is_empty(),
             }
@@ -487,14 +533,26 @@ impl<K: Key, V: Value> Frozen for FrozenEntries<K, V> {
             found[usize::from(group)] += 1;
             run.put(group, |out| write_key(key, out), |out| codec::encode_into(value, out))?;
         }
+        let mut bytes_of_key = Vec::new();
+        for (hash, key) in self.changed.gone() {
+            bytes_of_key.clear();
+            write_key(key, &mut bytes_of_key)?;
+            run.push(group_of(hash), &bytes_of_key, Change::Remove);
+        }
         let bytes = run.bytes() - before;
         let mut stored = lock(&self.stored);
+        let before = stored.clone();
         match self.counting {
             Counting::All => *stored = found,
-            Counting::Added(added) => stored.iter_mut().zip(*added).for_each(|(stored, added)| *stored += added),
+            Counting::Changes(changes) => {
+                let all = stored.iter_mut().zip(*changes);
+                all.for_each(|(stored, change)| *stored = stored.saturating_add_signed(change));
+            }
         }
-        for (group, count) in (0..).zip(**stored).filter(|(_, count)| *count > 0) {
-            run.push(group, &[COUNT], Change::Put(&count.to_le_bytes()));
+        for (group, (count, before)) in (0..).zip(stored.iter().zip(*before)) {
+            if *count > 0 || before > 0 {
+                run.push(group, &[COUNT], Change::Put(&count.to_le_bytes()));
+            }
         }
         self.tell.into_iter().for_each(|tell| tell.encoded(run, self.changed.entries(), bytes));
         Ok(())
@@ -508,11 +566,12 @@ mod tests {
     use crate::key_group::{group_of, groups_of};
     use crate::rocks::tests::{Disk, OPERATOR, restore};
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, VecDeque};
 
     #[derive(Clone, Debug)]
     enum Step {
         Update(String, u32),
+        Remove(String),
         Freeze,
         Crash,
     }
@@ -521,7 +580,8 @@ mod tests {
         // Few keys, so that they are met again; some longer than what sorting compares first.
         let key = prop_oneof!["[ab]{0,2}", "long enough to go on [ab]{1,2}"];
         let step = prop_oneof![
-            8 => (key, any::<u32>()).prop_map(|(key, add)| Step::Update(key, add)),
+            8 => (key.clone(), any::<u32>()).prop_map(|(key, add)| Step::Update(key, add)),
+            4 => key.prop_map(Step::Remove),
             2 => Just(Step::Freeze),
             1 => Just(Step::Crash),
         ];
@@ -550,6 +610,7 @@ mod tests {
                         state.update(hash_key(&key), &key, Vec::new).push(add);
                         model.entry(key).or_insert_with(Vec::new).push(add);
                     }
+                    Step::Remove(key) => assert_eq!(state.remove(hash_key(&key), &key), model.remove(&key)),
                     Step::Freeze => {
                         disk.save(&mut state);
                         saved = model.clone();
@@ -579,10 +640,14 @@ mod tests {
     enum Spill {
         /// Keys that a batch changes.
         Batch(Vec<u16>),
+        /// Keys that a batch removes, where they are there.
+        Remove(Vec<u16>),
         /// Begins a freeze, if none is open.
         Begin,
-        /// Goes on with it, looking at so many entries; what is done is written.
+        /// Goes on with it, looking at so many entries; what is done is handed over.
         Copy(usize),
+        /// What was handed over first is written.
+        Write,
         /// A start from what was written last, with this limit in bytes or none.
         Crash(Option<usize>),
     }
@@ -594,8 +659,10 @@ mod tests {
     fn spills() -> impl Strategy<Value = Vec<Spill>> {
         let step = prop_oneof![
             8 => prop::collection::vec(0..900u16, 0..200).prop_map(Spill::Batch),
+            3 => prop::collection::vec(0..900u16, 0..200).prop_map(Spill::Remove),
             4 => Just(Spill::Begin),
             6 => (0..700usize).prop_map(Spill::Copy),
+            4 => Just(Spill::Write),
             1 => limits().prop_map(Spill::Crash),
         ];
         prop::collection::vec(step, 0..40)
@@ -633,10 +700,6 @@ mod tests {
         state
     }
 
-    fn write<V: Counts>(disk: &mut Disk, state: &mut KeyedState<u16, V>) {
-        state.take_frozen().into_iter().for_each(|frozen| disk.write(frozen));
-    }
-
     fn load<'a, V: Counts>(state: &mut KeyedState<u16, V>, keys: impl IntoIterator<Item = &'a u16>) {
         state.load(keys.into_iter().map(|key| (hash_key(key), key))).unwrap();
     }
@@ -646,6 +709,9 @@ mod tests {
         let mut state = limited::<V>(&disk, 0..KEY_GROUPS, limit);
         let (mut model, mut saved) = (BTreeMap::<u16, V>::new(), BTreeMap::new());
         let (mut cut, mut number) = (None, 0);
+        let mut handed_over = VecDeque::new();
+        let write =
+            |disk: &mut Disk, frozen: Option<Box<dyn Frozen>>| frozen.into_iter().for_each(|frozen| disk.write(frozen));
         for step in steps {
             match step {
                 Spill::Batch(keys) => {
@@ -654,6 +720,13 @@ mod tests {
                         number += 1;
                         state.update(hash_key(key), key, V::new).add(number);
                         model.entry(*key).or_insert_with(V::new).add(number);
+                    }
+                }
+                Spill::Remove(keys) => {
+                    load(&mut state, &keys);
+                    for key in &keys {
+                        assert_eq!(state.get(hash_key(key), key), model.get(key));
+                        assert_eq!(state.remove(hash_key(key), key), model.remove(key));
                     }
                 }
                 Spill::Begin if cut.is_none() => {
@@ -665,20 +738,27 @@ mod tests {
                     if state.copy_some(&mut most.clone())
                         && let Some(cut) = cut.take()
                     {
-                        write(&mut disk, &mut state);
+                        handed_over.push_back((state.take_frozen(), cut));
+                    }
+                }
+                Spill::Write => {
+                    if let Some((frozen, cut)) = handed_over.pop_front() {
+                        write(&mut disk, frozen);
                         saved = cut;
                     }
                 }
                 Spill::Crash(limit) => {
                     state = limited(&disk, 0..KEY_GROUPS, limit);
                     (model, cut) = (saved.clone(), None);
+                    handed_over.clear();
                 }
             }
             assert_eq!(state.entries(), model.len() as u64);
         }
+        handed_over.into_iter().for_each(|(frozen, _)| write(&mut disk, frozen));
         if cut.is_some() {
             assert!(state.copy_some(&mut usize::MAX.clone()));
-            write(&mut disk, &mut state);
+            write(&mut disk, state.take_frozen());
         }
         disk.save_limited(&mut state);
         // With and without a limit, on any number of workers, each asked in small batches.
@@ -737,6 +817,10 @@ mod tests {
                         load(&mut state, &keys);
                         for key in &keys {
                             number += 1;
+                            if number % 5 == 0 {
+                                prop_assert_eq!(state.remove(hash_key(key), key), model.remove(key));
+                                continue;
+                            }
                             state.update(hash_key(key), key, Vec::new).push(number);
                             model.entry(*key).or_default().push(number);
                         }
@@ -828,6 +912,8 @@ mod tests {
                 let key = hash_key(&(round % 7, n)) % (20 + 20 * round);
                 *state.update(hash_key(&key), &key, || 0) = round;
                 model.insert(key, round);
+                let key = hash_key(&(round % 5, n)) % (20 + 20 * round);
+                assert_eq!(state.remove(hash_key(&key), &key), model.remove(&key));
             }
             disk.save_limited(&mut state);
         }
@@ -835,6 +921,39 @@ mod tests {
         assert_eq!(restored.entries(), model.len() as u64);
         for (key, value) in &model {
             assert_eq!(restored.get(hash_key(key), key), Some(value));
+        }
+    }
+
+    /// Keys come and go, without end; what is stored is only what there is.
+    #[test]
+    fn what_was_removed_takes_no_room() {
+        for limit in [None, Some(20_000)] {
+            let mut disk = Disk::new();
+            let mut state = limited::<(u64, u64)>(&disk, 0..KEY_GROUPS, limit);
+            for round in 0..100u16 {
+                let keys: Vec<u16> = (0..600).map(|n| round * 600 + n).collect();
+                let before: Vec<u16> = keys.iter().map(|key| key.wrapping_sub(600)).filter(|_| round > 0).collect();
+                for key in &keys {
+                    load(&mut state, [key]);
+                    state.update(hash_key(key), key, Counts::new);
+                }
+                for some in before.chunks(50) {
+                    load(&mut state, some);
+                    some.iter().for_each(|key| assert!(state.remove(hash_key(key), key).is_some(), "{key}"));
+                }
+                disk.save_limited(&mut state);
+                state.relieve();
+                assert_eq!(state.entries(), 600);
+            }
+            let restored = limited::<(u64, u64)>(&disk, 0..KEY_GROUPS, None);
+            assert_eq!((restored.entries(), restored.sum(Table::len)), (600, 600));
+            let mut bytes = 0;
+            let found = disk.db.scan(OPERATOR, 0..KEY_GROUPS, |entry| {
+                bytes += entry.value.len();
+                Ok(())
+            });
+            found.unwrap();
+            assert!(bytes < 128 * 8 + 600 * 20, "{bytes} bytes for 600 entries");
         }
     }
 

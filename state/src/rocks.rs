@@ -64,14 +64,20 @@ fn options(cache: &Cache) -> Options {
     options.set_max_log_file_size(1 << 20);
     // Nothing goes through the memtable, so it need not be large.
     options.set_write_buffer_size(1 << 20);
-    options.set_merge_operator_associative("millstream blocks", merge);
+    options.set_merge_operator("millstream blocks", merge_all, merge_some);
     options
 }
 
-/// Called by RocksDB when it reads or compacts. Without a result, that fails.
-fn merge(_key: &[u8], value: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
+/// Called by RocksDB when it reads or compacts, with all that there is of a key. Without a result, that fails.
+fn merge_all(_key: &[u8], value: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
     let blocks: Vec<&[u8]> = value.into_iter().chain(operands).collect();
-    blocks::merge(&blocks)
+    blocks::merge(&blocks, true)
+}
+
+/// Called by RocksDB when it compacts, where there may be something older. Without a result, nothing is merged for now.
+fn merge_some(_key: &[u8], _: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
+    let blocks: Vec<&[u8]> = operands.iter().collect();
+    blocks::merge(&blocks, false)
 }
 
 impl StateDb {
@@ -408,9 +414,11 @@ pub(crate) fn read_through(
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::blocks::{Blocks, Changed};
+    use crate::codec;
     use crate::key_group::KEY_GROUPS;
     use crate::snapshot::{Frozen, State};
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     /// The operator whose state a [`Disk`] holds.
     pub(crate) const OPERATOR: u32 = 7;
@@ -594,6 +602,48 @@ pub(crate) mod tests {
         assert_eq!(fingerprint(&dir), files);
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(entries(&db, &operators).len(), 50);
+    }
+
+    /// With levels so small that RocksDB merges changes with each other before it comes to what they change.
+    #[test]
+    fn what_is_gone_stays_gone_when_changes_are_merged() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(&Cache::new_lru_cache(CACHE));
+        options.create_if_missing(true);
+        options.set_level_compaction_dynamic_level_bytes(false);
+        options.set_max_bytes_for_level_base(2 << 10);
+        options.set_target_file_size_base(1 << 10);
+        let db = DB::open(&options, dir.path()).unwrap();
+        let blocks = Blocks::default();
+        let mut model = BTreeSet::new();
+        for round in 0..600u64 {
+            let came: Vec<u64> = if round == 0 { (0..2_000).collect() } else { vec![round * 7 % 2_000] };
+            let gone: Vec<u64> = (round * 5..round * 5 + 5).map(|key| key % 2_000).filter(|_| round > 0).collect();
+            model.retain(|key| !gone.contains(key));
+            model.extend(&came);
+            let parts = vec![came.iter().map(|key| (*key, *key)).collect()];
+            let changed = Changed { slice: 0, whole: round == 0, parts, removed: vec![gone] };
+            let mut run = Run::default();
+            run.begin(OPERATOR);
+            blocks.write(&mut run, &[], changed).unwrap();
+            for (key, change) in run.iter() {
+                match change {
+                    Change::Put(value) => db.put(key, value).unwrap(),
+                    Change::Merge(value) => db.merge(key, value).unwrap(),
+                    Change::Remove => db.delete(key).unwrap(),
+                }
+            }
+            db.flush().unwrap();
+        }
+        let mut found = BTreeSet::new();
+        for entry in db.iterator(rocksdb::IteratorMode::Start) {
+            blocks::each_row(&entry.unwrap().1, |key, _| {
+                found.insert(codec::decode::<u64>(key).unwrap());
+                Ok(())
+            })
+            .unwrap();
+        }
+        assert_eq!(found, model);
     }
 
     #[test]

@@ -55,7 +55,12 @@ struct Freeze<K, V> {
 impl<K: Key, V: Value> Freeze<K, V> {
     /// All that was to be copied of a slice is.
     fn add(&mut self, slice: i64, table: &mut Table<K, V>) {
-        let changed = |Copies { whole, entries }| Changed { slice, whole, parts: vec![entries] };
+        let changed = |copies: Copies<K, V>| Changed {
+            slice,
+            whole: copies.whole,
+            parts: vec![copies.entries],
+            removed: vec![copies.removed],
+        };
         self.changed.extend(table.take_copies().map(changed));
     }
 }

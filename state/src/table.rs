@@ -1,7 +1,8 @@
 //! A hash table that remembers which of its entries the last checkpoint does not know, and that can be copied while it changes.
 //!
 //! **State**: values stand inline, beside their key and a mark. An entry is *dirty* when it changed since the last freeze. The
-//! table as a whole is *stored* when a checkpoint holds something of it, and *torn* when entries were taken out of it since.
+//! table as a whole is *stored* when a checkpoint holds something of it, and *torn* when entries were taken out of it since without
+//! a note which. Keys of entries that were removed one by one are noted instead, as a checkpoint may hold them.
 //!
 //! **A freeze** fixes what the dirty entries are, at no cost, and then copies them bit by bit; an entry that is about to change or
 //! to go is copied first. Two marks of dirtiness take turns, so none has to be cleared: what has the mark of before
@@ -59,6 +60,8 @@ pub(crate) struct Table<K, V> {
     dirty: usize,
     /// At which places they are. Not known when the table has grown since the last freeze: at any.
     places: Option<Bits>,
+    /// Keys that were removed since the last freeze and that a checkpoint may hold. Some may have come back.
+    removed: HashTable<K>,
     freeze: Option<Freeze<K, V>>,
     stored: bool,
     torn: bool,
@@ -77,6 +80,10 @@ struct Freeze<K, V> {
     everything: bool,
     /// The mark of those that were copied.
     clean: Mark,
+    /// Keys that had been removed when it began.
+    removed: HashTable<K>,
+    /// The first of their places that was not looked at.
+    next_removed: usize,
     copies: Copies<K, V>,
 }
 
@@ -86,6 +93,18 @@ pub(crate) struct Copies<K, V> {
     /// Whether these are all entries that there were, and not only the dirty ones.
     pub(crate) whole: bool,
     pub(crate) entries: Vec<(K, V)>,
+    /// Keys that were removed. Some may be among the entries: they came back.
+    pub(crate) removed: Vec<K>,
+}
+
+/// Keys that are gone from a table, but may not be from the database.
+#[derive(Debug)]
+pub(crate) struct Removed<K>(HashTable<K>);
+
+impl<K: Key> Removed<K> {
+    pub(crate) fn contains(&self, hash: u64, key: &K) -> bool {
+        self.0.find(hash, |removed| removed == key).is_some()
+    }
 }
 
 impl<K, V> Default for Table<K, V> {
@@ -96,6 +115,7 @@ impl<K, V> Default for Table<K, V> {
             clean: Mark::CleanA,
             dirty: 0,
             places: None,
+            removed: HashTable::new(),
             freeze: None,
             stored: false,
             torn: false,
@@ -190,6 +210,28 @@ impl<K: Key, V: Clone> Table<K, V> {
         true
     }
 
+    /// Takes the entry of `key` out.
+    pub(crate) fn remove(&mut self, hash: u64, key: &K) -> Option<V> {
+        let Ok(found) = self.entries.find_entry(hash, |entry| entry.key == *key) else { return None };
+        let (mut entry, _) = found.remove();
+        if let Some(freeze) = &mut self.freeze {
+            freeze.copy(&mut entry, self.now);
+        }
+        self.dirty -= usize::from(entry.mark == self.now);
+        if self.stored
+            && let Found::Vacant(vacant) = self.removed.entry(hash, |removed| removed == key, hash_key)
+        {
+            vacant.insert(entry.key);
+        }
+        Some(entry.value)
+    }
+
+    /// Whether `key` was removed, and no freeze with that has been [taken](Self::take_copies) yet.
+    pub(crate) fn has_removed(&self, hash: u64, key: &K) -> bool {
+        let freeze = self.freeze.iter().map(|freeze| &freeze.removed);
+        freeze.chain([&self.removed]).any(|removed| removed.find(hash, |removed| removed == key).is_some())
+    }
+
     /// How many entries are dirty, or wait for a freeze to copy them.
     pub(crate) fn dirty(&self) -> usize {
         self.dirty + self.freeze.as_ref().map_or(0, |freeze| freeze.left)
@@ -240,7 +282,7 @@ impl<K: Key, V: Clone> Table<K, V> {
     }
 
     /// The value of `key`.
-    #[cfg(test)]
+    #[inline]
     pub(crate) fn get(&self, hash: u64, key: &K) -> Option<&V> {
         self.entries.find(hash, |entry| entry.key == *key).map(|entry| &entry.value)
     }
@@ -252,7 +294,7 @@ impl<K: Key, V: Clone> Table<K, V> {
 
     /// Whether nothing changed since the last freeze, and that is done.
     pub(crate) fn is_clean(&self) -> bool {
-        self.dirty == 0 && !self.torn && self.freeze.is_none()
+        self.dirty == 0 && self.removed.is_empty() && !self.torn && self.freeze.is_none()
     }
 
     /// Puts in an entry that a checkpoint holds.
@@ -260,6 +302,12 @@ impl<K: Key, V: Clone> Table<K, V> {
         self.stored = true;
         self.entries
             .insert_unique(hash, Entry { value, key, mark: self.clean }, |entry| hash_key(&entry.key));
+    }
+
+    /// Puts in an entry that a checkpoint holds and that is about to change.
+    pub(crate) fn put_back(&mut self, hash: u64, key: &K, value: V) {
+        self.stored = true;
+        self.update(hash, key, || value);
     }
 
     /// Every key with its value, in no particular order.
@@ -289,6 +337,7 @@ impl<K: Key, V: Clone> Table<K, V> {
     pub(crate) fn renew(&mut self) {
         debug_assert!(self.is_empty() && self.freeze.is_none());
         (self.dirty, self.places, self.stored, self.torn) = (0, None, false, false);
+        self.removed.clear();
     }
 
     /// Counts all entries as changed, so that none leaves before the next freeze, and that copies all.
@@ -304,17 +353,25 @@ impl<K: Key, V: Clone> Table<K, V> {
         debug_assert!(self.freeze.is_none() && self.now != self.clean);
         // Which ones are gone from a torn table nobody knows any more.
         let everything = self.torn || (everything && !self.is_empty());
-        if !everything && self.dirty == 0 {
+        let mut removed = std::mem::take(&mut self.removed);
+        if everything {
+            removed = HashTable::new();
+        } else if self.dirty == 0 && removed.is_empty() {
             return;
         }
         let left = if everything { self.len() } else { self.dirty };
-        let copies = Copies { whole: left == self.len(), entries: Vec::with_capacity(left) };
+        let copies = Copies {
+            whole: left == self.len(),
+            entries: Vec::with_capacity(left),
+            removed: Vec::with_capacity(removed.len()),
+        };
         let dirty_places = self.places.replace(Bits::new(self.entries.num_buckets()));
         let places = dirty_places.filter(|_| !everything);
         if everything {
             self.clean = self.clean.other();
         }
-        self.freeze = Some(Freeze { places, next: 0, left, everything, clean: self.clean, copies });
+        let clean = self.clean;
+        self.freeze = Some(Freeze { places, next: 0, left, everything, clean, removed, next_removed: 0, copies });
         (self.now, self.dirty, self.stored, self.torn) = (self.now.other(), 0, true, false);
     }
 
@@ -332,12 +389,18 @@ impl<K: Key, V: Clone> Table<K, V> {
                 freeze.copy(entry, self.now);
             }
         }
-        true
+        freeze.copy_removed(most)
     }
 
     /// What was copied, once all is; nothing, if nothing had changed.
     pub(crate) fn take_copies(&mut self) -> Option<Copies<K, V>> {
-        Some(self.freeze.take()?.copies)
+        Some(self.take_copies_and_removed()?.0)
+    }
+
+    /// As [`take_copies`](Self::take_copies), and the removed keys once more, to be found by their hash.
+    pub(crate) fn take_copies_and_removed(&mut self) -> Option<(Copies<K, V>, Removed<K>)> {
+        let freeze = self.freeze.take()?;
+        Some((freeze.copies, Removed(freeze.removed)))
     }
 }
 
@@ -354,6 +417,19 @@ impl<K: Clone, V: Clone> Freeze<K, V> {
             self.left -= 1;
             self.copies.entries.push((entry.key.clone(), entry.value.clone()));
         }
+    }
+
+    /// Copies removed keys, at most so many; whether all are.
+    fn copy_removed(&mut self, most: &mut usize) -> bool {
+        while self.copies.removed.len() < self.removed.len() {
+            if *most == 0 {
+                return false;
+            }
+            *most -= 1;
+            self.copies.removed.extend(self.removed.get_bucket(self.next_removed).cloned());
+            self.next_removed += 1;
+        }
+        true
     }
 }
 
@@ -398,6 +474,7 @@ mod tests {
         Begin(bool),
         /// Goes on with it, looking at so many places.
         Copy(usize),
+        Remove(u16),
         Take(usize),
         Drain,
     }
@@ -407,14 +484,22 @@ mod tests {
             20 => (0..300u16).prop_map(Step::Update),
             3 => prop::bool::weighted(0.2).prop_map(Step::Begin),
             6 => (0..200usize).prop_map(Step::Copy),
+            8 => (0..300u16).prop_map(Step::Remove),
             1 => (0..30usize).prop_map(Step::Take),
             1 => Just(Step::Drain),
         ];
         prop::collection::vec(step, 0..500)
     }
 
-    /// What an open freeze must amount to, what is in it (all, if nothing is said), and whether that is all there is.
-    type Cut = (BTreeMap<u16, u64>, Option<BTreeSet<u16>>, bool);
+    /// What an open freeze must amount to.
+    struct Cut {
+        model: BTreeMap<u16, u64>,
+        /// What is in it; all, if nothing is said.
+        may: Option<BTreeSet<u16>>,
+        /// Whether that is all there is.
+        whole: bool,
+        removed: BTreeSet<u16>,
+    }
 
     /// A table, what it should hold, and what the checkpoints that were made of it hold.
     struct Tried {
@@ -422,6 +507,8 @@ mod tests {
         model: BTreeMap<u16, u64>,
         stored: BTreeMap<u16, u64>,
         dirty: BTreeSet<u16>,
+        /// Removed since the last freeze, while something was stored.
+        removed: BTreeSet<u16>,
         torn: bool,
         cut: Option<Cut>,
     }
@@ -431,10 +518,12 @@ mod tests {
             let everything = self.torn || (everything && !self.model.is_empty());
             let may = (!everything).then(|| std::mem::take(&mut self.dirty));
             let whole = may.as_ref().is_none_or(|may| may.len() == self.model.len());
-            let nothing = may.as_ref().is_some_and(BTreeSet::is_empty);
+            let removed = std::mem::take(&mut self.removed);
+            let nothing = may.as_ref().is_some_and(|may| may.is_empty() && removed.is_empty());
             self.table.begin_freeze(everything);
             if !nothing {
-                self.cut = Some((self.model.clone(), may, whole));
+                let removed = if everything { BTreeSet::new() } else { removed };
+                self.cut = Some(Cut { model: self.model.clone(), may, whole, removed });
                 assert!(self.table.is_stored());
             }
             self.dirty.clear();
@@ -453,19 +542,31 @@ mod tests {
         fn end(&mut self) {
             let copies = self.table.take_copies();
             assert_eq!(copies.is_some(), self.cut.is_some());
-            let Some((Copies { whole, entries }, (model, may, all))) = copies.zip(self.cut.take()) else { return };
+            let Some((Copies { whole, entries, removed }, cut)) = copies.zip(self.cut.take()) else { return };
             let count = entries.len();
             let copied: BTreeMap<u16, u64> = entries.into_iter().collect();
             assert_eq!(copied.len(), count, "a key is there twice");
-            assert_eq!(whole, all);
-            if let Some(may) = may {
+            assert_eq!(whole, cut.whole);
+            if let Some(may) = cut.may {
                 assert!(copied.keys().eq(&may), "what was dirty, and nothing else");
             }
+            assert_eq!(removed.len(), cut.removed.len(), "a key was removed twice");
+            assert_eq!(BTreeSet::from_iter(removed), cut.removed);
             if whole {
                 self.stored.clear();
             }
+            self.stored.retain(|key, _| !cut.removed.contains(key));
             self.stored.extend(copied);
-            assert_eq!(self.stored, model, "what there was when the freeze began");
+            assert_eq!(self.stored, cut.model, "what there was when the freeze began");
+        }
+
+        fn remove(&mut self, key: u16) {
+            let expected = self.model.remove(&key);
+            assert_eq!(self.table.remove(hash_key(&key), &key), expected);
+            self.dirty.remove(&key);
+            if expected.is_some() && self.table.is_stored() {
+                self.removed.insert(key);
+            }
         }
 
         fn take(&mut self, most: usize) {
@@ -491,7 +592,8 @@ mod tests {
                 table.restore(hash_key(&key), key, 1);
             }
             let (stored, dirty) = (model.clone(), BTreeSet::new());
-            let mut tried = Tried { table, model, stored, dirty, torn: false, cut: None };
+            let removed = BTreeSet::new();
+            let mut tried = Tried { table, model, stored, dirty, removed, torn: false, cut: None };
             for step in steps {
                 match step {
                     Step::Update(key) => {
@@ -502,18 +604,24 @@ mod tests {
                     Step::Begin(everything) if tried.cut.is_none() => tried.begin(everything),
                     Step::Begin(_) => {}
                     Step::Copy(most) => tried.copy(most),
+                    Step::Remove(key) => tried.remove(key),
                     Step::Take(most) => tried.take(most),
                     Step::Drain => {
                         tried.take(usize::MAX);
-                        // What has left was copied before: nothing waits any more.
+                        // What has left was copied before: nothing waits any more but removed keys.
+                        tried.copy(usize::MAX);
                         tried.end();
                         tried.table.renew();
                         prop_assert!(tried.model.is_empty() && !tried.table.is_stored());
                         tried.stored.clear();
                         tried.dirty.clear();
+                        tried.removed.clear();
                         tried.torn = false;
                     }
                 }
+                let lost = (0..300u16).filter(|key| tried.table.has_removed(hash_key(key), key));
+                let cut = tried.cut.iter().flat_map(|cut| &cut.removed);
+                prop_assert_eq!(lost.collect::<BTreeSet<_>>(), tried.removed.iter().chain(cut).copied().collect());
                 prop_assert_eq!(tried.table.len(), tried.model.len());
                 prop_assert_eq!(tried.table.is_empty(), tried.model.is_empty());
             }
