@@ -128,7 +128,7 @@ pub mod prelude {
     pub use millstream_operators::inspect::InspectExt;
     pub use millstream_operators::map::MapExt;
     pub use millstream_operators::split::SplitExt;
-    pub use millstream_operators::window::{Pane, Sliding, Tumbling, Window, WindowExt};
+    pub use millstream_operators::window::{Pane, Session, Sliding, Tumbling, Window, WindowExt};
     pub use millstream_runtime::StopMode;
     pub use millstream_runtime::cli::JobArgs;
     pub use millstream_runtime::error::{Error, ErrorKind};

@@ -138,6 +138,12 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         })
     }
 
+    /// As [`update`](Self::update), but only if there is a value.
+    #[inline]
+    pub fn get_mut(&mut self, hash: u64, key: &K) -> Option<&mut V> {
+        self.shards[shard_of(hash)].get_mut(hash, key)
+    }
+
     /// Takes the value of `key` out. The key must have been [loaded](Self::load), as for an update.
     pub fn remove(&mut self, hash: u64, key: &K) -> Option<V> {
         let value = self.shards[shard_of(hash)].remove(hash, key)?;

@@ -1,6 +1,6 @@
 //! Keyed state in memory, and checkpoints of it in RocksDB.
 //!
-//! This crate knows nothing of dataflow. It holds what an operator remembers per key ([`keyed`], [`slices`]), says how
+//! This crate knows nothing of dataflow. It holds what an operator remembers per key ([`keyed`], [`slices`], [`timers`]), says how
 //! keys are hashed and sharded ([`hash`], [`key_group`]), and keeps checkpoints on disk ([`store`], [`manifest`],
 //! [`rocks`]). Both can be read from outside ([`reader`], [`held`]) and taken elsewhere ([`savepoint`]). Every manifest says of
 //! which form the state is ([`schema`], [`trace`]), and state of an older form is brought to the newest ([`evolve`], [`migrate`]).
@@ -34,6 +34,7 @@ pub mod snapshot;
 pub mod space;
 pub mod store;
 mod table;
+pub mod timers;
 pub mod trace;
 mod walk;
 

@@ -206,6 +206,17 @@ impl<K: Key, V: Value> SliceState<K, V> {
         self.slices.front().map(|(number, _)| *number)
     }
 
+    /// The least slice from `from` on.
+    pub fn next_from(&self, from: i64) -> Option<i64> {
+        let place = self.slices.partition_point(|(number, _)| *number < from);
+        self.slices.get(place).map(|(number, _)| *number)
+    }
+
+    /// How many slices there are.
+    pub fn slices(&self) -> usize {
+        self.slices.len()
+    }
+
     /// How many keys `slice` has.
     pub fn keys_in(&self, slice: i64) -> usize {
         let away = self.away.get(&slice).map_or(0, |entries| *entries as usize);

@@ -201,13 +201,18 @@ impl<K: Key, V: Clone> Table<K, V> {
 
     /// Whether `key` is here. If it is, it becomes dirty, so it stays until it is frozen.
     pub(crate) fn hold(&mut self, hash: u64, key: &K) -> bool {
+        self.get_mut(hash, key).is_some()
+    }
+
+    /// The value of `key` for a change, if there is one.
+    pub(crate) fn get_mut(&mut self, hash: u64, key: &K) -> Option<&mut V> {
         let Table { entries, now, dirty, places, freeze, .. } = self;
-        let Ok(found) = entries.find_entry(hash, |entry| entry.key == *key) else { return false };
-        if found.get().mark != *now {
-            let place = found.bucket_index();
-            change(found.into_mut(), place, *now, dirty, places, freeze);
+        let found = entries.find_entry(hash, |entry| entry.key == *key).ok()?;
+        let (place, entry) = (found.bucket_index(), found.into_mut());
+        if entry.mark != *now {
+            change(entry, place, *now, dirty, places, freeze);
         }
-        true
+        Some(&mut entry.value)
     }
 
     /// Takes the entry of `key` out.

@@ -4,6 +4,8 @@
 //! Nothing here looks at how the runtime does it: event times are `i128`, every record is held against every window
 //! around it, and results are `BTreeMap`s.
 
+pub mod trial;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
@@ -76,12 +78,14 @@ fn windows_of(at: i64, shape: Shape) -> Vec<(i128, i128)> {
 /// What comes out of windows: the records of every key and window in the order of the input, and the late records.
 pub type Windowed = (BTreeMap<(u64, Window), Vec<Item>>, Vec<Item>);
 
+/// A time as far as it can be expressed.
+fn fit(us: i128) -> EventTime {
+    let us = us.clamp(i64::MIN.into(), i64::MAX.into());
+    EventTime::from_micros(i64::try_from(us).expect("was clamped"))
+}
+
 /// Which record counts where.
 pub fn window(records: &[Judged], shape: Shape) -> Windowed {
-    let fit = |us: i128| {
-        let us = us.clamp(i64::MIN.into(), i64::MAX.into());
-        EventTime::from_micros(i64::try_from(us).expect("was clamped"))
-    };
     let (mut windows, mut late) = (BTreeMap::<_, Vec<Item>>::new(), Vec::new());
     for (item, watermark) in records {
         let mut counted = false;
@@ -97,6 +101,40 @@ pub fn window(records: &[Judged], shape: Shape) -> Windowed {
         }
     }
     (windows, late)
+}
+
+/// Which records make which session, and the late ones: `gap` is how long a key may be quiet after a record.
+pub fn sessions(records: &[Judged], gap: impl Fn(&Item) -> i64) -> Windowed {
+    let (mut open, mut late) = (Vec::<(u64, i128, i128, Vec<Item>)>::new(), Vec::new());
+    for (item, watermark) in records {
+        if watermark.is_some_and(|watermark| i128::from(item.at) < watermark) {
+            late.push(*item);
+            continue;
+        }
+        let (start, end) = (i128::from(item.at), i128::from(item.at) + i128::from(gap(item)));
+        open.push((item.key, start, end, vec![*item]));
+    }
+    // Any two that overlap become one, until no two do.
+    'again: loop {
+        for one in 0..open.len() {
+            for two in one + 1..open.len() {
+                if open[one].0 == open[two].0 && open[one].1 < open[two].2 && open[two].1 < open[one].2 {
+                    let (_, start, end, items) = open.swap_remove(two);
+                    let into = &mut open[one];
+                    (into.1, into.2) = (into.1.min(start), into.2.max(end));
+                    into.3.extend(items);
+                    continue 'again;
+                }
+            }
+        }
+        break;
+    }
+    let mut sessions = BTreeMap::new();
+    for (key, start, end, items) in open {
+        let window = Window { start: fit(start), end: fit(end) };
+        assert!(sessions.insert((key, window), items).is_none(), "no two sessions of a key have the same bounds");
+    }
+    (sessions, late)
 }
 
 /// The `f64` nearest to `numerator / denominator`, by long division.

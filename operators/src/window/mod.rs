@@ -25,6 +25,7 @@ mod combiner;
 mod operator;
 mod place;
 mod running;
+mod session;
 
 use millstream_runtime::record::Data;
 use millstream_runtime::stream::{KeyedStream, Stream};
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use crate::aggregate::Aggregate;
 pub use assign::{Sliding, Tumbling, WindowAssigner};
 use operator::SlicedWindows;
+pub use session::{Gap, Session};
 
 /// A window of event time: from `start`, to but not including `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,6 +63,27 @@ impl std::fmt::Display for Window {
 /// What a window emits for a key when it fires: the key, the window, and what the aggregate made of its records.
 pub type Pane<K, O> = (K, Window, O);
 
+/// How records of a key are put into windows: [`Tumbling`], [`Sliding`] or [`Session`].
+pub trait Windows<T: Data> {
+    /// Adds the operator that makes one result per key and window; returns its results and its late records.
+    fn aggregate<K: Key, A: Aggregate<T>>(
+        self,
+        keyed: KeyedStream<K, T>,
+        aggregate: A,
+    ) -> (Stream<Pane<K, A::Out>>, Stream<T>);
+}
+
+impl<T: Data, W: Into<WindowAssigner>> Windows<T> for W {
+    fn aggregate<K: Key, A: Aggregate<T>>(
+        self,
+        keyed: KeyedStream<K, T>,
+        aggregate: A,
+    ) -> (Stream<Pane<K, A::Out>>, Stream<T>) {
+        let assigner = self.into();
+        keyed.combining_operator(assigner.kind(), SlicedWindows::new(assigner, aggregate))
+    }
+}
+
 /// Adds `window` to keyed streams.
 pub trait WindowExt<K: Key, T: Data> {
     /// Groups the records of every key into windows.
@@ -76,23 +99,23 @@ pub trait WindowExt<K: Key, T: Data> {
     ///     .aggregate_with_late((Count, Sum::of(|order: &Order| order.cents)));
     /// # }
     /// ```
-    fn window(self, windows: impl Into<WindowAssigner>) -> WindowedStream<K, T>;
+    fn window<W: Windows<T>>(self, windows: W) -> WindowedStream<K, T, W>;
 }
 
 impl<K: Key, T: Data> WindowExt<K, T> for KeyedStream<K, T> {
-    fn window(self, windows: impl Into<WindowAssigner>) -> WindowedStream<K, T> {
-        WindowedStream { keyed: self, assigner: windows.into() }
+    fn window<W: Windows<T>>(self, windows: W) -> WindowedStream<K, T, W> {
+        WindowedStream { keyed: self, windows }
     }
 }
 
 /// A keyed stream in windows, waiting for the aggregate that makes results of them.
 #[derive(Debug)]
-pub struct WindowedStream<K, T> {
+pub struct WindowedStream<K, T, W> {
     keyed: KeyedStream<K, T>,
-    assigner: WindowAssigner,
+    windows: W,
 }
 
-impl<K: Key, T: Data> WindowedStream<K, T> {
+impl<K: Key, T: Data, W: Windows<T>> WindowedStream<K, T, W> {
     /// One result per key and window: the key, the window, and what `aggregate` makes of its records.
     #[must_use]
     pub fn aggregate<A: Aggregate<T>>(self, aggregate: A) -> Stream<Pane<K, A::Out>> {
@@ -102,7 +125,6 @@ impl<K: Key, T: Data> WindowedStream<K, T> {
     /// As [`aggregate`](Self::aggregate), with a second stream of the records that were late for all their windows.
     #[must_use]
     pub fn aggregate_with_late<A: Aggregate<T>>(self, aggregate: A) -> (Stream<Pane<K, A::Out>>, Stream<T>) {
-        let kind = self.assigner.kind();
-        self.keyed.combining_operator(kind, SlicedWindows::new(self.assigner, aggregate))
+        self.windows.aggregate(self.keyed, aggregate)
     }
 }
