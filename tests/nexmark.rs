@@ -19,7 +19,7 @@ use nexmark::EventGenerator;
 use nexmark::config::NexmarkConfig;
 use nexmark::event::{Bid, Event};
 use patience::{Random, SOON, effort, ms, temp, until, within};
-use queries::{q0, q1, q2, q5, q7, q12, q14, q15, q16, q17, q21, q22};
+use queries::{q0, q1, q2, q5, q7, q11, q12, q14, q15, q16, q17, q21, q22};
 use serde::Serialize;
 
 const COUNT: u64 = 20_000;
@@ -198,6 +198,22 @@ fn loop_q7(events: &[Event]) -> Vec<String> {
     rows
 }
 
+fn loop_q11(events: &[Event]) -> Vec<String> {
+    let mut rows = Vec::new();
+    let bidders = groups(events, |bid| bid.bidder as u64);
+    let count = bidders.len();
+    for (bidder, bids) in bidders {
+        let mut times: Vec<u64> = bids.iter().map(|bid| bid.date_time).collect();
+        times.sort();
+        for session in times.chunk_by(|one, next| next - one < 10_000) {
+            let (first, last) = (session[0], session[session.len() - 1]);
+            rows.push(format!("{bidder},{},{},{}", session.len(), time(first), time(last + 10_000)));
+        }
+    }
+    assert!(rows.len() > count, "some bidder comes back");
+    rows
+}
+
 fn loop_q12(events: &[Event], splits: u64) -> Vec<String> {
     let mut clocks = vec![0; splits as usize];
     let mut counts: HashMap<(usize, u64), u64> = HashMap::new();
@@ -362,6 +378,11 @@ fn q7_has_ties_as_often_as_they_were_made() {
 }
 
 #[test]
+fn q11_counts_until_a_bidder_is_quiet() {
+    check(DELAY, q11::results, |events, _| loop_q11(events));
+}
+
+#[test]
 fn q12_counts_by_a_clock_that_follows_the_events() {
     check(EventSpan::ZERO, q12::results, loop_q12);
 }
@@ -481,6 +502,7 @@ fn stopped_queries_go_on_where_they_were() {
     let resumed = [
         interrupt(DELAY, q5::results, |events, _| loop_q5(events)),
         interrupt(DELAY, q7::results, |events, _| loop_q7(events)),
+        interrupt(DELAY, q11::results, |events, _| loop_q11(events)),
         interrupt(EventSpan::ZERO, q12::results, loop_q12),
         interrupt(DELAY, q16::results, |events, _| loop_q16(events)),
         interrupt(DELAY, q17::results, |events, _| loop_q17(events)),

@@ -24,7 +24,7 @@ use millstream::prelude::*;
 use serde::Serialize;
 
 use events::Events;
-use queries::{bids, q0, q1, q2, q5, q7, q12, q14, q15, q16, q17, q21, q22};
+use queries::{bids, q0, q1, q2, q5, q7, q11, q12, q14, q15, q16, q17, q21, q22};
 
 /// The Nexmark queries on generated events.
 #[derive(Parser)]
@@ -61,6 +61,8 @@ enum Query {
     Q5,
     /// Highest bid of every 10 seconds
     Q7,
+    /// User sessions: bids of every bidder until 10 seconds without one
+    Q11,
     /// Bids of every bidder in 10 seconds of processing time
     Q12,
     /// Calculation: time of day, price, letters
@@ -105,6 +107,7 @@ fn nexmark(options: &Options) -> Job {
         Query::Q2 => save(q2::results(bids), results),
         Query::Q5 => save(q5::results(bids), results),
         Query::Q7 => save(q7::results(bids), results),
+        Query::Q11 => save(q11::results(bids), results),
         Query::Q12 => save(q12::results(bids), results),
         Query::Q14 => save(q14::results(bids), results),
         Query::Q15 => save(q15::results(bids), results),

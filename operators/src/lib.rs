@@ -11,7 +11,7 @@
 //! | `union` ([`Stream::union`](millstream_runtime::stream::Stream::union)) | streams | stream | none | no |
 //! | `key_by` ([`Stream::key_by`](millstream_runtime::stream::Stream::key_by)) | stream | keyed stream | none | no |
 //! | [`fold`](fold::FoldExt::fold), [`reduce`](fold::FoldExt::reduce) | keyed stream | stream | one value a key | yes, by nature |
-//! | [`window`](window::WindowExt::window) + [`aggregate`](window::WindowedStream::aggregate) | keyed stream | stream, late records | one accumulator a slice and key | no |
+//! | [`window`](window::WindowExt::window) + [`aggregate`](window::WindowedStream::aggregate) | keyed stream | stream, late records | one accumulator a slice and key, or an open session | no |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod aggregate;

@@ -7,6 +7,7 @@
 mod highest;
 pub mod q0;
 pub mod q1;
+pub mod q11;
 pub mod q12;
 pub mod q14;
 pub mod q15;

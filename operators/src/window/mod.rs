@@ -1,4 +1,4 @@
-//! Windows of event time over keyed streams: tumbling and sliding.
+//! Windows of event time over keyed streams: tumbling, sliding, and sessions (of which [`Session`] says what is different).
 //!
 //! **Time**: windows are `[start, end)` in event time, aligned to 1970 plus an offset, never to the first record. A window
 //! fires when the watermark has come to its end; its result has the event time `end - 1 us`.
