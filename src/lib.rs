@@ -64,7 +64,7 @@
 
 pub use millstream_connectors as connectors;
 pub use millstream_operators as operators;
-pub use millstream_operators::{aggregate, window};
+pub use millstream_operators::{aggregate, process, window};
 pub use millstream_runtime::{
     StopMode, bench, cli, digest, error, handle, inspect, job, journal, metrics, moment, names, operator, poison,
     record, replay, restart, rows, savepoint, sink, source, stream, summary, time, watermark,
@@ -121,12 +121,14 @@ pub mod prelude {
     pub use millstream_operators::aggregate::{
         Aggregate, Count, DistinctCount, FastSum, First, Fold, Last, Max, Mean, Min, Origin, StdDev, Sum, Variance,
     };
+    pub use millstream_operators::deduplicate::DeduplicateExt;
     pub use millstream_operators::filter::FilterExt;
     pub use millstream_operators::filter_map::FilterMapExt;
     pub use millstream_operators::flat_map::FlatMapExt;
     pub use millstream_operators::fold::FoldExt;
     pub use millstream_operators::inspect::InspectExt;
     pub use millstream_operators::map::MapExt;
+    pub use millstream_operators::process::{Process, ProcessContext, ProcessExt};
     pub use millstream_operators::split::SplitExt;
     pub use millstream_operators::window::{Pane, Session, Sliding, Tumbling, Window, WindowExt};
     pub use millstream_runtime::StopMode;

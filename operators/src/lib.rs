@@ -11,15 +11,20 @@
 //! | `union` ([`Stream::union`](millstream_runtime::stream::Stream::union)) | streams | stream | none | no |
 //! | `key_by` ([`Stream::key_by`](millstream_runtime::stream::Stream::key_by)) | stream | keyed stream | none | no |
 //! | [`fold`](fold::FoldExt::fold), [`reduce`](fold::FoldExt::reduce) | keyed stream | stream | one value a key | yes, by nature |
+//! | [`process`](process::ProcessExt::process) | keyed stream | stream, late records | what the function keeps, timers | yes, by nature |
+//! | [`process_in_order`](process::ProcessExt::process_in_order) | keyed stream | stream, late records | as `process`, and records that event time has not passed | no |
+//! | [`deduplicate`](deduplicate::DeduplicateExt::deduplicate) | keyed stream | stream, late records | as `process_in_order` | no |
 //! | [`window`](window::WindowExt::window) + [`aggregate`](window::WindowedStream::aggregate) | keyed stream | stream, late records | one accumulator a slice and key, or an open session | no |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod aggregate;
+pub mod deduplicate;
 pub mod filter;
 pub mod filter_map;
 pub mod flat_map;
 pub mod fold;
 pub mod inspect;
 pub mod map;
+pub mod process;
 pub mod split;
 pub mod window;

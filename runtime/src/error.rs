@@ -107,6 +107,13 @@ impl Error {
         self
     }
 
+    /// Says for which key user code was called, and at what event time.
+    #[must_use]
+    pub fn for_key(self, key: &impl serde::Serialize, at: crate::time::EventTime) -> Self {
+        let key = serde_json::to_string(key).unwrap_or_else(|_| "(not shown)".into());
+        self.note(format!("it was called for the key {key} at {at}"))
+    }
+
     /// Names the operator, unless a deeper layer already did.
     #[must_use]
     pub fn in_operator(mut self, name: &str) -> Self {

@@ -15,7 +15,7 @@ use millstream::prelude::*;
 use millstream::source::{Output, Read, Source, SplitReader, Waker};
 
 /// A record of a test: what it says, and where in the input it stands.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Item {
     pub split: u32,
     pub number: u64,

@@ -1,0 +1,188 @@
+//! Process functions: logic of your own over the records of a key, with state and timers.
+//!
+//! **Shape**: keyed in; out comes what the function emits, and a second stream of late records. **State**: one value of a type of your own
+//! per key, until the function lets go of it, and timers; a key without either is gone.
+//!
+//! **Time**: a timer set for `t` is called when event time has come to `t`: no record from before `t` will come, unless it is late. What is
+//! emitted happened when the record did, or at the timer's time. When the input has ended all timers are called, in order, with those that they
+//! set.
+//!
+//! **Lateness**: a record is late when it is behind the watermark of its own split; late records are counted, and go to the second output.
+//! So which are late does not depend on workers, batches or other splits.
+//!
+//! **Order**: [`process`](ProcessExt::process) sees records as they come, and timers after what came before them. Records of one split come in
+//! their order; between splits it is left to chance. So results may differ between two runs, and a replay does not compare them.
+//! [`process_in_order`](ProcessExt::process_in_order) keeps records until event time has passed them, and sees the records and timers of a key
+//! by event time, a timer before the records of its instant, and records of one instant by split and position. Then results depend on the
+//! input alone.
+
+mod operator;
+
+use millstream_runtime::error::Result;
+use millstream_runtime::record::Data;
+use millstream_runtime::stream::{KeyedStream, Stream};
+use millstream_runtime::time::EventTime;
+use millstream_state::snapshot::{Key, Value};
+
+use operator::{AsTheyCome, InOrder, ProcessOperator};
+
+/// What is done with the records of a key. Every worker has a clone; what is to outlive a crash belongs into [`State`](Self::State).
+///
+/// # Example
+///
+/// Alerts when a machine has been silent for five minutes:
+///
+/// ```no_run
+/// # use millstream_runtime::{error::Result, stream::Stream, time::{EventSpan, EventTime}};
+/// # use millstream_operators::process::{Process, ProcessContext, ProcessExt};
+/// # #[derive(Clone, serde::Serialize, serde::Deserialize)] struct Reading { machine: u32 }
+/// #[derive(Clone)]
+/// struct Silence;
+///
+/// impl Process<u32, Reading> for Silence {
+///     /// When the machine was heard of last.
+///     type State = EventTime;
+///     type Out = (u32, EventTime);
+///
+///     fn on_record(&mut self, cx: &mut ProcessContext<'_, u32, EventTime, Self::Out>, _: &Reading) -> Result<()> {
+///         if let Some(last) = cx.state().replace(cx.now()) {
+///             cx.delete_timer(last + EventSpan::mins(5));
+///         }
+///         cx.set_timer(cx.now() + EventSpan::mins(5));
+///         Ok(())
+///     }
+///
+///     fn on_timer(&mut self, cx: &mut ProcessContext<'_, u32, EventTime, Self::Out>, _: EventTime) -> Result<()> {
+///         if let Some(last) = cx.state().take() {
+///             cx.emit((*cx.key(), last));
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// # fn example(readings: Stream<Reading>) {
+/// let silent: Stream<(u32, EventTime)> = readings.key_by(|reading| reading.machine).process_in_order(Silence);
+/// # }
+/// ```
+pub trait Process<K: Key, T>: Clone + Send + 'static {
+    /// What is kept per key.
+    type State: Value;
+    /// What is emitted.
+    type Out: Data;
+
+    /// What it does, in a word: a checkpoint of an operator whose function was called otherwise is refused. The type's own name, unless
+    /// implemented.
+    fn describe(&self) -> String {
+        let path = std::any::type_name::<Self>().split('<').next().unwrap_or_default();
+        path.rsplit("::").next().unwrap_or_default().to_string()
+    }
+
+    /// A record of the key has come.
+    ///
+    /// # Errors
+    /// An error fails the job.
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, K, Self::State, Self::Out>, value: &T) -> Result<()>;
+
+    /// Event time has come to `at`, for which a timer was set.
+    ///
+    /// # Errors
+    /// An error fails the job.
+    fn on_timer(&mut self, cx: &mut ProcessContext<'_, K, Self::State, Self::Out>, at: EventTime) -> Result<()> {
+        let _ = (cx, at);
+        Ok(())
+    }
+}
+
+/// The key that a [`Process`] is called for: its state and timers, and where results go.
+#[derive(Debug)]
+pub struct ProcessContext<'a, K, S, O> {
+    key: &'a K,
+    now: EventTime,
+    kept: &'a mut operator::Kept<S>,
+    out: &'a mut Vec<(EventTime, O)>,
+}
+
+impl<K, S, O> ProcessContext<'_, K, S, O> {
+    /// The key.
+    pub fn key(&self) -> &K {
+        self.key
+    }
+
+    /// When the record happened, or for when the timer was set. It never goes back where records come in order; a timer that was set for
+    /// the past is called next, and now is not before what was called before it.
+    pub fn now(&self) -> EventTime {
+        self.now
+    }
+
+    /// What is kept for the key: nothing at first, and nothing again when that is left there.
+    pub fn state(&mut self) -> &mut Option<S> {
+        &mut self.kept.state
+    }
+
+    /// Has the key called at `at`; at once, if that is over. A key has at most one timer for an instant.
+    pub fn set_timer(&mut self, at: EventTime) {
+        self.kept.timers.insert(at);
+    }
+
+    /// Takes the timer for `at` back; returns whether there was one.
+    pub fn delete_timer(&mut self, at: EventTime) -> bool {
+        self.kept.timers.remove(&at)
+    }
+
+    /// The next timer of the key.
+    pub fn next_timer(&self) -> Option<EventTime> {
+        self.kept.timers.first().copied()
+    }
+
+    /// Emits a result, which happened [now](Self::now).
+    pub fn emit(&mut self, value: O) {
+        self.out.push((self.now, value));
+    }
+}
+
+/// Adds process functions to keyed streams.
+pub trait ProcessExt<K: Key, T: Data> {
+    /// Calls `function` for records as they come, and for timers.
+    #[must_use]
+    fn process<P: Process<K, T>>(self, function: P) -> Stream<P::Out>;
+
+    /// As [`process`](Self::process), with a second stream of late records.
+    #[must_use]
+    fn process_with_late<P: Process<K, T>>(self, function: P) -> (Stream<P::Out>, Stream<T>);
+
+    /// Calls `function` for records and timers in order of event time. Records are kept until it is their turn.
+    #[must_use]
+    fn process_in_order<P: Process<K, T>>(self, function: P) -> Stream<P::Out>
+    where
+        T: Value;
+
+    /// As [`process_in_order`](Self::process_in_order), with a second stream of late records.
+    #[must_use]
+    fn process_in_order_with_late<P: Process<K, T>>(self, function: P) -> (Stream<P::Out>, Stream<T>)
+    where
+        T: Value;
+}
+
+impl<K: Key, T: Data> ProcessExt<K, T> for KeyedStream<K, T> {
+    fn process<P: Process<K, T>>(self, function: P) -> Stream<P::Out> {
+        self.process_with_late(function).0
+    }
+
+    fn process_with_late<P: Process<K, T>>(self, function: P) -> (Stream<P::Out>, Stream<T>) {
+        self.operator("process", ProcessOperator::<K, T, P, AsTheyCome>::new(function))
+    }
+
+    fn process_in_order<P: Process<K, T>>(self, function: P) -> Stream<P::Out>
+    where
+        T: Value,
+    {
+        self.process_in_order_with_late(function).0
+    }
+
+    fn process_in_order_with_late<P: Process<K, T>>(self, function: P) -> (Stream<P::Out>, Stream<T>)
+    where
+        T: Value,
+    {
+        self.operator("process", ProcessOperator::<K, T, P, InOrder>::new(function))
+    }
+}

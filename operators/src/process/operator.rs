@@ -1,0 +1,305 @@
+//! The keyed operator behind process functions; see the module above.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use millstream_runtime::error::{Error, Result};
+use millstream_runtime::operator::{Context, Fired, KeyedOperator};
+use millstream_runtime::record::Data;
+use millstream_runtime::rows::{BehindWalk, KeyedRows};
+use millstream_runtime::time::{EventSpan, EventTime};
+use millstream_state::groups::GroupMarks;
+use millstream_state::key_group::group_of;
+use millstream_state::keyed::KeyedState;
+use millstream_state::snapshot::{Key, Value};
+use millstream_state::timers::Timers;
+use serde::{Deserialize, Serialize};
+
+use super::{Process, ProcessContext};
+
+pub(super) struct ProcessOperator<K, T, P: Process<K, T>, M>
+where
+    K: Key,
+{
+    function: P,
+    /// What the function has emitted and nobody has taken yet.
+    out: Vec<(EventTime, P::Out)>,
+    types: PhantomData<fn(K, T, M)>,
+}
+
+impl<K: Key, T, P: Process<K, T>, M> ProcessOperator<K, T, P, M> {
+    pub(super) fn new(function: P) -> Self {
+        ProcessOperator { function, out: Vec::new(), types: PhantomData }
+    }
+}
+
+impl<K: Key, T, P: Process<K, T>, M> Clone for ProcessOperator<K, T, P, M> {
+    fn clone(&self) -> Self {
+        Self::new(self.function.clone())
+    }
+}
+
+/// When records get to the function.
+pub(super) trait Turn<T>: 'static {
+    /// What is kept of a record that waits for its turn.
+    type Waiting: Value;
+    const IN_ORDER: bool;
+
+    /// What is to be kept of a record; nothing, if it is its turn.
+    fn keep(value: &T) -> Option<Self::Waiting>;
+    /// The record that was kept.
+    fn value(waiting: &Self::Waiting) -> &T;
+}
+
+/// At once.
+pub(super) struct AsTheyCome;
+
+/// When event time has passed them.
+pub(super) struct InOrder;
+
+/// What nobody ever is: no record waits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Never {}
+
+impl<T> Turn<T> for AsTheyCome {
+    type Waiting = Never;
+    const IN_ORDER: bool = false;
+
+    fn keep(_: &T) -> Option<Never> {
+        None
+    }
+    fn value(waiting: &Never) -> &T {
+        match *waiting {}
+    }
+}
+
+impl<T: Value> Turn<T> for InOrder {
+    type Waiting = T;
+    const IN_ORDER: bool = true;
+
+    fn keep(value: &T) -> Option<T> {
+        Some(value.clone())
+    }
+    fn value(waiting: &T) -> &T {
+        waiting
+    }
+}
+
+/// What is kept for the function, for one key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Kept<S> {
+    pub(super) state: Option<S>,
+    pub(super) timers: BTreeSet<EventTime>,
+}
+
+/// All that is kept for one key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Entry<S, W> {
+    /// When the key will be woken, at the latest.
+    wake: Option<EventTime>,
+    kept: Kept<S>,
+    /// In order of event time, split and number.
+    waiting: VecDeque<Waiting<W>>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Waiting<W> {
+    at: EventTime,
+    split: u32,
+    number: u64,
+    value: W,
+}
+
+impl<W> Waiting<W> {
+    fn place(&self) -> (EventTime, u32, u64) {
+        (self.at, self.split, self.number)
+    }
+}
+
+impl<S, W> Entry<S, W> {
+    fn new() -> Self {
+        Entry { wake: None, kept: Kept { state: None, timers: BTreeSet::new() }, waiting: VecDeque::new() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.kept.state.is_none() && self.kept.timers.is_empty() && self.waiting.is_empty()
+    }
+
+    /// When event time has to come to for something to be done.
+    fn next(&self) -> Option<EventTime> {
+        let timer = self.kept.timers.first().copied();
+        // Another record of the same instant may still come before it.
+        let record = self.waiting.front().map(|waiting| waiting.at + EventSpan::micros(1));
+        timer.into_iter().chain(record).min()
+    }
+}
+
+/// All that is kept by key, when keys are to be woken, and how far each key group has come.
+type ProcessState<K, S, W> = (KeyedState<K, Entry<S, W>>, Timers<K>, GroupMarks);
+
+/// How many keys are woken together: those that are not in memory are read together.
+const TOGETHER: usize = 1024;
+
+/// How many timers of a key may be called when the input has ended. They may set others, but not without end.
+const MOST_AT_THE_END: usize = 1_000_000;
+
+impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOperator<K, T, P, M> {
+    type Key = K;
+    type In = T;
+    type Out = P::Out;
+    type State = ProcessState<K, P::State, M::Waiting>;
+
+    fn describe(&self) -> String {
+        let how = if M::IN_ORDER { "in order" } else { "as they come" };
+        format!("records {how}: {}", self.function.describe())
+    }
+
+    fn depends_on_order(&self) -> bool {
+        !M::IN_ORDER
+    }
+
+    fn needs_positions(&self) -> bool {
+        M::IN_ORDER
+    }
+
+    fn state(&self, groups: Range<u32>) -> Self::State {
+        (KeyedState::default(), Timers::default(), GroupMarks::new(groups))
+    }
+
+    fn state_names(&self) -> &'static [&'static str] {
+        &["keys", "timers", "passed"]
+    }
+
+    fn state_times(&self, state: usize, number: i64) -> Option<Range<EventTime>> {
+        let Range { start, end } = if state == 1 { Timers::<K>::times(number) } else { i64::MIN..number };
+        Some(EventTime::from_micros(start)..EventTime::from_micros(end))
+    }
+
+    fn on_batch(
+        &mut self,
+        cx: &mut Context<T, P::Out>,
+        (keys, timers, marks): &mut Self::State,
+        rows: &mut KeyedRows<K, T>,
+    ) -> Result<()> {
+        keys.load(rows.records.iter().map(|record| (record.hash, &record.key))).map_err(Error::read_back)?;
+        let mut behind = BehindWalk::new(&rows.behind);
+        let passed = EventTime::from_micros(marks.bounds().1);
+        for (row, record) in rows.records.iter().enumerate() {
+            cx.row = row;
+            let mut late_for = behind.at(row);
+            if record.at < passed {
+                // Only a source that was added between two starts knows nothing of what was passed before.
+                let group = EventTime::from_micros(marks.get(group_of(record.hash)));
+                late_for = late_for.or((record.at < group).then_some(group));
+            }
+            if let Some(watermark) = late_for {
+                cx.late(record.at, &record.value, watermark);
+                continue;
+            }
+            let entry = keys.update(record.hash, &record.key, Entry::new);
+            match M::keep(&record.value) {
+                Some(value) => {
+                    let (split, number) = rows.positions[row];
+                    let waiting = Waiting { at: record.at, split, number, value };
+                    // Most come in order.
+                    let in_order = entry.waiting.back().is_none_or(|last| last.place() <= waiting.place());
+                    let place = match in_order {
+                        true => entry.waiting.len(),
+                        false => entry.waiting.partition_point(|other| other.place() <= waiting.place()),
+                    };
+                    entry.waiting.insert(place, waiting);
+                }
+                None => {
+                    let (kept, out) = (&mut entry.kept, &mut self.out);
+                    let mut called = ProcessContext { key: &record.key, now: record.at, kept, out };
+                    self.function.on_record(&mut called, &record.value)?;
+                    self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
+                }
+            }
+            match entry.next() {
+                Some(next) if entry.wake.is_none_or(|wake| next < wake) => {
+                    entry.wake = Some(next);
+                    timers.wake(next.micros(), record.hash, &record.key).map_err(Error::read_back)?;
+                }
+                None if entry.is_empty() => drop(keys.remove(record.hash, &record.key)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn on_watermark(
+        &mut self,
+        cx: &mut Context<T, P::Out>,
+        (keys, timers, marks): &mut Self::State,
+        watermark: EventTime,
+    ) -> Result<Fired> {
+        loop {
+            let mut woken = Vec::new();
+            let due = timers.due(watermark.micros(), TOGETHER, |hash, key| woken.push((hash, key)));
+            let all = due.map_err(Error::read_back)?;
+            keys.load(woken.iter().map(|(hash, key)| (*hash, key))).map_err(Error::read_back)?;
+            for (hash, key) in woken {
+                let Some(entry) = keys.get_mut(hash, &key) else { continue };
+                let since = EventTime::from_micros(marks.get(group_of(hash)));
+                self.call(&key, entry, since, watermark)?;
+                self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
+                entry.wake = entry.next();
+                if let Some(next) = entry.wake {
+                    timers.wake(next.micros(), hash, &key).map_err(Error::read_back)?;
+                } else if entry.is_empty() {
+                    keys.remove(hash, &key);
+                }
+            }
+            if all {
+                marks.raise(watermark.micros());
+                return Ok(Fired::All);
+            }
+            if cx.is_full() {
+                return Ok(Fired::More);
+            }
+        }
+    }
+}
+
+impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> {
+    /// Calls the function for all records and timers of a key whose turn it is, in order. Event time had come to `since` before.
+    fn call(
+        &mut self,
+        key: &K,
+        entry: &mut Entry<P::State, M::Waiting>,
+        since: EventTime,
+        watermark: EventTime,
+    ) -> Result<()> {
+        let is_end = watermark == EventTime::MAX;
+        let (mut now, mut timers) = (since, 0);
+        loop {
+            let timer = entry.kept.timers.first().copied().filter(|at| *at <= watermark);
+            let record = entry.waiting.front().map(|waiting| waiting.at).filter(|at| *at < watermark || is_end);
+            let (kept, out) = (&mut entry.kept, &mut self.out);
+            let called = match (timer, record) {
+                (Some(at), record) if record.is_none_or(|record| at <= record) => {
+                    timers += 1;
+                    kept.timers.remove(&at);
+                    now = now.max(at);
+                    if is_end && timers > MOST_AT_THE_END {
+                        let error = Error::user("a timer that is called sets another one, without end");
+                        Err(error.hint(
+                            "the input has ended, so time goes on for ever: set timers only to wait for something",
+                        ))
+                    } else {
+                        self.function.on_timer(&mut ProcessContext { key, now, kept, out }, at)
+                    }
+                }
+                (_, Some(_)) => {
+                    let Some(waiting) = entry.waiting.pop_front() else { return Ok(()) };
+                    now = now.max(waiting.at);
+                    self.function.on_record(&mut ProcessContext { key, now, kept, out }, M::value(&waiting.value))
+                }
+                _ => return Ok(()),
+            };
+            called.map_err(|error| error.for_key(key, now))?;
+        }
+    }
+}

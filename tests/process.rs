@@ -1,0 +1,393 @@
+//! Process functions and what is made of them, against oracles that know nothing but the specification: on any number of workers, in batches
+//! of any size, with and without checkpoints and memory, and through crashes and other numbers of workers.
+//!
+//! `MILLSTREAM_CASES=10000 cargo test --test process` looks longer than the default of 200 cases.
+
+#[allow(dead_code)] // shared with other tests
+mod oracle;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millstream::prelude::*;
+use oracle::trial::*;
+use oracle::{Item, Pace, Script, cases, judge, run};
+use proptest::prelude::*;
+
+type Context<'a, S, O> = ProcessContext<'a, String, S, O>;
+
+fn span(us: i64) -> EventSpan {
+    EventSpan::micros(us)
+}
+
+// ---- in order --------------------------------------------------------------------------------------------------------
+
+/// Does everything that a process function can do, as the values of records say.
+#[derive(Clone)]
+struct Wild;
+
+/// What [`Wild`] emits: whether for a timer, when, for when that was set, and what it keeps.
+type Seen = (String, bool, EventTime, EventTime, Vec<i64>);
+
+impl Process<String, Item> for Wild {
+    type State = Vec<i64>;
+    type Out = Seen;
+
+    fn on_record(&mut self, cx: &mut Context<'_, Vec<i64>, Seen>, item: &Item) -> Result<(), Error> {
+        let now = cx.now();
+        cx.state().get_or_insert_default().push(item.value);
+        match item.value.rem_euclid(7) {
+            0 => cx.set_timer(now + span(item.value.rem_euclid(50))),
+            1 => cx.set_timer(now - span(5)),
+            2 => {
+                if let Some(next) = cx.next_timer() {
+                    assert!(cx.delete_timer(next) && !cx.delete_timer(next));
+                }
+            }
+            3 => *cx.state() = None,
+            4 => cx.set_timer(now + span(1_000_000)),
+            _ => {}
+        }
+        let seen = (cx.key().clone(), false, now, item.time(), cx.state().clone().unwrap_or_default());
+        cx.emit(seen);
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, Vec<i64>, Seen>, at: EventTime) -> Result<(), Error> {
+        let now = cx.now();
+        let kept = cx.state().take().unwrap_or_default();
+        if kept.len() % 2 == 1 {
+            cx.set_timer(at + span(7));
+            *cx.state() = Some(kept[1..].to_vec());
+        }
+        let seen = (cx.key().clone(), true, now, at, kept);
+        cx.emit(seen);
+        Ok(())
+    }
+}
+
+/// What [`Wild`] sees of one key, one step after the other.
+fn wild(key: &str, mut items: Vec<Item>) -> Vec<Seen> {
+    items.sort_by_key(|item| (item.at, item.split, item.number));
+    let mut items = std::collections::VecDeque::from(items);
+    let (mut kept, mut timers, mut seen) = (None::<Vec<i64>>, BTreeSet::new(), Vec::new());
+    let mut now = i64::MIN;
+    loop {
+        let timer_first = match (timers.first(), items.front()) {
+            (None, None) => break,
+            (Some(timer), Some(item)) => *timer <= item.at,
+            (timer, _) => timer.is_some(),
+        };
+        if timer_first {
+            let at: i64 = timers.pop_first().expect("looked at");
+            now = now.max(at);
+            let before = kept.take().unwrap_or_default();
+            seen.push((true, now, at, before.clone()));
+            if before.len() % 2 == 1 {
+                timers.insert(at.saturating_add(7));
+                kept = Some(before[1..].to_vec());
+            }
+        } else {
+            let item = items.pop_front().expect("looked at");
+            now = now.max(item.at);
+            kept.get_or_insert_default().push(item.value);
+            match item.value.rem_euclid(7) {
+                0 => drop(timers.insert(now.saturating_add(item.value.rem_euclid(50)))),
+                1 => drop(timers.insert(now.saturating_sub(5))),
+                2 => drop(timers.pop_first()),
+                3 => kept = None,
+                4 => drop(timers.insert(now.saturating_add(1_000_000))),
+                _ => {}
+            }
+            seen.push((false, now, item.at, kept.clone().unwrap_or_default()));
+        }
+    }
+    let time = EventTime::from_micros;
+    seen.into_iter()
+        .map(|(timer, now, at, kept)| (key.into(), timer, time(now), time(at), kept))
+        .collect()
+}
+
+/// The records that are not late by key, and the late ones.
+fn by_key(case: &Case) -> (BTreeMap<u64, Vec<Item>>, Vec<Item>) {
+    let (mut keys, mut late) = (BTreeMap::<u64, Vec<Item>>::new(), Vec::new());
+    for (item, watermark) in judge(&case.splits, case.delay) {
+        if watermark.is_some_and(|watermark| i128::from(item.at) < watermark) {
+            late.push(item);
+        } else {
+            keys.entry(item.key).or_default().push(item);
+        }
+    }
+    (keys, late)
+}
+
+/// The first record of a key, and the next that is `within` or more after it.
+fn deduplicated(mut items: Vec<Item>, within: i64) -> Vec<Item> {
+    items.sort_by_key(|item| (item.at, item.split, item.number));
+    let mut until = None;
+    items.retain(|item| {
+        let stays = until.is_none_or(|until| item.at >= until);
+        if stays {
+            until = Some(item.at.saturating_add(within));
+        }
+        stays
+    });
+    items
+}
+
+#[derive(Clone)]
+struct Outlets {
+    seen: Collected<Seen>,
+    once: Collected<Item>,
+    late: Collected<Item>,
+    twice_late: Collected<Item>,
+}
+
+impl Outlets {
+    fn new() -> Self {
+        Outlets { seen: Collected::new(), once: Collected::new(), late: Collected::new(), twice_late: Collected::new() }
+    }
+
+    fn attach(&self, keyed: KeyedStream<String, Item>, within: i64) {
+        let (seen, late) = keyed.clone().process_in_order_with_late(Wild);
+        seen.sink(self.seen.sink());
+        late.sink(self.late.sink());
+        let (once, late) = keyed.deduplicate_with_late(span(within));
+        once.sink(self.once.sink());
+        late.sink(self.twice_late.sink());
+    }
+
+    fn compare(&self, case: &Case, within: i64) -> Result<(), TestCaseError> {
+        let (keys, late) = by_key(case);
+        let seen = self.seen.take();
+        prop_assert!(seen.iter().all(|record| record.at == record.value.2), "when results happened");
+        let expected = keys.iter().flat_map(|(key, items)| wild(&text(*key), items.clone()));
+        prop_assert_eq!(sorted(values(seen)), sorted(expected.collect()));
+        let once = self.once.take();
+        prop_assert!(once.iter().all(|record| record.at == record.value.time()));
+        let expected = keys.values().flat_map(|items| deduplicated(items.clone(), within));
+        prop_assert_eq!(sorted(values(once)), sorted(expected.collect()));
+        prop_assert_eq!(sorted(values(self.late.take())), sorted(late.clone()));
+        prop_assert_eq!(sorted(values(self.twice_late.take())), sorted(late));
+        Ok(())
+    }
+}
+
+fn spans() -> impl Strategy<Value = i64> {
+    prop_oneof![4 => 1i64..60, 2 => 100i64..100_000, 1 => Just(86_400_000_000), 1 => Just(i64::MAX)]
+}
+
+proptest! {
+    #![proptest_config(config(cases(100)))]
+
+    #[test]
+    fn what_is_seen_in_order_is_as_the_oracle_says(case in any_case(4, 120), within in spans(), setups in setups()) {
+        for setup in setups {
+            let (dir, outlets) = (tempdir(), Outlets::new());
+            let job = new_job(&setup, &dir);
+            let source = Script::new(case.splits.clone()).pace(setup.pace);
+            outlets.attach(job.source(source, watermarks(case.delay)).key_by(|item| text(item.key)), within);
+            run(job).expect("the job finishes");
+            outlets.compare(&case, within)?;
+        }
+    }
+
+    #[test]
+    fn crashes_and_other_numbers_of_workers_change_nothing(
+        case in any_case(4, 120),
+        within in spans(),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        let outlets = Outlets::new();
+        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
+        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+            let source = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
+            let records = job.source(source, watermarks(case.delay)).inspect(strikes(faults));
+            outlets.attach(records.key_by(|item| text(item.key)), within);
+        })?;
+        outlets.compare(&case, within)?;
+    }
+}
+
+// ---- as they come ----------------------------------------------------------------------------------------------------
+
+/// Sums up what comes, until a timer at the end of the stretch of 50 us in which the first of it happened.
+#[derive(Clone)]
+struct Sums;
+
+impl Process<String, Item> for Sums {
+    type State = (u64, i64);
+    type Out = (bool, (u64, i64));
+
+    fn on_record(&mut self, cx: &mut Context<'_, (u64, i64), Self::Out>, item: &Item) -> Result<(), Error> {
+        assert_eq!(cx.now(), item.time());
+        let (count, sum) = cx.state().get_or_insert_default();
+        (*count, *sum) = (*count + 1, sum.wrapping_add(item.value));
+        let end = item.at.div_euclid(50).saturating_add(1).saturating_mul(50);
+        cx.set_timer(EventTime::from_micros(end));
+        cx.emit((false, (1, item.value)));
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, (u64, i64), Self::Out>, _: EventTime) -> Result<(), Error> {
+        // What an earlier timer has summed up is gone.
+        if let Some(sums) = cx.state().take() {
+            cx.emit((true, sums));
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(config(cases(40)))]
+
+    /// Which sums there are depends on what came when; all records are in exactly one of them, and all are seen at once.
+    #[test]
+    fn what_is_seen_as_it_comes_is_all_there_is(
+        case in any_case(4, 120),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        let (sums, late) = (Collected::new(), Collected::new());
+        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
+        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+            let source = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
+            let records = job.source(source, watermarks(case.delay)).inspect(strikes(faults));
+            let (out, missed) = records.key_by(|item| text(item.key)).process_with_late(Sums);
+            out.sink(sums.sink());
+            missed.sink(late.sink());
+        })?;
+        let (keys, expected_late) = by_key(&case);
+        prop_assert_eq!(sorted(values(late.take())), sorted(expected_late));
+        let items = || keys.values().flatten();
+        let (timers, records): (Vec<_>, Vec<_>) = values(sums.take()).into_iter().partition(|(timer, _)| *timer);
+        let one_by_one = records.iter().map(|(_, (_, value))| *value).collect();
+        prop_assert_eq!(sorted(one_by_one), sorted(items().map(|item| item.value).collect()));
+        let all = timers.iter().fold((0, 0i64), |all, (_, (n, sum))| (all.0 + n, all.1.wrapping_add(*sum)));
+        prop_assert_eq!(all, (items().count() as u64, items().fold(0i64, |sum, item| sum.wrapping_add(item.value))));
+    }
+}
+
+/// With one split in order, and nothing to read after each record, timers come between the records: after the one that moves event time on.
+#[test]
+fn timers_are_called_between_records() {
+    let job = Job::new("between");
+    let sums = Collected::new();
+    let records = one_split(&[(0, 1), (10, 2), (49, 3), (50, 4), (120, 5)]);
+    job.source(Script::new(vec![records]).pace(Pace::Slow(1)), watermarks(0))
+        .key_by(|item| text(item.key))
+        .process(Sums)
+        .filter(|(timer, _)| *timer)
+        .sink(sums.sink());
+    run(job).expect("finishes");
+    let sums = sums.take().into_iter().map(|record| (record.at.micros(), record.value.1));
+    assert_eq!(sums.collect::<Vec<_>>(), [(50, (4, 10)), (100, (1, 5))]);
+}
+
+/// Sets timers for what is long over.
+#[derive(Clone)]
+struct Past;
+
+impl Process<u64, Item> for Past {
+    type State = ();
+    type Out = i64;
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, u64, (), i64>, item: &Item) -> Result<(), Error> {
+        cx.set_timer(item.time() - span(1_000));
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut ProcessContext<'_, u64, (), i64>, at: EventTime) -> Result<(), Error> {
+        assert!(at <= cx.now());
+        cx.emit(at.micros());
+        Ok(())
+    }
+}
+
+/// What a timer for the past emits happens now: windows behind it may have been fired for the past.
+#[test]
+fn what_timers_for_the_past_emit_is_not_late() {
+    let items = (0..2_000).map(|n| Item { split: 0, number: n, at: n as i64 * 10, key: n % 3, value: 0 });
+    let job = Job::new("past").workers(2);
+    let (called, results, late) = (Collected::new(), Collected::new(), Collected::new());
+    let calls = job
+        .source(Script::new(vec![items.collect()]).pace(Pace::Slow(20)), watermarks(0))
+        .key_by(|item| item.key)
+        .process(Past);
+    calls.clone().sink(called.sink());
+    let (out, missed) = calls.key_by(|_| 0u64).window(Tumbling::of(span(50))).aggregate_with_late(Count);
+    out.sink(results.sink());
+    missed.sink(late.sink());
+    run(job).expect("finishes");
+    assert_eq!(values(late.take()), Vec::<i64>::new());
+    let counted: u64 = by_window(results.take()).values().map(|count| count.parse::<u64>().expect("a number")).sum();
+    assert_eq!((counted, values(called.take()).len()), (2_000, 2_000));
+}
+
+// ---- by hand ---------------------------------------------------------------------------------------------------------
+
+/// Calls itself for ever, or fails at a value.
+#[derive(Clone)]
+struct Troubled;
+
+impl Process<String, Item> for Troubled {
+    type State = ();
+    type Out = ();
+
+    fn on_record(&mut self, cx: &mut Context<'_, (), ()>, item: &Item) -> Result<(), Error> {
+        if item.value == 7 {
+            return Err(Error::user("seven"));
+        }
+        cx.set_timer(item.time());
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, (), ()>, at: EventTime) -> Result<(), Error> {
+        cx.set_timer(at + span(1));
+        Ok(())
+    }
+}
+
+fn troubled(records: &[(i64, i64)]) -> String {
+    let job = Job::new("troubled");
+    job.source(Script::new(vec![one_split(records)]), watermarks(0))
+        .key_by(|item| text(item.key))
+        .process_in_order(Troubled)
+        .sink(Collected::new().sink());
+    run(job).expect_err("fails").to_string()
+}
+
+#[test]
+fn timers_without_end_and_errors_name_the_key() {
+    let error = troubled(&[(0, 0)]);
+    assert!(error.contains("without end") && error.contains(r#""key 0""#), "{error}");
+    let error = troubled(&[(1_000_000, 7)]);
+    assert!(error.contains("seven") && error.contains(r#"key "key 0" at 1970-01-01T00:00:01Z"#), "{error}");
+}
+
+/// A function that lets go of everything leaves nothing behind, and keeps what it keeps.
+#[test]
+fn only_keys_with_something_to_keep_are_kept() {
+    let items: Vec<Item> =
+        (0..5_000).map(|n| Item { split: 0, number: n, at: n as i64 * 1_000, key: n, value: 0 }).collect();
+    let dir = tempdir();
+    let job = Job::new("kept").workers(2).checkpoint_dir(dir.path());
+    let once = Collected::new();
+    job.source(Script::new(vec![items]).pace(Pace::Slow(10)), watermarks(0))
+        .key_by(|item| item.key)
+        .deduplicate(EventSpan::millis(200))
+        .sink(once.sink());
+    let handle = job.start().expect("starts");
+    while handle.status().watermark() < EventTime::from_millis(3_000) {
+        std::thread::park_timeout(std::time::Duration::from_micros(100));
+    }
+    handle.stop(StopMode::WithCheckpoint);
+    oracle::finish(handle).expect("stops");
+    let store = millstream::state::store::CheckpointStore::new(dir.path());
+    let newest = store.epochs().expect("lists").pop().expect("a checkpoint");
+    let entries = store.manifest(newest).expect("reads").operators[0].entries;
+    // 200 keys within 200 ms, and as many timers or a few more: a narrow bucket goes as a whole.
+    assert!((350..600).contains(&entries), "{entries} entries");
+}
