@@ -127,6 +127,7 @@ pub mod prelude {
     pub use millstream_operators::flat_map::FlatMapExt;
     pub use millstream_operators::fold::FoldExt;
     pub use millstream_operators::inspect::InspectExt;
+    pub use millstream_operators::join::IntervalJoinExt;
     pub use millstream_operators::map::MapExt;
     pub use millstream_operators::process::{Process, ProcessContext, ProcessExt};
     pub use millstream_operators::split::SplitExt;
@@ -136,7 +137,7 @@ pub mod prelude {
     pub use millstream_runtime::error::{Error, ErrorKind};
     pub use millstream_runtime::handle::{JobHandle, Status};
     pub use millstream_runtime::job::{Job, Settings};
-    pub use millstream_runtime::operator::Side;
+    pub use millstream_runtime::operator::{Either, Side};
     pub use millstream_runtime::record::{Data, Record};
     pub use millstream_runtime::restart::RestartPolicy;
     pub use millstream_runtime::source::{BadRecord, OnBadRecord};

@@ -14,6 +14,8 @@
 //! | [`process`](process::ProcessExt::process) | keyed stream | stream, late records | what the function keeps, timers | yes, by nature |
 //! | [`process_in_order`](process::ProcessExt::process_in_order) | keyed stream | stream, late records | as `process`, and records that event time has not passed | no |
 //! | [`deduplicate`](deduplicate::DeduplicateExt::deduplicate) | keyed stream | stream, late records | as `process_in_order` | no |
+//! | `connect` ([`KeyedStream::connect`](millstream_runtime::stream::KeyedStream::connect)) | two keyed streams | keyed stream | none | no |
+//! | [`interval_join`](join::IntervalJoinExt::interval_join) | two keyed streams | stream, late records | records that may still match, and as `process_in_order` | no |
 //! | [`window`](window::WindowExt::window) + [`aggregate`](window::WindowedStream::aggregate) | keyed stream | stream, late records | one accumulator a slice and key, or an open session | no |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -24,6 +26,7 @@ pub mod filter_map;
 pub mod flat_map;
 pub mod fold;
 pub mod inspect;
+pub mod join;
 pub mod map;
 pub mod process;
 pub mod split;

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use millstream_state::snapshot::{Key, State};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::record::{Data, Record};
@@ -71,6 +72,15 @@ pub enum Side<A, B> {
     Main(A),
     /// The second.
     Side(B),
+}
+
+/// A record of one of two streams that were put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Either<A, B> {
+    /// Of the first.
+    First(A),
+    /// Of the second.
+    Second(B),
 }
 
 /// An operator with keyed state. One instance per worker; each sees the keys of its own key groups, and holds their state.

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use millstream_state::snapshot::Key;
 
-use crate::driver::{Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode};
+use crate::driver::{Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode, Wrapping};
 use crate::graph::{Body, Graph, Port};
-use crate::operator::{Combining, Divider, KeyedOperator, Stage};
+use crate::operator::{Combining, Divider, Either, KeyedOperator, Stage};
 use crate::record::Data;
 use crate::shared::lock;
 use crate::sink::Sink;
@@ -149,6 +149,25 @@ impl<K: Key, T: Data> KeyedStream<K, T> {
     {
         let (detail, positions) = (operator.describe(), operator.needs_positions());
         self.add(kind, detail, positions, Box::new(KeyedNode::combining(operator)))
+    }
+
+    /// The records of this stream and of `other`, by the same key, in no particular order.
+    ///
+    /// # Panics
+    /// When the streams belong to different jobs.
+    #[must_use]
+    pub fn connect<U: Data>(self, other: KeyedStream<K, U>) -> KeyedStream<K, Either<T, U>> {
+        assert!(Arc::ptr_eq(&self.graph, &other.graph), "streams of two different jobs cannot be connected");
+        let mut graph = lock(&self.graph);
+        let mut wrap = |port, body| {
+            let node = graph.add("connect", String::new(), vec![port], &["out"], body);
+            Port { node, output: 0 }
+        };
+        let first = wrap(self.port, Body::Stateless(Box::new(Wrapping::<K, T, Either<T, U>>::new(Either::First))));
+        let second = wrap(other.port, Body::Stateless(Box::new(Wrapping::<K, U, Either<T, U>>::new(Either::Second))));
+        let node = graph.add("union", String::new(), vec![first, second], &["out"], Body::Union);
+        drop(graph);
+        KeyedStream { graph: self.graph, port: Port { node, output: 0 }, types: PhantomData }
     }
 
     fn add<Out: Data>(

@@ -207,3 +207,36 @@ impl<K: Key, T: Data, F: Fn(&T) -> K> Link for KeyingLink<K, T, F> {
         Ok(())
     }
 }
+
+/// Records with keys get another value each.
+pub(crate) struct Wrapping<K, T, O> {
+    wrap: fn(T) -> O,
+    types: PhantomData<fn(K)>,
+}
+
+impl<K, T, O> Wrapping<K, T, O> {
+    pub(crate) fn new(wrap: fn(T) -> O) -> Self {
+        Wrapping { wrap, types: PhantomData }
+    }
+}
+
+impl<K: Key, T: Data, O: Data> StatelessFactory for Wrapping<K, T, O> {
+    fn build(&self, _task: &Task) -> Box<dyn Link> {
+        Box::new(Wrapping::<K, T, O>::new(self.wrap))
+    }
+}
+
+impl<K: Key, T: Data, O: Data> Link for Wrapping<K, T, O> {
+    fn run(&mut self, rows: Box<dyn AnyRows>, _: &mut Cursor, out: &mut Outbox) -> Result<()> {
+        let KeyedRows { records, behind, positions } = *downcast::<KeyedRows<K, T>>(rows);
+        let wrap = |record: KeyedRecord<K, T>| KeyedRecord {
+            hash: record.hash,
+            at: record.at,
+            key: record.key,
+            value: (self.wrap)(record.value),
+        };
+        let records = records.into_iter().map(wrap).collect();
+        out.push((0, Box::new(KeyedRows { records, behind, positions })));
+        Ok(())
+    }
+}
