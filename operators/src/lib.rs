@@ -27,6 +27,7 @@ pub mod flat_map;
 pub mod fold;
 pub mod inspect;
 pub mod join;
+mod lateness;
 pub mod map;
 pub mod process;
 pub mod split;

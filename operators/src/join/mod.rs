@@ -2,4 +2,4 @@
 
 mod interval;
 
-pub use interval::IntervalJoinExt;
+pub use interval::{IntervalJoinExt, Joined};

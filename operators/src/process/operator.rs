@@ -7,7 +7,7 @@ use std::ops::Range;
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::operator::{Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
-use millstream_runtime::rows::{BehindWalk, KeyedRows};
+use millstream_runtime::rows::KeyedRows;
 use millstream_runtime::time::{EventSpan, EventTime};
 use millstream_state::groups::GroupMarks;
 use millstream_state::key_group::group_of;
@@ -17,6 +17,7 @@ use millstream_state::timers::Timers;
 use serde::{Deserialize, Serialize};
 
 use super::{Process, ProcessContext};
+use crate::lateness::Lateness;
 
 pub(super) struct ProcessOperator<K, T, P: Process<K, T>, M>
 where
@@ -183,17 +184,10 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
         keys.load(rows.records.iter().map(|record| (record.hash, &record.key))).map_err(Error::read_back)?;
-        let mut behind = BehindWalk::new(&rows.behind);
-        let passed = EventTime::from_micros(marks.bounds().1);
+        let mut lateness = Lateness::new(rows, marks);
         for (row, record) in rows.records.iter().enumerate() {
             cx.row = row;
-            let mut late_for = behind.at(row);
-            if record.at < passed {
-                // Only a source that was added between two starts knows nothing of what was passed before.
-                let group = EventTime::from_micros(marks.get(group_of(record.hash)));
-                late_for = late_for.or((record.at < group).then_some(group));
-            }
-            if let Some(watermark) = late_for {
+            if let Some(watermark) = lateness.of(row, record) {
                 cx.late(record.at, &record.value, watermark);
                 continue;
             }

@@ -14,11 +14,10 @@ use std::ops::Range;
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::operator::{Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
-use millstream_runtime::rows::{BehindWalk, KeyedRows};
+use millstream_runtime::rows::KeyedRows;
 use millstream_runtime::stream::{KeyedStream, Stream};
 use millstream_runtime::time::{EventSpan, EventTime};
 use millstream_state::groups::GroupMarks;
-use millstream_state::key_group::group_of;
 use millstream_state::keyed::KeyedState;
 use millstream_state::snapshot::Key;
 use millstream_state::timers::Timers;
@@ -27,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::place::origin;
 use super::{Pane, Window, Windows};
 use crate::aggregate::Aggregate;
+use crate::lateness::Lateness;
 
 /// Windows that end when a key has been quiet for some time.
 ///
@@ -224,17 +224,10 @@ impl<K: Key, T: Data, A: Aggregate<T>, G: Gap<T>> KeyedOperator for SessionWindo
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
         open.load(rows.records.iter().map(|record| (record.hash, &record.key))).map_err(Error::read_back)?;
-        let mut behind = BehindWalk::new(&rows.behind);
-        let fired = EventTime::from_micros(marks.bounds().1);
+        let mut lateness = Lateness::new(rows, marks);
         for (row, record) in rows.records.iter().enumerate() {
             cx.row = row;
-            let mut late_for = behind.at(row);
-            if record.at < fired {
-                // Only a watermark that was changed between two starts lets a record in that was late for what was fired.
-                let group = EventTime::from_micros(marks.get(group_of(record.hash)));
-                late_for = late_for.or((record.at < group).then_some(group));
-            }
-            if let Some(watermark) = late_for {
+            if let Some(watermark) = lateness.of(row, record) {
                 cx.late(record.at, &record.value, watermark);
                 continue;
             }
