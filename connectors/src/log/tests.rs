@@ -1,6 +1,6 @@
 //! The log beside a naive one in memory, on random histories; and what single parts promise.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -177,14 +177,18 @@ impl World {
             }
             Step::Split(n) => {
                 let open: Vec<_> = log.shards().into_iter().filter(|shard| !shard.is_closed()).collect();
-                log.split(open[usize::from(*n) % open.len()].id).unwrap();
+                let id = open[usize::from(*n) % open.len()].id;
+                let children = log.split(id).unwrap();
+                assert_eq!(log.shards()[id as usize].children, children);
             }
             Step::Merge(n) => {
                 let mut open: Vec<_> = log.shards().into_iter().filter(|shard| !shard.is_closed()).collect();
                 open.sort_by_key(|shard| shard.first_hash);
                 if open.len() > 1 {
                     let at = usize::from(*n) % (open.len() - 1);
-                    log.merge(open[at].id, open[at + 1].id).unwrap();
+                    let parents = [open[at].id, open[at + 1].id];
+                    let child = log.merge(parents[0], parents[1]).unwrap();
+                    assert_eq!(log.shards()[child as usize].parents, parents);
                 }
             }
             Step::Clock(ms) => {
@@ -518,6 +522,28 @@ fn a_log_is_opened_once_and_what_it_holds_is_checked() {
 }
 
 #[test]
+fn a_reader_hands_out_what_comes_before_an_error_and_goes_on_behind_what_expired() {
+    let mut options = LogOptions::new();
+    options.keep_for = Some(Duration::from_millis(800));
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    let mut reader = log.reader::<u64>(Start::Sequence(0, log.append("k", &1u64).unwrap().sequence)).unwrap();
+    log.append_bytes("k", "no json").unwrap();
+    let read = |reader: &mut LogReader<u64>| -> Result<Vec<u64>, LogError> {
+        Ok(reader.read(5)?.into_iter().map(|record| record.value).collect())
+    };
+    assert_eq!(read(&mut reader).unwrap(), [1]);
+    assert!(matches!(read(&mut reader), Err(LogError::Json { .. })));
+    assert_eq!(reader.skip_expired(), []);
+    fixture.clock.fetch_add(2_000, Ordering::SeqCst);
+    log.append("k", &2u64).unwrap();
+    log.retain().unwrap();
+    assert!(matches!(read(&mut reader), Err(LogError::Expired { shard: 0, first: 1, last: 1 })));
+    assert_eq!(reader.skip_expired(), [(0, 1..2)]);
+    assert_eq!(read(&mut reader).unwrap(), [2]);
+}
+
+#[test]
 fn when_a_log_was_put_back_then_a_position_in_it_is_refused() {
     let mut fixture = Fixture::new(LogOptions::new());
     fixture.log().append("k", &1u64).unwrap();
@@ -698,6 +724,10 @@ fn what_goes_while_it_is_read_has_expired() {
             done.store(true, Ordering::SeqCst);
         });
         while !done.load(Ordering::SeqCst) {
+            // Where these begin is searched for.
+            for start in [Start::Latest, Start::Time(EventTime::from_millis(1_000_000))] {
+                fixture.log().reader::<u64>(start).unwrap();
+            }
             let mut reader = fixture.log().reader::<u64>(Start::TrimHorizon).unwrap();
             for _ in 0..3 {
                 match reader.read(50) {
@@ -781,9 +811,44 @@ fn a_large_epoch_is_staged_in_chunks() {
     writer.write(7, &mut records).unwrap();
     let handles = writer.prepare(7).unwrap();
     assert!(writer.prepare(8).unwrap().is_empty());
+    let mut chunks = Vec::new();
+    let each = |chunk: &[u8]| {
+        chunks.push(super::record::unpack(chunk).unwrap().len());
+        Ok(())
+    };
+    fixture.log().core().store.staged(&handles[0], each).unwrap();
+    assert_eq!(chunks, [vec![4; 10], vec![0]].concat(), "a chunk has 1 MiB, the last one what is left");
     Sink::committer(&big, "job").unwrap().commit(&handles).unwrap();
     let read = fixture.log().reader::<String>(Start::TrimHorizon).unwrap().read(100).unwrap();
     assert!(read.into_iter().map(|record| record.value).eq((0..40).map(value)));
+}
+
+#[test]
+fn what_is_prepared_is_what_was_written_up_to_that_epoch() {
+    let fixture = Fixture::new(LogOptions::new());
+    let mut writer = sink(fixture.log()).0.writer(&SinkTask { worker: 1, execution: "00000001".to_string() }).unwrap();
+    for epoch in [1, 2, 4] {
+        writer.write(epoch, &mut vec![Record { at: EventTime::EPOCH, value: epoch }]).unwrap();
+    }
+    writer.write(3, &mut Vec::new()).unwrap();
+    let handle = |epoch| format!("out.e000000000{epoch}.w001.00000001");
+    assert_eq!(writer.prepare(2).unwrap(), [handle(1), handle(2)]);
+    assert!(writer.prepare(3).unwrap().is_empty());
+    assert_eq!(writer.prepare(4).unwrap(), [handle(4)]);
+}
+
+#[test]
+fn a_sink_says_at_which_row_it_failed() {
+    let fixture = Fixture::new(LogOptions::new());
+    // Keys of JSON's maps are text.
+    let sink = fixture.log().sink("maps", |_: &BTreeMap<(u8, u8), u8>| String::new());
+    assert_eq!(Sink::kind(&sink), "log");
+    let mut writer = sink.writer(&SinkTask { worker: 0, execution: "00000001".to_string() }).unwrap();
+    let good = || Record { at: EventTime::EPOCH, value: BTreeMap::new() };
+    let bad = Record { at: EventTime::EPOCH, value: BTreeMap::from([((1, 2), 3)]) };
+    let error = writer.write(1, &mut vec![good(), good(), bad, good()]).unwrap_err();
+    assert!(error.to_string().contains("does not write as JSON"), "{error}");
+    assert_eq!(writer.row(), Some(2));
 }
 
 #[test]
@@ -876,18 +941,45 @@ fn a_source_that_can_be_read_again_goes_on_behind_what_is_recorded() {
 
 #[test]
 fn what_is_synced_later_is_not_lost_at_the_end_of_a_source() {
-    let within = Durability::SyncedWithin(Duration::from_millis(200));
+    let within = Durability::SyncedWithin(Duration::from_secs(3600));
     let fixture = Fixture::new(LogOptions::new().durability(within));
-    let source = crate::from_vec((0..30u64).collect()).recorded(fixture.log());
-    let mut reader = source.open("values 0 of 1", None, Waker::new(|| {})).unwrap();
-    let mut batch = Batch::default();
-    loop {
-        match reader.read(4, &mut batch).unwrap() {
-            Read::Ended => break,
-            _ => std::thread::yield_now(),
+    for (max, name) in [(1, "one"), (4, "four")] {
+        let source = crate::from_vec((0..30u64).collect()).recorded(fixture.log()).named(name);
+        let mut reader = source.open("values 0 of 1", None, Waker::new(|| {})).unwrap();
+        let mut batch = Batch::default();
+        loop {
+            match reader.read(max, &mut batch).unwrap() {
+                Read::Ended => break,
+                _ if reader.is_recording() => std::thread::yield_now(),
+                _ => fixture.log().sync().unwrap(),
+            }
         }
+        assert!(batch.records.into_iter().eq(0..30), "{name} at a time");
     }
-    assert!(batch.records.into_iter().eq(0..30));
+}
+
+#[test]
+fn what_a_recorded_source_has_read_goes_on_its_way_before_it_sleeps() {
+    let fixture = Fixture::new(LogOptions::new());
+    let source = crate::from_vec((0..9u64).collect()).recorded(fixture.log());
+    assert_eq!((source.kind(), source.splits().unwrap()), ("values", vec!["values 0 of 1".to_string()]));
+    assert!(crate::from_vec(vec![0u64]).recorded(fixture.log()).named("a/b").splits().is_err());
+    let first = |reader: &mut dyn FnMut(&mut Batch<u64>) -> Read| {
+        let mut batch = Batch::default();
+        loop {
+            let read = reader(&mut batch);
+            if !batch.records.is_empty() {
+                return read;
+            }
+        }
+    };
+    let mut reader = source.open("values 0 of 1", None, Waker::new(|| {})).unwrap();
+    assert_eq!(first(&mut |batch| reader.read(1, batch).unwrap()), Read::More, "there is more below");
+
+    let (sender, source) = crate::channel::<u64>(100);
+    let mut reader = source.recorded(fixture.log()).open("channel", None, Waker::new(|| {})).unwrap();
+    sender.send(1).unwrap();
+    assert_eq!(first(&mut |batch| reader.read(5, batch).unwrap()), Read::Later(Duration::ZERO));
 }
 
 #[test]
