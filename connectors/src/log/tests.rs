@@ -195,7 +195,7 @@ impl World {
                 self.fixture.clock.fetch_add(*ms as u64, Ordering::SeqCst);
             }
             Step::Reopen | Step::Crash => {
-                let before = log.shards();
+                let before = log.core().view();
                 let saved = |reading: &mut Reading| serde_json::to_string(&reading.lane.take().unwrap().position());
                 let positions: Vec<_> = self.readers.iter_mut().map(|reading| saved(reading).unwrap()).collect();
                 drop(log);
@@ -211,7 +211,7 @@ impl World {
                     reading.fresh = false;
                     reading.lane = Some(Lane::at(core, reading.keys.clone(), position).unwrap());
                 }
-                assert_eq!(before, self.fixture.log().shards(), "what is there survives");
+                assert_eq!(before, core.view(), "what is there survives");
             }
             Step::Open(keys, start) => self.open_reader(*keys, *start),
             Step::Read(reader, max) => {
@@ -569,6 +569,70 @@ fn when_a_log_was_put_back_then_a_position_in_it_is_refused() {
 }
 
 #[test]
+fn what_contradicts_itself_on_disk_is_refused() {
+    use super::record::Entry;
+    use super::store::{Stretch, put_json};
+    use rocksdb::WriteBatch;
+    type Change = fn(&Log, &mut WriteBatch);
+
+    fn header(batch: &mut WriteBatch, format: u32, hasher: &str) {
+        let header = serde_json::json!({ "format": format, "hasher": hasher, "id": "0", "lanes": 1 });
+        put_json(batch, b"log", &header).unwrap();
+    }
+    fn stretch(log: &Log, batch: &mut WriteBatch, shard: u32, first: u64, end: u64) {
+        let stretch = Stretch { first, end, first_ms: 0, last_ms: 0, bytes: 0 };
+        log.core().store.put_stretch(batch, shard, &stretch).unwrap();
+    }
+    fn record(log: &Log, batch: &mut WriteBatch, shard: u32, sequence: u64) {
+        let mut bytes = Vec::new();
+        Entry::json("k", &sequence).unwrap().write(100 + sequence, 0, &mut bytes);
+        log.core().store.put_record(batch, (shard, sequence), &bytes).unwrap();
+    }
+    // Shard 0 is closed and has 3 records, in one stretch. Its open children are 1, which gets the next one, and 2.
+    let changes: [(Result<u64, &str>, Change); 15] = [
+        (Ok(0), |_, _| {}),
+        (Ok(0), |_, batch| header(batch, 1, millstream_state::hash::HASHER_ID)),
+        (Err("has format 2"), |_, batch| header(batch, 2, millstream_state::hash::HASHER_ID)),
+        (Err("spreads its keys by `another`"), |_, batch| header(batch, 1, "another")),
+        (Err("the table of shards is missing"), |_, batch| batch.delete(b"shards")),
+        (Err("is 1..3 and should begin with 0"), |log, batch| stretch(log, batch, 2, 1, 3)),
+        (Err("is 3..2 and should begin with 3"), |log, batch| stretch(log, batch, 0, 3, 2)),
+        (Err("is 3..3 and should begin with 3"), |log, batch| stretch(log, batch, 0, 3, 3)),
+        (Err("is 2..4 and should begin with 3"), |log, batch| stretch(log, batch, 0, 2, 4)),
+        (Ok(2), |log, batch| (0..2).for_each(|n| record(log, batch, 1, n))),
+        (Err("record 0 of shard 1 is missing"), |log, batch| record(log, batch, 1, 1)),
+        (Err("record 1 of shard 1 is missing"), |log, batch| [0, 2].into_iter().for_each(|n| record(log, batch, 1, n))),
+        (Err("shard 0 ends with 4 and not with 3"), |log, batch| record(log, batch, 0, 3)),
+        (Err("shard 1 ends with 0 and not with 1"), |log, batch| {
+            let mut table = (*log.core().view()).clone();
+            table.shards[1].next = 1;
+            log.core().store.put_table(batch, &table).unwrap();
+        }),
+        (Err("shard 0 ends with 0 and not with 3"), |log, batch| {
+            log.core().store.drop_records(batch, 0, 0, 3).unwrap();
+        }),
+    ];
+    for (n, (expected, change)) in changes.into_iter().enumerate() {
+        let fixture = Fixture::new(LogOptions::new());
+        let log = fixture.log();
+        log.append_all((0..3u64).map(|n| ("k", n))).unwrap();
+        log.split(0).unwrap();
+        let mut batch = WriteBatch::default();
+        change(log, &mut batch);
+        log.core().store.write(batch, true).unwrap();
+        let path = fixture.path();
+        drop(fixture.log);
+        match (Log::open(path, LogOptions::new()), expected) {
+            (Ok(log), Ok(sequence)) => {
+                assert_eq!(log.append("k", &3u64).unwrap(), Receipt { shard: 1, sequence }, "change {n}");
+            }
+            (Err(error), Err(says)) => assert!(error.to_string().contains(says), "change {n}: {error}"),
+            (opened, expected) => panic!("change {n}: {opened:?} instead of {expected:?}"),
+        }
+    }
+}
+
+#[test]
 fn damage_in_the_middle_is_refused_unless_it_is_salvaged() {
     let mut fixture = Fixture::new(LogOptions::new());
     for n in 0..200u64 {
@@ -626,6 +690,29 @@ fn a_bounded_lane_ends_where_the_log_ended() {
     let mut values: Vec<_> = batch.records.into_iter().map(|record| record.value).collect();
     values.sort_unstable();
     assert!(values.into_iter().eq(0..20));
+}
+
+#[test]
+fn a_source_passes_on_what_it_has_before_it_sleeps_and_stops_at_what_it_cannot_read() {
+    let fixture = Fixture::new(LogOptions::new());
+    let log = fixture.log();
+    let source = log.source::<u64>();
+    assert_eq!(source.kind(), "log");
+    let mut reader = source.open("lane 0 of 1", None, Waker::new(|| {})).unwrap();
+    let mut batch = Batch::default();
+    for n in 1..3 {
+        log.append_all([("k", n), ("k", n)]).unwrap();
+        assert_eq!(reader.read(1, &mut batch).unwrap(), Read::More);
+        assert_eq!(reader.read(5, &mut batch).unwrap(), Read::Later(Duration::ZERO));
+        assert_eq!(reader.read(5, &mut batch).unwrap(), Read::Empty);
+    }
+    assert!(reader.has_caught_up());
+    log.append_bytes("k", "no json").unwrap();
+    for _ in 0..2 {
+        let error = reader.read(5, &mut batch).unwrap_err();
+        assert!(error.to_string().contains("record 4 of shard 0 is not a `u64`"), "{error}");
+    }
+    assert_eq!((batch.records.len(), batch.bad.len()), (4, 0));
 }
 
 #[test]
