@@ -257,6 +257,53 @@ fn when_a_process_is_killed_at_any_system_call_then_the_log_opens_and_has_what_w
     assert!(records > 0, "the test has tested something");
 }
 
+/// Appends without waiting for the disk, syncs, appends once more and closes the log.
+#[test]
+fn child_syncs_later() {
+    let Some(dir) = child_dir() else { return };
+    let within = Durability::SyncedWithin(Duration::from_secs(3600));
+    let log = Log::open(dir, LogOptions::new().durability(within)).expect("the log opens");
+    // In one write, so that it is one line of a trace.
+    let say = |what: &str| std::io::stderr().write_all(format!("MARK {what}.").as_bytes()).expect("a pipe");
+    say("opened");
+    log.append("k", &1).expect("an append");
+    say("appended");
+    log.sync().expect("a sync");
+    say("synced");
+    log.append("k", &2).expect("an append");
+    say("appended");
+    drop(log);
+    say("closed");
+}
+
+#[test]
+fn what_is_synced_later_is_synced_when_it_is_asked_for_and_at_the_end() {
+    if !common::strace_works() {
+        return;
+    }
+    let dir = temp();
+    let (path, trace) = (dir.path().join("log"), dir.path().join("trace"));
+    let program = child("child_syncs_later", &path);
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-qq", "-e", "trace=write,fdatasync,fsync", "-o"]).arg(&trace);
+    traced.arg(program.get_program()).args(program.get_args()).env("MILLSTREAM_LOG_CHILD", &path);
+    let output = traced.stdin(Stdio::null()).output().expect("strace starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read_to_string(trace).expect("a trace");
+    let mut steps: Vec<(&str, bool)> = Vec::new();
+    for line in text.lines() {
+        if let Some((_, mark)) = line.split_once("MARK ") {
+            steps.push((mark.split('.').next().unwrap_or_default(), false));
+        } else if line.contains("sync(")
+            && let Some((_, synced)) = steps.last_mut()
+        {
+            *synced = true;
+        }
+    }
+    let expected = [("opened", false), ("appended", true), ("synced", false), ("appended", true), ("closed", false)];
+    assert_eq!(steps, expected, "after which mark it was synced:\n{text}");
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Writes fail
 

@@ -193,6 +193,18 @@ impl Store {
         self.db.property_value("rocksdb.dbstats").unwrap_or_default().unwrap_or_default()
     }
 
+    /// How many files of records there are; with `compact`, after all records were sorted into files.
+    #[cfg(test)]
+    pub fn record_files(&self, compact: bool) -> usize {
+        let family = self.family(RECORDS).unwrap();
+        if compact {
+            self.db.flush_cf(family).unwrap();
+            self.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+        }
+        let files = self.db.live_files().unwrap();
+        files.iter().filter(|file| file.column_family_name == RECORDS).count()
+    }
+
     fn family(&self, name: &str) -> Result<&ColumnFamily, LogError> {
         let missing = || LogError::damaged(&self.dir, format!("column family `{name}` is missing"));
         self.db.cf_handle(name).ok_or_else(missing)

@@ -544,6 +544,22 @@ fn a_reader_hands_out_what_comes_before_an_error_and_goes_on_behind_what_expired
 }
 
 #[test]
+fn the_room_of_what_expired_is_given_back_at_once() {
+    let mut options = LogOptions::new();
+    options.keep_for = Some(Duration::from_millis(800));
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    let append = || log.append_all((0..10u64).map(|n| (n.to_string(), n))).unwrap();
+    append();
+    assert_eq!(log.core().store.record_files(true), 1);
+    fixture.clock.fetch_add(2_000, Ordering::SeqCst);
+    append();
+    log.retain().unwrap();
+    assert_eq!(log.core().store.record_files(false), 0);
+    assert_eq!(numbers(log), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
 fn when_a_log_was_put_back_then_a_position_in_it_is_refused() {
     let mut fixture = Fixture::new(LogOptions::new());
     fixture.log().append("k", &1u64).unwrap();
