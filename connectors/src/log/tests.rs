@@ -544,6 +544,48 @@ fn a_reader_hands_out_what_comes_before_an_error_and_goes_on_behind_what_expired
 }
 
 #[test]
+fn ages_are_looked_at_once_in_a_while_and_sizes_when_there_is_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let looks = Arc::new(AtomicU64::new(0));
+    let clock = Arc::clone(&looks);
+    let clock: Clock = Arc::new(move || clock.fetch_add(1, Ordering::SeqCst));
+    let begun = std::time::Instant::now();
+    let options = LogOptions::new().keep_for(Duration::from_millis(400));
+    let log = Log::open_with(dir.path(), options, clock).unwrap();
+    while looks.load(Ordering::SeqCst) < 3 {
+        std::thread::yield_now();
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(100), "twice an eighth");
+    drop(log);
+
+    let mut options = LogOptions::new();
+    options.keep_bytes = Some(10_000);
+    let fixture = Fixture::new(options);
+    for n in 0..20u64 {
+        fixture.log().append("k", &(n, "x".repeat(3_000))).unwrap();
+    }
+    // Whoever is served next finds it done.
+    fixture.log().sync().unwrap();
+    let shard = &fixture.log().shards()[0];
+    assert!(shard.trimmed > 10 && shard.bytes <= 10_000, "{shard:?}");
+}
+
+#[test]
+fn when_the_writer_panics_then_nobody_waits_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock: Clock = Arc::new(|| panic!("a planned bug"));
+    let log = Log::open_with(dir.path(), LogOptions::new(), clock).unwrap();
+    assert!(matches!(log.append("k", &1u64), Err(LogError::Failed { .. })));
+    while log.check().is_ok() {
+        std::thread::yield_now();
+    }
+    for error in [log.append("k", &2u64).map(drop), log.split(0).map(drop), log.check()] {
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("has panicked, which is a bug"), "{error}");
+    }
+}
+
+#[test]
 fn the_room_of_what_expired_is_given_back_at_once() {
     let mut options = LogOptions::new();
     options.keep_for = Some(Duration::from_millis(800));
@@ -869,12 +911,45 @@ fn a_sink_goes_back_by_withdrawing_and_only_if_it_may() {
     assert_eq!(numbers(fixture.log()), expected);
     let rest: Vec<u64> = reader.read(100).unwrap().into_iter().map(|record| record.value).collect();
     assert_eq!(rest, expected[5..]);
+    let mut withdrawn = fixture.log().shards().into_iter().flat_map(|shard| shard.withdrawn);
+    assert!(withdrawn.all(|range| !range.is_empty()));
     drop((reader, out, committer));
     fixture.crash();
     assert_eq!(numbers(fixture.log()), expected);
     let (_, mut committer) = sink(fixture.log());
     committer.recover(None, &[], true).unwrap();
     assert_eq!(numbers(fixture.log()), [1, 2, 3, 4]);
+}
+
+#[test]
+fn what_was_withdrawn_is_remembered_until_it_expires() {
+    let mut options = LogOptions::new();
+    options.keep_for = Some(Duration::from_millis(800));
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    let (out, mut committer) = sink(log);
+    let withdrawn = || -> Vec<_> { log.shards()[0].withdrawn.iter().map(|range| (range.start, range.end)).collect() };
+    let age = || {
+        fixture.clock.fetch_add(500, Ordering::SeqCst);
+        log.append("k", &0u64).unwrap();
+        log.retain().unwrap();
+    };
+    for epoch in 1..=4 {
+        let handles = written(&out, "00000001", epoch, epoch * 10..epoch * 10 + 5);
+        committer.commit(&handles).unwrap();
+        age();
+    }
+    // Each epoch has five records, and each pause leaves one.
+    assert_eq!(log.shards()[0].trimmed, 17, "epoch 3 and all before it");
+    committer.recover(None, &[], true).unwrap();
+    assert_eq!(withdrawn(), [(18, 23)], "not what has expired");
+    committer.commit(&written(&out, "00000002", 1, 90..95)).unwrap();
+    committer.recover(None, &[], true).unwrap();
+    assert_eq!(withdrawn(), [(18, 23), (24, 29)]);
+    assert_eq!(numbers(log), [0, 0]);
+    age();
+    assert_eq!((log.shards()[0].trimmed, withdrawn()), (23, vec![(24, 29)]));
+    assert_eq!(numbers(log), [0, 0]);
 }
 
 #[test]
@@ -892,16 +967,24 @@ fn where_old_epochs_stand_is_forgotten_and_that_is_said() {
         committer.commit(handles).unwrap();
     }
     assert_eq!(numbers(fixture.log()), (1..=40).collect::<Vec<_>>());
-    for error in [committer.may_recover(Some(5), true), committer.recover(Some(5), &[], true)] {
+    for error in [committer.may_recover(Some(19), true), committer.recover(Some(5), &[], true)] {
         let error = error.unwrap_err();
         assert!(error.to_string().contains("is forgotten"), "{error}");
     }
+    committer.may_recover(Some(20), true).unwrap();
     committer.may_recover(Some(35), true).unwrap();
     assert_eq!(numbers(fixture.log()), (1..=40).collect::<Vec<_>>(), "to ask changes nothing");
     committer.recover(Some(35), &[], true).unwrap();
     assert_eq!(numbers(fixture.log()), (1..=35).collect::<Vec<_>>());
     let withdrawn = &fixture.log().shards()[0].withdrawn;
     assert_eq!((withdrawn.len(), withdrawn[0].clone()), (1, 35..40), "what follows each other is one range");
+
+    let other = fixture.log().sink("other", |n: &u64| n.to_string());
+    let mut committer = Sink::committer(&other, "job").unwrap();
+    for epoch in 1..3 {
+        committer.commit(&written(&other, "00000001", epoch, epoch..epoch + 1)).unwrap();
+    }
+    committer.may_recover(Some(1), true).expect("what one sink has forgotten is no matter of another");
 }
 
 #[test]
