@@ -344,7 +344,10 @@ mod tests {
         assert_eq!(reader.sleep().unwrap(), Read::More);
         reader.settle().unwrap();
         assert_eq!(reader.sleep().unwrap(), Read::Empty);
+        reader.last = Some(Receipt { shard: 0, sequence: 0 });
+        assert!(!reader.is_published());
         log.append("another", &1).unwrap();
+        assert!(reader.is_published());
         assert_eq!(reader.sleep().unwrap(), Read::More);
     }
 }

@@ -12,6 +12,7 @@ use millstream_runtime::time::EventTime;
 use proptest::prelude::*;
 
 use super::lane::{Keys, Lane, Reached};
+use super::store::Stretch;
 use super::*;
 
 /// A log whose clock the test sets.
@@ -571,6 +572,31 @@ fn ages_are_looked_at_once_in_a_while_and_sizes_when_there_is_more() {
 }
 
 #[test]
+fn a_stretch_ends_when_it_has_its_bytes_or_its_time() {
+    let mut options = LogOptions::new().keep_for(Duration::from_millis(800));
+    // An eighth of both is 100 ms and 10,000 bytes.
+    options.keep_bytes = Some(80_000);
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    // Of 1,000 bytes, with the header and the key.
+    let append = |count: usize| log.append_all(vec![("k", "x".repeat(978)); count]).unwrap();
+    append(25);
+    for pause in [99, 1, 0, 99, 1] {
+        fixture.clock.fetch_add(pause, Ordering::SeqCst);
+        append(1);
+    }
+    let mut stretches = Vec::new();
+    let each = |_: &[u8], value: &[u8]| {
+        let Stretch { first, end, first_ms, last_ms, bytes } = serde_json::from_slice(value).unwrap();
+        stretches.push((first..end, first_ms - 1_000_000, last_ms - 1_000_000, bytes));
+        Ok(())
+    };
+    log.core().store.scan(b"stretch ", b"stretch!", each).unwrap();
+    let expected = [(0..10, 0, 0, 10_000), (10..20, 0, 0, 10_000), (20..26, 0, 99, 6_000), (26..29, 100, 199, 3_000)];
+    assert_eq!(stretches, expected);
+}
+
+#[test]
 fn when_the_writer_panics_then_nobody_waits_for_ever() {
     let dir = tempfile::tempdir().unwrap();
     let clock: Clock = Arc::new(|| panic!("a planned bug"));
@@ -629,7 +655,7 @@ fn when_a_log_was_put_back_then_a_position_in_it_is_refused() {
 #[test]
 fn what_contradicts_itself_on_disk_is_refused() {
     use super::record::Entry;
-    use super::store::{Stretch, put_json};
+    use super::store::put_json;
     use rocksdb::WriteBatch;
     type Change = fn(&Log, &mut WriteBatch);
 
