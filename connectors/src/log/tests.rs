@@ -572,6 +572,20 @@ fn ages_are_looked_at_once_in_a_while_and_sizes_when_there_is_more() {
 }
 
 #[test]
+fn however_large_the_newest_stretch_of_an_open_shard_stays() {
+    let mut options = LogOptions::new();
+    options.keep_bytes = Some(2_000);
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    log.append("k", &"x".repeat(3_000)).unwrap();
+    log.retain().unwrap();
+    assert_eq!(log.shards()[0].trimmed, 0);
+    log.split(0).unwrap();
+    log.retain().unwrap();
+    assert_eq!(log.shards()[0].trimmed, 1, "and goes when the shard is closed");
+}
+
+#[test]
 fn a_stretch_ends_when_it_has_its_bytes_or_its_time() {
     let mut options = LogOptions::new().keep_for(Duration::from_millis(800));
     // An eighth of both is 100 ms and 10,000 bytes.
@@ -982,12 +996,20 @@ fn what_was_withdrawn_is_remembered_until_it_expires() {
 fn where_old_epochs_stand_is_forgotten_and_that_is_said() {
     let fixture = Fixture::new(LogOptions::new());
     let (out, mut committer) = sink(fixture.log());
-    let mut all = Vec::new();
+    let (mut all, mut noted) = (Vec::new(), Vec::new());
     for epoch in 1..=40 {
         let handles = written(&out, "00000001", epoch, epoch..epoch + 1);
         committer.commit(&handles).unwrap();
         all.push(handles);
+        let mut count = 0;
+        let each = |_: &[u8], _: &[u8]| {
+            count += 1;
+            Ok(())
+        };
+        fixture.log().core().store.scan(b"commit out.", b"commit out/", each).unwrap();
+        noted.push(count);
     }
+    assert_eq!(noted[18..24], [19, 20, 21, 20, 21, 20], "a tenth more is noted before the old ones go");
     // However old, a commit that is repeated changes nothing.
     for handles in &all {
         committer.commit(handles).unwrap();
