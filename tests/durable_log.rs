@@ -195,8 +195,11 @@ fn when_an_appending_process_is_killed_then_nothing_acknowledged_is_lost_and_not
     let dir = temp();
     let path = dir.path().join("log");
     let mut content: Content = Vec::new();
-    let mut acknowledged = 0;
-    for round in 0..count(12) {
+    let shards = |content: &Content| content.iter().map(|(at, ..)| at.shard + 1).max().unwrap_or(0);
+    let (mut acknowledged, mut round, rounds) = (0, 0, count(12));
+    // On a busy machine, or with some seeds, all are killed before they have done much.
+    while round < rounds || acknowledged == 0 || shards(&content) <= 2 {
+        assert!(round < rounds + 200, "the test has tested something");
         let seed = random.below(u64::MAX >> 33);
         let mut process = child("child_appends", &path);
         let process = process.env("MILLSTREAM_LOG_SEED", seed.to_string()).stdout(Stdio::piped());
@@ -214,10 +217,9 @@ fn when_an_appending_process_is_killed_then_nothing_acknowledged_is_lost_and_not
         let (now, more) = check_after_kill(&format!("round {round}"), &path, &content, &lines);
         content = now;
         acknowledged += more;
+        round += 1;
     }
-    let shards = content.iter().map(|(at, ..)| at.shard).max().unwrap_or(0) + 1;
-    println!("{acknowledged} acknowledged, {} records, {shards} shards", content.len());
-    assert!(acknowledged > 0 && shards > 2, "the test has tested something");
+    println!("{acknowledged} acknowledged, {} records, {} shards", content.len(), shards(&content));
 }
 
 /// Killed when one of its threads makes its `i`th system call that changes files, for many `i`: from the first one on.
