@@ -270,3 +270,113 @@ impl Drop for Hold {
         lock(&self.core.held).remove(&self.name);
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use crossbeam_channel::RecvTimeoutError;
+
+    use super::super::options::{LogOptions, MAX_VALUE_BYTES};
+    use super::*;
+
+    /// A core for which nobody works.
+    pub fn core() -> (tempfile::TempDir, Arc<Core>) {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, found) = Store::open(dir.path(), &LogOptions::new(), "test").unwrap();
+        (dir, Arc::new(Core::new(store, found.id, found.lanes, found.table)))
+    }
+
+    type Answer = Receiver<Result<Vec<Receipt>, LogError>>;
+
+    /// An append of values of so many bytes.
+    fn append(bytes: &[usize]) -> (Request, Answer) {
+        let entries = bytes.iter().map(|bytes| Entry::new("k", vec![0; *bytes]).unwrap()).collect();
+        let (reply, answer) = Reply::new(None);
+        (Request::Append { entries, note: None, reply }, answer)
+    }
+
+    /// Hands a request over on another thread; what it was told comes from there.
+    fn handed_over(core: &Arc<Core>, request: Request) -> Receiver<Result<(), LogError>> {
+        let (sender, told) = crossbeam_channel::bounded(1);
+        let core = Arc::clone(core);
+        let hand = move || sender.send(core.request(request, true));
+        std::thread::Builder::new().name("asks".to_string()).spawn(hand).unwrap();
+        told
+    }
+
+    const SOON: Duration = Duration::from_secs(30);
+    /// Long enough to show that something goes on that should not.
+    const MOMENT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn who_appends_waits_while_there_is_no_room() {
+        let (_dir, core) = core();
+        let taken = |core: &Core| match core.work(None) {
+            Work::Requests(requests) => requests.len(),
+            _ => panic!("there are requests"),
+        };
+        let large = || append(&[MAX_VALUE_BYTES]).0;
+        for request in [append(&[20_000]).0, append(&[20_000]).0, large(), large(), large()] {
+            handed_over(&core, request).recv_timeout(SOON).unwrap().unwrap();
+        }
+        let waits = handed_over(&core, large());
+        assert!(waits.recv_timeout(MOMENT).is_err(), "64 MiB are waiting");
+        // Workers of jobs never wait.
+        core.request(append(&[MAX_VALUE_BYTES]).0, false).unwrap();
+        assert_eq!(taken(&core), 6);
+        waits.recv_timeout(SOON).unwrap().unwrap();
+        assert_eq!(taken(&core), 1);
+
+        let huge = handed_over(&core, append(&[MAX_VALUE_BYTES; 5]).0);
+        huge.recv_timeout(SOON)
+            .unwrap()
+            .expect("what would never have room is taken when nothing else waits");
+        let waits = handed_over(&core, append(&[0]).0);
+        assert!(waits.recv_timeout(MOMENT).is_err());
+        core.fail(&LogError::mismatch("a test"));
+        let error = waits.recv_timeout(SOON).unwrap().unwrap_err();
+        assert!(error.to_string().ends_with("since a write failed: a test"), "{error}");
+    }
+
+    #[test]
+    fn when_the_writer_ends_then_whoever_asked_learns_it() {
+        let (_dir, core) = core();
+        let (request, answer) = append(&[1]);
+        core.request(request, true).unwrap();
+        core.abandon();
+        let received = answer.recv_timeout(SOON);
+        assert_eq!(received.as_ref().err(), Some(&RecvTimeoutError::Disconnected));
+        let error = core.answer(received).unwrap_err();
+        assert!(error.to_string().ends_with("the thread that writes it has ended"), "{error}");
+        core.fail(&LogError::mismatch("first"));
+        core.fail(&LogError::mismatch("second"));
+        let error = core.answer::<(), _>(Err(RecvTimeoutError::Disconnected)).unwrap_err();
+        assert!(error.to_string().ends_with("since a write failed: first"), "{error}");
+    }
+
+    #[test]
+    fn a_reader_is_woken_until_it_has_gone() {
+        let (_dir, core) = core();
+        let woken = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+        let wakers = woken.each_ref().map(|woken| {
+            let woken = Arc::clone(woken);
+            Waker::new(move || {
+                woken.fetch_add(1, Ordering::SeqCst);
+            })
+        });
+        let mut watches = Vec::from(wakers.each_ref().map(|waker| Watch::new(&core, waker.clone())));
+        let table = core.view();
+        let publish = || {
+            wakers.iter().for_each(Waker::will_sleep);
+            core.publish(&table);
+            woken.each_ref().map(|woken| woken.load(Ordering::SeqCst))
+        };
+        assert_eq!(publish(), [1, 1]);
+        watches.remove(0);
+        assert_eq!(publish(), [1, 2]);
+        watches.clear();
+        assert_eq!(publish(), [1, 2]);
+    }
+}

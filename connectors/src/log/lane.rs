@@ -396,3 +396,131 @@ fn order_of(store: &Store, shard: ShardId, sequence: u64) -> Result<u64, LogErro
 fn gone(shard: ShardId, sequence: u64) -> impl Fn() -> LogError {
     move || LogError::Expired { shard, first: sequence, last: sequence }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::core::tests::core;
+    use super::super::record::Entry;
+    use super::*;
+
+    /// A core with ten records of these keys in turn, in one shard.
+    fn with_records(keys: &[&str]) -> (tempfile::TempDir, Arc<Core>) {
+        let (dir, core) = core();
+        let mut table = (*core.view()).clone();
+        let (mut batch, mut frame) = (Default::default(), Vec::new());
+        for (n, key) in (0..10).zip(keys.iter().cycle()) {
+            Entry::json(*key, &n).unwrap().write(n, 1_000 + n, &mut frame);
+            core.store.put_record(&mut batch, (0, n), &frame).unwrap();
+        }
+        core.store.write(batch, true).unwrap();
+        (table.shards[0].next, table.order) = (10, 10);
+        core.publish(&table);
+        (dir, core)
+    }
+
+    fn drop_records(core: &Core, records: Range<u64>) {
+        let mut batch = Default::default();
+        core.store.drop_records(&mut batch, 0, records.start, records.end).unwrap();
+        core.store.write(batch, true).unwrap();
+    }
+
+    fn trim(core: &Core, trimmed: u64) {
+        let mut table = (*core.view()).clone();
+        table.shards[0].trimmed = trimmed;
+        core.publish(&table);
+    }
+
+    fn read(lane: &mut Lane, max: usize, most: usize) -> (Vec<u64>, Result<Reached, LogError>) {
+        let mut sequences = Vec::new();
+        let reached = lane.read(max, most, |stored| {
+            sequences.push(stored.sequence);
+            Ok(())
+        });
+        (sequences, reached)
+    }
+
+    fn all() -> Keys {
+        Keys::part(0, 1)
+    }
+
+    #[test]
+    fn a_record_that_is_missing_is_damage_and_one_behind_the_horizon_has_expired() {
+        let (_dir, core) = with_records(&["k"]);
+        let mut lane = Lane::start(&core, all(), Start::TrimHorizon, false).unwrap();
+        drop_records(&core, 2..4);
+        let (sequences, reached) = read(&mut lane, 100, 100);
+        let error = reached.unwrap_err();
+        assert!(error.to_string().contains("record 2 of shard 0 is missing"), "{error}");
+        assert_eq!(sequences, [0, 1]);
+
+        // The horizon may move after a reader has looked where it is.
+        trim(&core, 3);
+        let at = |next| expect(&core, &core.store.records_from(0, next, 10).unwrap(), (0, next)).map(|it| it.sequence);
+        assert!(matches!(at(2), Err(LogError::Expired { shard: 0, first: 2, last: 2 })), "{:?}", at(2));
+        assert!(matches!(at(3), Err(LogError::Store(_))), "{:?}", at(3));
+        assert!(matches!(at(4), Ok(4)), "{:?}", at(4));
+        trim(&core, 4);
+        assert!(matches!(at(2), Err(LogError::Expired { shard: 0, first: 2, last: 3 })), "{:?}", at(2));
+    }
+
+    #[test]
+    fn what_expired_is_named_and_passed_over() {
+        let (_dir, core) = with_records(&["k"]);
+        let mut lane = Lane::start(&core, all(), Start::Sequence(0, 1), false).unwrap();
+        assert_eq!(lane.skip_expired(), []);
+        trim(&core, 4);
+        let (_, reached) = read(&mut lane, 1, 1);
+        assert!(matches!(reached, Err(LogError::Expired { shard: 0, first: 1, last: 3 })), "{reached:?}");
+        let start = Lane::start(&core, all(), Start::Sequence(0, 2), false).map(drop);
+        assert!(matches!(start, Err(LogError::Expired { shard: 0, first: 2, last: 3 })), "{start:?}");
+        assert_eq!(lane.skip_expired(), [(0, 1..4)]);
+        assert_eq!(lane.skip_expired(), []);
+        assert_eq!(read(&mut lane, 2, 2).0, [4, 5]);
+    }
+
+    #[test]
+    fn a_lane_looks_at_no_more_records_than_it_may() {
+        let (_dir, core) = with_records(&["a", "b"]);
+        let mut lane = Lane::start(&core, Keys::key("b"), Start::TrimHorizon, false).unwrap();
+        for expected in [vec![1], vec![3, 5], vec![7], vec![9]] {
+            let (sequences, reached) = read(&mut lane, 100, 3);
+            let end = expected == [9];
+            assert_eq!((sequences, reached.unwrap()), (expected, if end { Reached::Caught } else { Reached::More }));
+        }
+    }
+
+    #[test]
+    fn a_lane_is_behind_until_it_has_looked_at_everything() {
+        let (_dir, core) = with_records(&["k"]);
+        let mut lane = Lane::start(&core, all(), Start::TrimHorizon, false).unwrap();
+        assert!(lane.is_behind());
+        read(&mut lane, 5, 5).1.unwrap();
+        assert!(lane.is_behind());
+        read(&mut lane, 10, 10).1.unwrap();
+        assert!(!lane.is_behind());
+        let mut table = (*core.view()).clone();
+        table.order += 1;
+        core.publish(&table);
+        assert!(lane.is_behind());
+    }
+
+    #[test]
+    fn a_lane_stands_where_its_next_record_may_be_and_nowhere_else() {
+        let (_dir, core) = with_records(&["k"]);
+        let mut table = (*core.view()).clone();
+        table.split(0).unwrap();
+        core.publish(&table);
+        let [mut low, mut high] =
+            [0, 1].map(|k| Lane::start(&core, Keys::part(k, 2), Start::TrimHorizon, false).unwrap());
+        for (lane, child) in [(&mut low, 1), (&mut high, 2)] {
+            assert_eq!(lane.position().shards(), [(0, 0)], "the parent comes first");
+            assert_eq!(read(lane, 100, 100).1.unwrap(), Reached::Caught);
+            assert_eq!(lane.position().shards(), [(child, 0)]);
+        }
+        let end = Lane::start(&core, Keys::part(0, 2), Start::Latest, false).unwrap();
+        assert_eq!(end.position().shards(), [(1, 0)]);
+        Lane::at(&core, Keys::part(0, 2), low.position()).unwrap();
+        let error = Lane::at(&core, Keys::part(0, 2), high.position()).err().unwrap();
+        assert!(error.to_string().contains("shard 2 has none of the lane's records"), "{error}");
+    }
+}

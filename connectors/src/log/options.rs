@@ -132,3 +132,52 @@ pub enum Start {
     /// With the first record that was appended at this time or later, of those that are kept.
     Time(EventTime),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_themselves_are_allowed() {
+        let (least_age, least_bytes) = (Duration::from_millis(10), 1 << 20);
+        let less = Duration::from_micros(9_999);
+        for (options, fine) in [
+            (LogOptions::new(), true),
+            (LogOptions::new().shards(1), true),
+            (LogOptions::new().shards(1_024), true),
+            (LogOptions::new().shards(1_025), false),
+            (LogOptions::new().keep_for(least_age), true),
+            (LogOptions::new().keep_for(less), false),
+            (LogOptions::new().keep_bytes(least_bytes), true),
+            (LogOptions::new().keep_bytes(least_bytes - 1), false),
+        ] {
+            assert_eq!(options.check().is_ok(), fine, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn a_stretch_is_an_eighth_of_what_is_kept_of_a_shard() {
+        let keep = |bytes| LogOptions::new().keep_bytes(bytes);
+        assert_eq!(keep(1 << 20).stretch_bytes(1), 128 << 10);
+        assert_eq!(keep(1 << 20).stretch_bytes(4), 32 << 10);
+        assert_eq!(keep(1 << 20).stretch_bytes(1_000), 4 << 10, "not less than that");
+        assert_eq!(LogOptions::new().stretch_bytes(1), 8 << 20, "nor more than that");
+
+        let keep = |age| LogOptions::new().keep_for(age);
+        assert_eq!(keep(Duration::from_secs(8)).stretch_ms(), 1_000);
+        assert_eq!(keep(Duration::from_millis(10)).stretch_ms(), 1);
+        assert_eq!(LogOptions::new().stretch_ms(), u64::MAX);
+    }
+
+    #[test]
+    fn age_is_looked_at_when_a_stretch_may_have_come_of_age() {
+        assert_eq!(LogOptions::new().keep_ms(), None);
+        assert_eq!(LogOptions::new().tick(), None);
+        let eight = LogOptions::new().keep_for(Duration::from_secs(8));
+        assert_eq!((eight.keep_ms(), eight.tick()), (Some(8_000), Some(Duration::from_secs(1))));
+        let day = LogOptions::new().keep_for(Duration::from_secs(86_400));
+        assert_eq!(day.tick(), Some(Duration::from_secs(10)), "often enough if it is long");
+        let ever = LogOptions::new().keep_for(Duration::MAX);
+        assert_eq!(ever.keep_ms(), Some(u64::MAX));
+    }
+}

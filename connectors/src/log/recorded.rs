@@ -256,6 +256,8 @@ impl<S: Source<Item: Serialize + DeserializeOwned>> SplitReader for RecordedRead
 
     fn read(&mut self, max: usize, out: &mut impl Output<S::Item>) -> Result<Read> {
         self.settle()?;
+        // Asked before the look into the log, so that this has seen what is there.
+        let published = self.is_published();
         let mut given = 0;
         let on_bad = self.on_bad;
         let reached = self.lane.read(max, max.saturating_mul(PASSED_OVER), |stored| {
@@ -276,11 +278,10 @@ impl<S: Source<Item: Serialize + DeserializeOwned>> SplitReader for RecordedRead
             // Asked again, it sleeps if it has to; but what it has goes on its way first.
             return Ok(if self.below == Read::More { Read::More } else { Read::Later(Duration::ZERO) });
         }
-        if self.pending.is_some() || !self.is_published() {
+        if self.pending.is_some() || !published {
             return Ok(self.sleep()?);
         }
         match self.below {
-            Read::Ended if self.lane.is_behind() => Ok(Read::More),
             Read::Empty => Ok(self.sleep()?),
             below => Ok(below),
         }
@@ -322,5 +323,31 @@ impl<T: Serialize> Output<T> for Intake<'_, T> {
             Ok(entry) => self.entries.push(Entry { kind: Kind::Bad, ..entry }),
             Err(error) => drop(self.failed.get_or_insert(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::LogOptions;
+    use super::*;
+
+    #[test]
+    fn a_reader_does_not_sleep_when_there_is_an_answer_or_a_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), LogOptions::new()).unwrap();
+        let (_sender, source) = crate::channel::<u64>(1);
+        let mut reader = source.recorded(&log).open("channel", None, Waker::new(|| {})).unwrap();
+        let (reply, answer) = Reply::new(None);
+        reader.pending = Some(Pending { answer, records: Vec::new() });
+        assert_eq!(reader.sleep().unwrap(), Read::Empty);
+        reply.send(Ok(Vec::new()));
+        assert_eq!(reader.sleep().unwrap(), Read::More);
+        reader.settle().unwrap();
+        assert_eq!(reader.sleep().unwrap(), Read::Empty);
+        reader.last = Some(Receipt { shard: 0, sequence: 0 });
+        assert!(!reader.is_published());
+        log.append("another", &1).unwrap();
+        assert!(reader.is_published());
+        assert_eq!(reader.sleep().unwrap(), Read::More);
     }
 }

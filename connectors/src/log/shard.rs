@@ -204,7 +204,7 @@ impl Table {
             }
             expected = self.shards[id as usize].last_hash.checked_add(1);
         }
-        if expected.is_some() || self.shards.is_empty() {
+        if expected.is_some() {
             return Err("no shard takes the greatest hashes".to_string());
         }
         Ok(())
@@ -267,6 +267,56 @@ mod tests {
         assert!(table.merge(3, 3).unwrap_err().to_string().contains("no neighbours"));
         assert_eq!(table.merge(4, 0).unwrap(), 6);
         assert_eq!(table.get(6).map(|shard| shard.parents.clone()), Some(vec![0, 4]));
+    }
+
+    #[test]
+    fn a_split_divides_in_the_middle_and_one_hash_is_not_divided() {
+        const MIDDLE: u64 = 1 << 63;
+        assert_eq!([0, 1].map(|k| part_of_hashes(k, 2)), [(0, MIDDLE - 1), (MIDDLE, u64::MAX)]);
+        assert_eq!(part_of_hashes(1, 3), (u64::MAX / 3, u64::MAX / 3 * 2 - 1));
+        let mut table = Table::new(1);
+        table.split(0).unwrap();
+        let ranges: Vec<_> = table.open().map(|shard| (shard.first_hash, shard.last_hash)).collect();
+        assert_eq!(ranges, [(0, MIDDLE - 1), (MIDDLE, u64::MAX)]);
+        (table.shards[1].last_hash, table.shards[2].first_hash) = (0, 1);
+        assert!(table.split(1).unwrap_err().to_string().contains("only one hash"));
+        assert_eq!(table.check(), Ok(()));
+
+        let mut most = Table::new(MAX_SHARDS - 1);
+        most.split(0).unwrap();
+        assert!(most.split(1).unwrap_err().to_string().contains("1024 shards are open"));
+    }
+
+    #[test]
+    fn a_table_that_contradicts_itself_is_refused() {
+        type Change = fn(&mut Table);
+        let mut table = Table::new(2);
+        table.split(0).unwrap();
+        assert_eq!(table.check(), Ok(()));
+        let check = |change: Change| {
+            let mut changed = table.clone();
+            change(&mut changed);
+            changed.check()
+        };
+        assert_eq!(check(|it| (it.shards[0].trimmed, it.shards[0].next) = (3, 3)), Ok(()), "all has expired");
+        let wrong: [(u32, Change); 8] = [
+            (1, |it| it.shards[1].id = 0),
+            (0, |it| it.shards[0].first_hash = it.shards[0].last_hash + 1),
+            (0, |it| it.shards[0].trimmed = 1),
+            (2, |it| it.shards[2].parents = vec![2]),
+            (2, |it| it.shards[2].parents = vec![0, 3]),
+            (0, |it| it.shards[0].children = vec![0]),
+            (0, |it| it.shards[0].children = vec![2, 4]),
+            (1, |it| it.shards[1].children = vec![0]),
+        ];
+        for (n, (shard, change)) in wrong.into_iter().enumerate() {
+            assert_eq!(check(change), Err(format!("shard {shard} of the table contradicts itself")), "change {n}");
+        }
+        let gap = check(|it| it.shards[3].first_hash += 1).unwrap_err();
+        assert_eq!(gap, "no shard takes the hashes before 4000000000000001");
+        for change in [|it: &mut Table| it.shards[1].last_hash -= 1, |it: &mut Table| it.shards.clear()] {
+            assert_eq!(check(change).unwrap_err(), "no shard takes the greatest hashes");
+        }
     }
 
     #[test]

@@ -253,6 +253,7 @@ impl Committer for LogCommitter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LogOptions;
     use super::*;
 
     #[test]
@@ -273,6 +274,21 @@ mod tests {
         ] {
             assert_eq!(Handle::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn who_writes_waits_for_all_chunks_but_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), LogOptions::new()).unwrap();
+        let mut part = Part::default();
+        for answer in [Ok(()), Ok(()), Err(LogError::mismatch("a test"))] {
+            let (reply, receiver) = Reply::new(None);
+            reply.send(answer);
+            part.answers.push_back(receiver);
+        }
+        part.settle(&log, 1).unwrap();
+        assert_eq!(part.answers.len(), 1);
+        assert_eq!(part.settle(&log, 0).unwrap_err().to_string(), "a test");
     }
 
     #[test]

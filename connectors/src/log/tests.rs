@@ -1,6 +1,6 @@
 //! The log beside a naive one in memory, on random histories; and what single parts promise.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use millstream_runtime::time::EventTime;
 use proptest::prelude::*;
 
 use super::lane::{Keys, Lane, Reached};
+use super::store::Stretch;
 use super::*;
 
 /// A log whose clock the test sets.
@@ -177,21 +178,25 @@ impl World {
             }
             Step::Split(n) => {
                 let open: Vec<_> = log.shards().into_iter().filter(|shard| !shard.is_closed()).collect();
-                log.split(open[usize::from(*n) % open.len()].id).unwrap();
+                let id = open[usize::from(*n) % open.len()].id;
+                let children = log.split(id).unwrap();
+                assert_eq!(log.shards()[id as usize].children, children);
             }
             Step::Merge(n) => {
                 let mut open: Vec<_> = log.shards().into_iter().filter(|shard| !shard.is_closed()).collect();
                 open.sort_by_key(|shard| shard.first_hash);
                 if open.len() > 1 {
                     let at = usize::from(*n) % (open.len() - 1);
-                    log.merge(open[at].id, open[at + 1].id).unwrap();
+                    let parents = [open[at].id, open[at + 1].id];
+                    let child = log.merge(parents[0], parents[1]).unwrap();
+                    assert_eq!(log.shards()[child as usize].parents, parents);
                 }
             }
             Step::Clock(ms) => {
                 self.fixture.clock.fetch_add(*ms as u64, Ordering::SeqCst);
             }
             Step::Reopen | Step::Crash => {
-                let before = log.shards();
+                let before = log.core().view();
                 let saved = |reading: &mut Reading| serde_json::to_string(&reading.lane.take().unwrap().position());
                 let positions: Vec<_> = self.readers.iter_mut().map(|reading| saved(reading).unwrap()).collect();
                 drop(log);
@@ -207,7 +212,7 @@ impl World {
                     reading.fresh = false;
                     reading.lane = Some(Lane::at(core, reading.keys.clone(), position).unwrap());
                 }
-                assert_eq!(before, self.fixture.log().shards(), "what is there survives");
+                assert_eq!(before, core.view(), "what is there survives");
             }
             Step::Open(keys, start) => self.open_reader(*keys, *start),
             Step::Read(reader, max) => {
@@ -518,6 +523,125 @@ fn a_log_is_opened_once_and_what_it_holds_is_checked() {
 }
 
 #[test]
+fn a_reader_hands_out_what_comes_before_an_error_and_goes_on_behind_what_expired() {
+    let mut options = LogOptions::new();
+    options.keep_for = Some(Duration::from_millis(800));
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    let mut reader = log.reader::<u64>(Start::Sequence(0, log.append("k", &1u64).unwrap().sequence)).unwrap();
+    log.append_bytes("k", "no json").unwrap();
+    let read = |reader: &mut LogReader<u64>| -> Result<Vec<u64>, LogError> {
+        Ok(reader.read(5)?.into_iter().map(|record| record.value).collect())
+    };
+    assert_eq!(read(&mut reader).unwrap(), [1]);
+    assert!(matches!(read(&mut reader), Err(LogError::Json { .. })));
+    assert_eq!(reader.skip_expired(), []);
+    fixture.clock.fetch_add(2_000, Ordering::SeqCst);
+    log.append("k", &2u64).unwrap();
+    log.retain().unwrap();
+    assert!(matches!(read(&mut reader), Err(LogError::Expired { shard: 0, first: 1, last: 1 })));
+    assert_eq!(reader.skip_expired(), [(0, 1..2)]);
+    assert_eq!(read(&mut reader).unwrap(), [2]);
+}
+
+#[test]
+fn ages_are_looked_at_once_in_a_while_and_sizes_when_there_is_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let looks = Arc::new(AtomicU64::new(0));
+    let clock = Arc::clone(&looks);
+    let clock: Clock = Arc::new(move || clock.fetch_add(1, Ordering::SeqCst));
+    let begun = std::time::Instant::now();
+    let options = LogOptions::new().keep_for(Duration::from_millis(400));
+    let log = Log::open_with(dir.path(), options, clock).unwrap();
+    while looks.load(Ordering::SeqCst) < 3 {
+        std::thread::yield_now();
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(100), "twice an eighth");
+    drop(log);
+
+    let mut options = LogOptions::new();
+    options.keep_bytes = Some(10_000);
+    let fixture = Fixture::new(options);
+    for n in 0..20u64 {
+        fixture.log().append("k", &(n, "x".repeat(3_000))).unwrap();
+    }
+    // Whoever is served next finds it done.
+    fixture.log().sync().unwrap();
+    let shard = &fixture.log().shards()[0];
+    assert!(shard.trimmed > 10 && shard.bytes <= 10_000, "{shard:?}");
+}
+
+#[test]
+fn however_large_the_newest_stretch_of_an_open_shard_stays() {
+    let mut options = LogOptions::new();
+    options.keep_bytes = Some(2_000);
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    log.append("k", &"x".repeat(3_000)).unwrap();
+    log.retain().unwrap();
+    assert_eq!(log.shards()[0].trimmed, 0);
+    log.split(0).unwrap();
+    log.retain().unwrap();
+    assert_eq!(log.shards()[0].trimmed, 1, "and goes when the shard is closed");
+}
+
+#[test]
+fn a_stretch_ends_when_it_has_its_bytes_or_its_time() {
+    let mut options = LogOptions::new().keep_for(Duration::from_millis(800));
+    // An eighth of both is 100 ms and 10,000 bytes.
+    options.keep_bytes = Some(80_000);
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    // Of 1,000 bytes, with the header and the key.
+    let append = |count: usize| log.append_all(vec![("k", "x".repeat(978)); count]).unwrap();
+    append(25);
+    for pause in [99, 1, 0, 99, 1] {
+        fixture.clock.fetch_add(pause, Ordering::SeqCst);
+        append(1);
+    }
+    let mut stretches = Vec::new();
+    let each = |_: &[u8], value: &[u8]| {
+        let Stretch { first, end, first_ms, last_ms, bytes } = serde_json::from_slice(value).unwrap();
+        stretches.push((first..end, first_ms - 1_000_000, last_ms - 1_000_000, bytes));
+        Ok(())
+    };
+    log.core().store.scan(b"stretch ", b"stretch!", each).unwrap();
+    let expected = [(0..10, 0, 0, 10_000), (10..20, 0, 0, 10_000), (20..26, 0, 99, 6_000), (26..29, 100, 199, 3_000)];
+    assert_eq!(stretches, expected);
+}
+
+#[test]
+fn when_the_writer_panics_then_nobody_waits_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock: Clock = Arc::new(|| panic!("a planned bug"));
+    let log = Log::open_with(dir.path(), LogOptions::new(), clock).unwrap();
+    assert!(matches!(log.append("k", &1u64), Err(LogError::Failed { .. })));
+    while log.check().is_ok() {
+        std::thread::yield_now();
+    }
+    for error in [log.append("k", &2u64).map(drop), log.split(0).map(drop), log.check()] {
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("has panicked, which is a bug"), "{error}");
+    }
+}
+
+#[test]
+fn the_room_of_what_expired_is_given_back_at_once() {
+    let mut options = LogOptions::new();
+    options.keep_for = Some(Duration::from_millis(800));
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    let append = || log.append_all((0..10u64).map(|n| (n.to_string(), n))).unwrap();
+    append();
+    assert_eq!(log.core().store.record_files(true), 1);
+    fixture.clock.fetch_add(2_000, Ordering::SeqCst);
+    append();
+    log.retain().unwrap();
+    assert_eq!(log.core().store.record_files(false), 0);
+    assert_eq!(numbers(log), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
 fn when_a_log_was_put_back_then_a_position_in_it_is_refused() {
     let mut fixture = Fixture::new(LogOptions::new());
     fixture.log().append("k", &1u64).unwrap();
@@ -540,6 +664,70 @@ fn when_a_log_was_put_back_then_a_position_in_it_is_refused() {
     let old = Log::open(copy.dir.path().join("0"), LogOptions::new()).unwrap();
     let error = old.reader_at::<u64>(position).unwrap_err();
     assert!(error.to_string().contains("put back to an older state"), "{error}");
+}
+
+#[test]
+fn what_contradicts_itself_on_disk_is_refused() {
+    use super::record::Entry;
+    use super::store::put_json;
+    use rocksdb::WriteBatch;
+    type Change = fn(&Log, &mut WriteBatch);
+
+    fn header(batch: &mut WriteBatch, format: u32, hasher: &str) {
+        let header = serde_json::json!({ "format": format, "hasher": hasher, "id": "0", "lanes": 1 });
+        put_json(batch, b"log", &header).unwrap();
+    }
+    fn stretch(log: &Log, batch: &mut WriteBatch, shard: u32, first: u64, end: u64) {
+        let stretch = Stretch { first, end, first_ms: 0, last_ms: 0, bytes: 0 };
+        log.core().store.put_stretch(batch, shard, &stretch).unwrap();
+    }
+    fn record(log: &Log, batch: &mut WriteBatch, shard: u32, sequence: u64) {
+        let mut bytes = Vec::new();
+        Entry::json("k", &sequence).unwrap().write(100 + sequence, 0, &mut bytes);
+        log.core().store.put_record(batch, (shard, sequence), &bytes).unwrap();
+    }
+    // Shard 0 is closed and has 3 records, in one stretch. Its open children are 1, which gets the next one, and 2.
+    let changes: [(Result<u64, &str>, Change); 15] = [
+        (Ok(0), |_, _| {}),
+        (Ok(0), |_, batch| header(batch, 1, millstream_state::hash::HASHER_ID)),
+        (Err("has format 2"), |_, batch| header(batch, 2, millstream_state::hash::HASHER_ID)),
+        (Err("spreads its keys by `another`"), |_, batch| header(batch, 1, "another")),
+        (Err("the table of shards is missing"), |_, batch| batch.delete(b"shards")),
+        (Err("is 1..3 and should begin with 0"), |log, batch| stretch(log, batch, 2, 1, 3)),
+        (Err("is 3..2 and should begin with 3"), |log, batch| stretch(log, batch, 0, 3, 2)),
+        (Err("is 3..3 and should begin with 3"), |log, batch| stretch(log, batch, 0, 3, 3)),
+        (Err("is 2..4 and should begin with 3"), |log, batch| stretch(log, batch, 0, 2, 4)),
+        (Ok(2), |log, batch| (0..2).for_each(|n| record(log, batch, 1, n))),
+        (Err("record 0 of shard 1 is missing"), |log, batch| record(log, batch, 1, 1)),
+        (Err("record 1 of shard 1 is missing"), |log, batch| [0, 2].into_iter().for_each(|n| record(log, batch, 1, n))),
+        (Err("shard 0 ends with 4 and not with 3"), |log, batch| record(log, batch, 0, 3)),
+        (Err("shard 1 ends with 0 and not with 1"), |log, batch| {
+            let mut table = (*log.core().view()).clone();
+            table.shards[1].next = 1;
+            log.core().store.put_table(batch, &table).unwrap();
+        }),
+        (Err("shard 0 ends with 0 and not with 3"), |log, batch| {
+            log.core().store.drop_records(batch, 0, 0, 3).unwrap();
+        }),
+    ];
+    for (n, (expected, change)) in changes.into_iter().enumerate() {
+        let fixture = Fixture::new(LogOptions::new());
+        let log = fixture.log();
+        log.append_all((0..3u64).map(|n| ("k", n))).unwrap();
+        log.split(0).unwrap();
+        let mut batch = WriteBatch::default();
+        change(log, &mut batch);
+        log.core().store.write(batch, true).unwrap();
+        let path = fixture.path();
+        drop(fixture.log);
+        match (Log::open(path, LogOptions::new()), expected) {
+            (Ok(log), Ok(sequence)) => {
+                assert_eq!(log.append("k", &3u64).unwrap(), Receipt { shard: 1, sequence }, "change {n}");
+            }
+            (Err(error), Err(says)) => assert!(error.to_string().contains(says), "change {n}: {error}"),
+            (opened, expected) => panic!("change {n}: {opened:?} instead of {expected:?}"),
+        }
+    }
 }
 
 #[test]
@@ -600,6 +788,29 @@ fn a_bounded_lane_ends_where_the_log_ended() {
     let mut values: Vec<_> = batch.records.into_iter().map(|record| record.value).collect();
     values.sort_unstable();
     assert!(values.into_iter().eq(0..20));
+}
+
+#[test]
+fn a_source_passes_on_what_it_has_before_it_sleeps_and_stops_at_what_it_cannot_read() {
+    let fixture = Fixture::new(LogOptions::new());
+    let log = fixture.log();
+    let source = log.source::<u64>();
+    assert_eq!(source.kind(), "log");
+    let mut reader = source.open("lane 0 of 1", None, Waker::new(|| {})).unwrap();
+    let mut batch = Batch::default();
+    for n in 1..3 {
+        log.append_all([("k", n), ("k", n)]).unwrap();
+        assert_eq!(reader.read(1, &mut batch).unwrap(), Read::More);
+        assert_eq!(reader.read(5, &mut batch).unwrap(), Read::Later(Duration::ZERO));
+        assert_eq!(reader.read(5, &mut batch).unwrap(), Read::Empty);
+    }
+    assert!(reader.has_caught_up());
+    log.append_bytes("k", "no json").unwrap();
+    for _ in 0..2 {
+        let error = reader.read(5, &mut batch).unwrap_err();
+        assert!(error.to_string().contains("record 4 of shard 0 is not a `u64`"), "{error}");
+    }
+    assert_eq!((batch.records.len(), batch.bad.len()), (4, 0));
 }
 
 #[test]
@@ -698,6 +909,10 @@ fn what_goes_while_it_is_read_has_expired() {
             done.store(true, Ordering::SeqCst);
         });
         while !done.load(Ordering::SeqCst) {
+            // Where these begin is searched for.
+            for start in [Start::Latest, Start::Time(EventTime::from_millis(1_000_000))] {
+                fixture.log().reader::<u64>(start).unwrap();
+            }
             let mut reader = fixture.log().reader::<u64>(Start::TrimHorizon).unwrap();
             for _ in 0..3 {
                 match reader.read(50) {
@@ -739,36 +954,90 @@ fn a_sink_goes_back_by_withdrawing_and_only_if_it_may() {
     drop((reader, out, committer));
     fixture.crash();
     assert_eq!(numbers(fixture.log()), expected);
-    let (_, mut committer) = sink(fixture.log());
+    let (out, mut committer) = sink(fixture.log());
     committer.recover(None, &[], true).unwrap();
     assert_eq!(numbers(fixture.log()), [1, 2, 3, 4]);
+    // Every shard ends in a record that stays, and an epoch is in one of them alone.
+    fixture.log().append_all((0..20u64).map(|n| (n.to_string(), n))).unwrap();
+    committer.commit(&written(&out, "00000003", 1, 7..8)).unwrap();
+    committer.recover(None, &[], true).unwrap();
+    let withdrawn = fixture.log().shards().into_iter().flat_map(|shard| shard.withdrawn);
+    let withdrawn: Vec<_> = withdrawn.map(|range| range.end - range.start).collect();
+    assert!(withdrawn.contains(&1) && !withdrawn.contains(&0), "{withdrawn:?}");
+}
+
+#[test]
+fn what_was_withdrawn_is_remembered_until_it_expires() {
+    let mut options = LogOptions::new();
+    options.keep_for = Some(Duration::from_millis(800));
+    let fixture = Fixture::new(options);
+    let log = fixture.log();
+    let (out, mut committer) = sink(log);
+    let withdrawn = || -> Vec<_> { log.shards()[0].withdrawn.iter().map(|range| (range.start, range.end)).collect() };
+    let age = || {
+        fixture.clock.fetch_add(500, Ordering::SeqCst);
+        log.append("k", &0u64).unwrap();
+        log.retain().unwrap();
+    };
+    for epoch in 1..=4 {
+        let handles = written(&out, "00000001", epoch, epoch * 10..epoch * 10 + 5);
+        committer.commit(&handles).unwrap();
+        age();
+    }
+    // Each epoch has five records, and each pause leaves one.
+    assert_eq!(log.shards()[0].trimmed, 17, "epoch 3 and all before it");
+    committer.recover(None, &[], true).unwrap();
+    assert_eq!(withdrawn(), [(18, 23)], "not what has expired");
+    committer.commit(&written(&out, "00000002", 1, 90..95)).unwrap();
+    committer.recover(None, &[], true).unwrap();
+    assert_eq!(withdrawn(), [(18, 23), (24, 29)]);
+    assert_eq!(numbers(log), [0, 0]);
+    age();
+    assert_eq!((log.shards()[0].trimmed, withdrawn()), (23, vec![(24, 29)]));
+    assert_eq!(numbers(log), [0, 0]);
 }
 
 #[test]
 fn where_old_epochs_stand_is_forgotten_and_that_is_said() {
     let fixture = Fixture::new(LogOptions::new());
     let (out, mut committer) = sink(fixture.log());
-    let mut all = Vec::new();
+    let (mut all, mut noted) = (Vec::new(), Vec::new());
     for epoch in 1..=40 {
         let handles = written(&out, "00000001", epoch, epoch..epoch + 1);
         committer.commit(&handles).unwrap();
         all.push(handles);
+        let mut count = 0;
+        let each = |_: &[u8], _: &[u8]| {
+            count += 1;
+            Ok(())
+        };
+        fixture.log().core().store.scan(b"commit out.", b"commit out/", each).unwrap();
+        noted.push(count);
     }
+    assert_eq!(noted[18..24], [19, 20, 21, 20, 21, 20], "a tenth more is noted before the old ones go");
     // However old, a commit that is repeated changes nothing.
     for handles in &all {
         committer.commit(handles).unwrap();
     }
     assert_eq!(numbers(fixture.log()), (1..=40).collect::<Vec<_>>());
-    for error in [committer.may_recover(Some(5), true), committer.recover(Some(5), &[], true)] {
+    for error in [committer.may_recover(Some(19), true), committer.recover(Some(5), &[], true)] {
         let error = error.unwrap_err();
         assert!(error.to_string().contains("is forgotten"), "{error}");
     }
+    committer.may_recover(Some(20), true).unwrap();
     committer.may_recover(Some(35), true).unwrap();
     assert_eq!(numbers(fixture.log()), (1..=40).collect::<Vec<_>>(), "to ask changes nothing");
     committer.recover(Some(35), &[], true).unwrap();
     assert_eq!(numbers(fixture.log()), (1..=35).collect::<Vec<_>>());
     let withdrawn = &fixture.log().shards()[0].withdrawn;
     assert_eq!((withdrawn.len(), withdrawn[0].clone()), (1, 35..40), "what follows each other is one range");
+
+    let other = fixture.log().sink("other", |n: &u64| n.to_string());
+    let mut committer = Sink::committer(&other, "job").unwrap();
+    for epoch in 1..3 {
+        committer.commit(&written(&other, "00000001", epoch, epoch..epoch + 1)).unwrap();
+    }
+    committer.may_recover(Some(1), true).expect("what one sink has forgotten is no matter of another");
 }
 
 #[test]
@@ -781,9 +1050,44 @@ fn a_large_epoch_is_staged_in_chunks() {
     writer.write(7, &mut records).unwrap();
     let handles = writer.prepare(7).unwrap();
     assert!(writer.prepare(8).unwrap().is_empty());
+    let mut chunks = Vec::new();
+    let each = |chunk: &[u8]| {
+        chunks.push(super::record::unpack(chunk).unwrap().len());
+        Ok(())
+    };
+    fixture.log().core().store.staged(&handles[0], each).unwrap();
+    assert_eq!(chunks, [vec![4; 10], vec![0]].concat(), "a chunk has 1 MiB, the last one what is left");
     Sink::committer(&big, "job").unwrap().commit(&handles).unwrap();
     let read = fixture.log().reader::<String>(Start::TrimHorizon).unwrap().read(100).unwrap();
     assert!(read.into_iter().map(|record| record.value).eq((0..40).map(value)));
+}
+
+#[test]
+fn what_is_prepared_is_what_was_written_up_to_that_epoch() {
+    let fixture = Fixture::new(LogOptions::new());
+    let mut writer = sink(fixture.log()).0.writer(&SinkTask { worker: 1, execution: "00000001".to_string() }).unwrap();
+    for epoch in [1, 2, 4] {
+        writer.write(epoch, &mut vec![Record { at: EventTime::EPOCH, value: epoch }]).unwrap();
+    }
+    writer.write(3, &mut Vec::new()).unwrap();
+    let handle = |epoch| format!("out.e000000000{epoch}.w001.00000001");
+    assert_eq!(writer.prepare(2).unwrap(), [handle(1), handle(2)]);
+    assert!(writer.prepare(3).unwrap().is_empty());
+    assert_eq!(writer.prepare(4).unwrap(), [handle(4)]);
+}
+
+#[test]
+fn a_sink_says_at_which_row_it_failed() {
+    let fixture = Fixture::new(LogOptions::new());
+    // Keys of JSON's maps are text.
+    let sink = fixture.log().sink("maps", |_: &BTreeMap<(u8, u8), u8>| String::new());
+    assert_eq!(Sink::kind(&sink), "log");
+    let mut writer = sink.writer(&SinkTask { worker: 0, execution: "00000001".to_string() }).unwrap();
+    let good = || Record { at: EventTime::EPOCH, value: BTreeMap::new() };
+    let bad = Record { at: EventTime::EPOCH, value: BTreeMap::from([((1, 2), 3)]) };
+    let error = writer.write(1, &mut vec![good(), good(), bad, good()]).unwrap_err();
+    assert!(error.to_string().contains("does not write as JSON"), "{error}");
+    assert_eq!(writer.row(), Some(2));
 }
 
 #[test]
@@ -876,18 +1180,45 @@ fn a_source_that_can_be_read_again_goes_on_behind_what_is_recorded() {
 
 #[test]
 fn what_is_synced_later_is_not_lost_at_the_end_of_a_source() {
-    let within = Durability::SyncedWithin(Duration::from_millis(200));
+    let within = Durability::SyncedWithin(Duration::from_secs(3600));
     let fixture = Fixture::new(LogOptions::new().durability(within));
-    let source = crate::from_vec((0..30u64).collect()).recorded(fixture.log());
-    let mut reader = source.open("values 0 of 1", None, Waker::new(|| {})).unwrap();
-    let mut batch = Batch::default();
-    loop {
-        match reader.read(4, &mut batch).unwrap() {
-            Read::Ended => break,
-            _ => std::thread::yield_now(),
+    for (max, name) in [(1, "one"), (4, "four")] {
+        let source = crate::from_vec((0..30u64).collect()).recorded(fixture.log()).named(name);
+        let mut reader = source.open("values 0 of 1", None, Waker::new(|| {})).unwrap();
+        let mut batch = Batch::default();
+        loop {
+            match reader.read(max, &mut batch).unwrap() {
+                Read::Ended => break,
+                _ if reader.is_recording() => std::thread::yield_now(),
+                _ => fixture.log().sync().unwrap(),
+            }
         }
+        assert!(batch.records.into_iter().eq(0..30), "{name} at a time");
     }
-    assert!(batch.records.into_iter().eq(0..30));
+}
+
+#[test]
+fn what_a_recorded_source_has_read_goes_on_its_way_before_it_sleeps() {
+    let fixture = Fixture::new(LogOptions::new());
+    let source = crate::from_vec((0..9u64).collect()).recorded(fixture.log());
+    assert_eq!((source.kind(), source.splits().unwrap()), ("values", vec!["values 0 of 1".to_string()]));
+    assert!(crate::from_vec(vec![0u64]).recorded(fixture.log()).named("a/b").splits().is_err());
+    let first = |reader: &mut dyn FnMut(&mut Batch<u64>) -> Read| {
+        let mut batch = Batch::default();
+        loop {
+            let read = reader(&mut batch);
+            if !batch.records.is_empty() {
+                return read;
+            }
+        }
+    };
+    let mut reader = source.open("values 0 of 1", None, Waker::new(|| {})).unwrap();
+    assert_eq!(first(&mut |batch| reader.read(1, batch).unwrap()), Read::More, "there is more below");
+
+    let (sender, source) = crate::channel::<u64>(100);
+    let mut reader = source.recorded(fixture.log()).open("channel", None, Waker::new(|| {})).unwrap();
+    sender.send(1).unwrap();
+    assert_eq!(first(&mut |batch| reader.read(5, batch).unwrap()), Read::Later(Duration::ZERO));
 }
 
 #[test]
