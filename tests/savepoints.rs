@@ -311,6 +311,28 @@ fn a_savepoint_goes_on_elsewhere_as_if_nothing_had_happened() {
 }
 
 /// From the savepoint on, its copy is a checkpoint like others: killed before the next one, the job goes on from it.
+/// A checkpoint names output; if that was committed where it was made, there is nothing to commit elsewhere.
+#[test]
+fn a_checkpoint_goes_on_elsewhere_like_a_savepoint() {
+    let dir = temp();
+    let place = Place(dir.path().join("first"));
+    let running = place.start("--rate 8000 --workers 2");
+    until("two checkpoints", || place.epochs().last() >= Some(&2));
+    running.signal("INT");
+    until("it stops", || place.log().contains("stopped"));
+    let epoch = *place.epochs().last().expect("a checkpoint");
+    let manifest = place.store().manifest(epoch).expect("reads");
+    assert!(manifest.sinks.iter().any(|sink| !sink.handles.is_empty()), "it names output");
+    let elsewhere = Place(dir.path().join("elsewhere"));
+    let checkpoint = place.store().epoch_dir(epoch);
+    elsewhere.succeeds(&format!("--workers 3 --from-savepoint {}", checkpoint.display()));
+    for sink in ["ever", "windows"] {
+        let mut rows = [place.rows(sink, epoch), elsewhere.rows(sink, u64::MAX)].concat();
+        rows.sort();
+        assert_same(&rows, &oracle(sink), sink);
+    }
+}
+
 #[test]
 fn what_was_begun_from_a_savepoint_survives_a_kill_at_once() {
     let dir = temp();
