@@ -59,7 +59,8 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
-//! Where to go from here: [`operators`] has the table of all operators, [`aggregate`] the aggregates, [`connectors`] the
+//! Where to go from here: the [`guide`] tells of [windows](guide::windows), [time](guide::time), [state and timers](guide::state_and_timers) and
+//! [joins](guide::joins); [`operators`] has the table of all operators, [`aggregate`] the aggregates, [`connectors`] the
 //! sources and sinks; `ARCHITECTURE.md` in the repository tells how a record and a checkpoint live.
 
 pub use millstream_connectors as connectors;
@@ -70,6 +71,18 @@ pub use millstream_runtime::{
     record, replay, restart, rows, savepoint, sink, source, stream, summary, time, watermark,
 };
 pub use millstream_state as state;
+
+/// Pages about what goes together, each with an example that runs.
+pub mod guide {
+    #[doc = include_str!("guide/windows.md")]
+    pub mod windows {}
+    #[doc = include_str!("guide/time.md")]
+    pub mod time {}
+    #[doc = include_str!("guide/state_and_timers.md")]
+    pub mod state_and_timers {}
+    #[doc = include_str!("guide/joins.md")]
+    pub mod joins {}
+}
 
 /// Types with versions: how checkpoints outlive changes of what they hold.
 ///

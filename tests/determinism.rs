@@ -38,7 +38,7 @@ impl Process<u64, Item> for Silence {
 }
 
 /// What is written where.
-const OUTPUTS: [&str; 6] = ["late", "once", "sessions", "late-for-sessions", "silences", "pairs"];
+const OUTPUTS: [&str; 7] = ["late", "once", "sessions", "late-for-sessions", "some-sessions", "silences", "pairs"];
 
 fn network(job: &Job, case: &Case, pace: Pace, faults: &[Fault], out: &Path) {
     let unit = (case.shape.slide / 7).max(1);
@@ -56,6 +56,9 @@ fn network(job: &Job, case: &Case, pace: Pace, faults: &[Fault], out: &Path) {
         ));
     sessions.clone().sink(FileSink::json_lines(out.join("sessions")));
     missed.sink(FileSink::json_lines(out.join("late-for-sessions")));
+    // Of several that end at the same instant only one stays.
+    let some = sessions.key_by(|(key, ..)| key % 2).deduplicate(span(3));
+    some.sink(FileSink::json_lines(out.join("some-sessions")));
     let silences = keyed.process_in_order(Silence(span(20)));
     silences.clone().sink(FileSink::json_lines(out.join("silences")));
     silences

@@ -340,12 +340,14 @@ impl Process<String, Item> for Troubled {
         if item.value == 7 {
             return Err(Error::user("seven"));
         }
+        *cx.state() = (item.value == 8).then_some(());
         cx.set_timer(item.time());
         Ok(())
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, (), ()>, at: EventTime) -> Result<(), Error> {
-        cx.set_timer(at + span(1));
+        let stands_still = cx.state().is_some();
+        cx.set_timer(if stands_still { cx.now() } else { at + span(1) });
         Ok(())
     }
 }
@@ -363,6 +365,8 @@ fn troubled(records: &[(i64, i64)]) -> String {
 fn timers_without_end_and_errors_name_the_key() {
     let error = troubled(&[(0, 0)]);
     assert!(error.contains("without end") && error.contains(r#""key 0""#), "{error}");
+    let error = troubled(&[(0, 8), (10, 0), (20, 0)]);
+    assert!(error.contains("without end") && error.contains("at 1970-01-01T00:00:00Z"), "{error}");
     let error = troubled(&[(1_000_000, 7)]);
     assert!(error.contains("seven") && error.contains(r#"key "key 0" at 1970-01-01T00:00:01Z"#), "{error}");
 }

@@ -95,6 +95,8 @@ struct Freezing {
     next: usize,
     /// For spilled state.
     counting: Option<Counting>,
+    /// Whether the shards that are not frozen were empty when it began. They may have become so since.
+    others_empty: bool,
 }
 
 impl<K, V> Default for KeyedState<K, V> {
@@ -240,7 +242,10 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         self.freeze.is_none() && self.limit.as_ref().is_some_and(Limit::all_is_written)
     }
 
+    /// Lets go of entries of a shard: only when all that was frozen is written.
     fn let_go(&mut self, shard: usize) {
+        // What came back after it was removed may go now, and must be found again.
+        self.spilled.iter_mut().for_each(|spilled| spilled.removed.clear());
         if let Some(limit) = &self.limit {
             self.shards[shard].let_go(Places::of::<K, V>(limit).of_shard(shard));
         }
@@ -257,7 +262,7 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         let (stuck, soon, over) = match self.spilled {
             Some(_) => {
                 let over = (places.all() * 3 / 4).min(places.in_small());
-                (self.sum(Table::dirty), over / 2, over)
+                (self.sum(|table| table.dirty() + table.removed()), over / 2, over)
             }
             None => (self.sum(Table::len), places.in_small() * 4 / 7, places.in_small() * 6 / 7),
         };
@@ -389,7 +394,8 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
             }
             None => None,
         };
-        self.freeze = Some(Freezing { next: 0, counting });
+        let others_empty = self.shards.iter().all(|table| table.is_freezing() || table.is_empty());
+        self.freeze = Some(Freezing { next: 0, counting, others_empty });
     }
 
     fn copy_some(&mut self, most: &mut usize) -> bool {
@@ -405,21 +411,16 @@ impl<K: Key, V: Value> State for KeyedState<K, V> {
 
     fn take_frozen(&mut self) -> Option<Box<dyn Frozen>> {
         let freeze = self.freeze.take()?;
-        let mut changed = Changed { slice: ONLY, whole: true, parts: Vec::new(), removed: Vec::new() };
+        let mut changed = Changed { slice: ONLY, whole: freeze.others_empty, parts: Vec::new(), removed: Vec::new() };
         for (shard, table) in self.shards.iter_mut().enumerate() {
-            match table.take_copies_and_removed() {
-                Some((copies, removed)) => {
-                    changed.whole &= copies.whole;
-                    changed.parts.push(copies.entries);
-                    // Only with a limit is the database asked again.
-                    if let (Some(spilled), Some(_), false) = (&mut self.spilled, &self.limit, copies.removed.is_empty())
-                    {
-                        spilled.removed.push((shard, removed));
-                    }
-                    changed.removed.push(copies.removed);
-                }
-                None => changed.whole &= table.is_empty(),
+            let Some((copies, removed)) = table.take_copies_and_removed() else { continue };
+            changed.whole &= copies.whole;
+            changed.parts.push(copies.entries);
+            // Only with a limit is the database asked again.
+            if let (Some(spilled), Some(_), false) = (&mut self.spilled, &self.limit, copies.removed.is_empty()) {
+                spilled.removed.push((shard, removed));
             }
+            changed.removed.push(copies.removed);
         }
         if changed.parts.is_empty() {
             return None;
@@ -928,6 +929,67 @@ mod tests {
         for (key, value) in &model {
             assert_eq!(restored.get(hash_key(key), key), Some(value));
         }
+    }
+
+    /// Found by a job that was killed: a shard that was clean when a freeze began, and from which the last entry was removed before the freeze
+    /// was taken, counted as empty; so what was frozen counted as all there was.
+    #[test]
+    fn what_is_removed_after_a_freeze_has_begun_is_still_in_it() {
+        let mut disk = Disk::new();
+        let mut state = KeyedState::<u64, u64>::default();
+        state.track();
+        let other = (2..).find(|key| shard_of(hash_key(key)) != shard_of(hash_key(&1u64))).unwrap();
+        state.update(hash_key(&1u64), &1, || 10);
+        state.update(hash_key(&other), &other, || 20);
+        disk.save(&mut state);
+        *state.update(hash_key(&other), &other, || 0) += 1;
+        state.begin_freeze();
+        assert_eq!(state.remove(hash_key(&1u64), &1), Some(10));
+        assert!(state.copy_some(&mut usize::MAX.clone()));
+        disk.write(state.take_frozen().unwrap());
+        let restored = disk.load_copy(KeyedState::<u64, u64>::default());
+        assert_eq!((restored.entries(), restored.get(hash_key(&1u64), &1)), (2, Some(&10)));
+        disk.save(&mut state);
+        let restored = disk.load_copy(KeyedState::<u64, u64>::default());
+        assert_eq!((restored.entries(), restored.get(hash_key(&other), &other)), (1, Some(&21)));
+    }
+
+    /// What came back after it was removed, was stored and has left memory is not gone, even if what is gone is remembered for longer.
+    #[test]
+    fn what_came_back_is_found_again() {
+        let mut disk = Disk::new();
+        let mut state = limited::<(u64, u64)>(&disk, 0..KEY_GROUPS, Some(20_000));
+        let keys: Vec<u16> = (0..2_000).collect();
+        let update = |state: &mut KeyedState<u16, (u64, u64)>, keys: &[u16]| {
+            for some in keys.chunks(100) {
+                load(state, some);
+                some.iter().for_each(|key| state.update(hash_key(key), key, Counts::new).add(1));
+            }
+        };
+        update(&mut state, &keys);
+        disk.save_limited(&mut state);
+        for some in keys.chunks(100) {
+            load(&mut state, some);
+            some.iter().for_each(|key| assert!(state.remove(hash_key(key), key).is_some(), "{key}"));
+        }
+        update(&mut state, &keys);
+        state.begin_freeze();
+        assert!(state.copy_some(&mut usize::MAX.clone()));
+        let frozen = state.take_frozen().unwrap();
+        disk.write(frozen);
+        (0..2).for_each(|_| (0..SHARDS).for_each(|shard| state.let_go(shard)));
+        let away = keys.iter().find(|key| state.get(hash_key(*key), key).is_none());
+        let away = away.expect("one has left memory");
+        // Another freeze that is not written.
+        let here = keys.iter().find(|key| state.get(hash_key(*key), key).is_some()).expect("another one has not");
+        // Not through a load, which would see that the first one is.
+        state.update(hash_key(here), here, Counts::new).add(1);
+        state.begin_freeze();
+        assert!(state.copy_some(&mut usize::MAX.clone()));
+        let _frozen = state.take_frozen();
+        load(&mut state, [away]);
+        assert!(state.get(hash_key(away), away).is_some());
+        assert_eq!(state.entries(), 2_000);
     }
 
     /// Keys come and go, without end; what is stored is only what there is.

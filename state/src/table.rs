@@ -247,9 +247,19 @@ impl<K: Key, V: Clone> Table<K, V> {
         self.entries.capacity() - self.entries.len()
     }
 
+    /// Whether a freeze is open.
+    pub(crate) fn is_freezing(&self) -> bool {
+        self.freeze.is_some()
+    }
+
+    /// How many keys are gone and wait for the next freeze to say so.
+    pub(crate) fn removed(&self) -> usize {
+        self.removed.len()
+    }
+
     /// How many bytes it takes, apart from what keys and values own elsewhere.
     pub(crate) fn bytes(&self) -> usize {
-        self.entries.allocation_size()
+        self.entries.allocation_size() + self.removed.allocation_size()
     }
 
     /// How many places it has, of which at most seven in eight can be taken; a power of two.

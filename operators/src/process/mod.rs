@@ -13,8 +13,13 @@
 //! **Order**: [`process`](ProcessExt::process) sees records as they come, and timers after what came before them. Records of one split come in
 //! their order; between splits it is left to chance. So results may differ between two runs, and a replay does not compare them.
 //! [`process_in_order`](ProcessExt::process_in_order) keeps records until event time has passed them, and sees the records and timers of a key
-//! by event time, a timer before the records of its instant, and records of one instant by split and position. Then results depend on the
-//! input alone.
+//! by event time, a timer before the records of its instant, and records of one instant by split and position (results of operators with state,
+//! which have none, by their bytes). Then results depend on the input alone.
+//!
+//! **Cost**: the whole value of a key, with the records that wait, is written when it has changed, and all that is due for a key is done in one go.
+//!
+//! **Failures**: a record that waited is part of checkpoints when the function fails on it, so it cannot be set aside
+//! ([`Job::set_aside_after`](millstream_runtime::job::Job::set_aside_after)).
 
 mod operator;
 
@@ -45,10 +50,11 @@ use operator::{AsTheyCome, InOrder, ProcessOperator};
 ///     type Out = (u32, EventTime);
 ///
 ///     fn on_record(&mut self, cx: &mut ProcessContext<'_, u32, EventTime, Self::Out>, _: &Reading) -> Result<()> {
-///         if let Some(last) = cx.state().replace(cx.now()) {
+///         let now = cx.now();
+///         if let Some(last) = cx.state().replace(now) {
 ///             cx.delete_timer(last + EventSpan::mins(5));
 ///         }
-///         cx.set_timer(cx.now() + EventSpan::mins(5));
+///         cx.set_timer(now + EventSpan::mins(5));
 ///         Ok(())
 ///     }
 ///
@@ -119,7 +125,7 @@ impl<K, S, O> ProcessContext<'_, K, S, O> {
         &mut self.kept.state
     }
 
-    /// Has the key called at `at`; at once, if that is over. A key has at most one timer for an instant.
+    /// Has the key called at `at`; if that is over, when event time moves on next. A key has at most one timer for an instant.
     pub fn set_timer(&mut self, at: EventTime) {
         self.kept.timers.insert(at);
     }

@@ -1,5 +1,6 @@
 //! The keyed operator behind process functions; see the module above.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, VecDeque};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -9,6 +10,7 @@ use millstream_runtime::operator::{Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
 use millstream_runtime::rows::KeyedRows;
 use millstream_runtime::time::{EventSpan, EventTime};
+use millstream_state::codec;
 use millstream_state::groups::GroupMarks;
 use millstream_state::key_group::group_of;
 use millstream_state::keyed::KeyedState;
@@ -118,6 +120,23 @@ impl<W> Waiting<W> {
     }
 }
 
+impl<W: Value> Waiting<W> {
+    /// Where it belongs among the others. Results of operators with state have no position of their own, and what went two ways has one
+    /// twice: these are in the order of their bytes.
+    fn place_in(&self, others: &VecDeque<Waiting<W>>) -> Result<usize> {
+        // Most come in order.
+        if others.back().is_none_or(|last| last.place() < self.place()) {
+            return Ok(others.len());
+        }
+        let own = codec::encode(&self.value)?;
+        let bytes = |other: &Waiting<W>| codec::encode(&other.value).unwrap_or_default();
+        Ok(others.partition_point(|other| match other.place().cmp(&self.place()) {
+            Ordering::Equal => bytes(other) <= own,
+            order => order.is_lt(),
+        }))
+    }
+}
+
 impl<S, W> Entry<S, W> {
     fn new() -> Self {
         Entry { wake: None, kept: Kept { state: None, timers: BTreeSet::new() }, waiting: VecDeque::new() }
@@ -142,8 +161,11 @@ type ProcessState<K, S, W> = (KeyedState<K, Entry<S, W>>, Timers<K>, GroupMarks)
 /// How many keys are woken together: those that are not in memory are read together.
 const TOGETHER: usize = 1024;
 
-/// How many timers of a key may be called when the input has ended. They may set others, but not without end.
-const MOST_AT_THE_END: usize = 1_000_000;
+/// How often that is done before others have their turn.
+const ROUNDS: usize = 16;
+
+/// How many timers that are called may set others while event time stands still, or has come to its end, where no record comes between.
+const MOST_SET: usize = 1_000_000;
 
 impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOperator<K, T, P, M> {
     type Key = K;
@@ -196,12 +218,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
                 Some(value) => {
                     let (split, number) = rows.positions[row];
                     let waiting = Waiting { at: record.at, split, number, value };
-                    // Most come in order.
-                    let in_order = entry.waiting.back().is_none_or(|last| last.place() <= waiting.place());
-                    let place = match in_order {
-                        true => entry.waiting.len(),
-                        false => entry.waiting.partition_point(|other| other.place() <= waiting.place()),
-                    };
+                    let place = waiting.place_in(&entry.waiting)?;
                     entry.waiting.insert(place, waiting);
                 }
                 None => {
@@ -229,7 +246,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
         (keys, timers, marks): &mut Self::State,
         watermark: EventTime,
     ) -> Result<Fired> {
-        loop {
+        for _ in 0..ROUNDS {
             let mut woken = Vec::new();
             let due = timers.due(watermark.micros(), TOGETHER, |hash, key| woken.push((hash, key)));
             let all = due.map_err(Error::read_back)?;
@@ -251,9 +268,10 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
                 return Ok(Fired::All);
             }
             if cx.is_full() {
-                return Ok(Fired::More);
+                break;
             }
         }
+        Ok(Fired::More)
     }
 }
 
@@ -267,21 +285,21 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
         watermark: EventTime,
     ) -> Result<()> {
         let is_end = watermark == EventTime::MAX;
-        let (mut now, mut timers) = (since, 0);
+        let (mut now, mut left) = (since, entry.kept.timers.len() + MOST_SET);
         loop {
             let timer = entry.kept.timers.first().copied().filter(|at| *at <= watermark);
             let record = entry.waiting.front().map(|waiting| waiting.at).filter(|at| *at < watermark || is_end);
             let (kept, out) = (&mut entry.kept, &mut self.out);
             let called = match (timer, record) {
                 (Some(at), record) if record.is_none_or(|record| at <= record) => {
-                    timers += 1;
                     kept.timers.remove(&at);
+                    if at <= now || is_end {
+                        left -= 1;
+                    }
                     now = now.max(at);
-                    if is_end && timers > MOST_AT_THE_END {
-                        let error = Error::user("a timer that is called sets another one, without end");
-                        Err(error.hint(
-                            "the input has ended, so time goes on for ever: set timers only to wait for something",
-                        ))
+                    if left == 0 {
+                        let error = Error::user("timers that are called set others, without end");
+                        Err(error.hint("set a timer for later than now, and, as time goes on for ever when the input has ended, only to wait for something"))
                     } else {
                         self.function.on_timer(&mut ProcessContext { key, now, kept, out }, at)
                     }
@@ -289,6 +307,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                 (_, Some(_)) => {
                     let Some(waiting) = entry.waiting.pop_front() else { return Ok(()) };
                     now = now.max(waiting.at);
+                    left = kept.timers.len() + MOST_SET;
                     self.function.on_record(&mut ProcessContext { key, now, kept, out }, M::value(&waiting.value))
                 }
                 _ => return Ok(()),

@@ -183,6 +183,9 @@ type SessionState<K, Acc> = (KeyedState<K, Open<Acc>>, Timers<K>, GroupMarks);
 /// How many keys are looked at together: those that are not in memory are read together.
 const TOGETHER: usize = 1024;
 
+/// How often that is done before others have their turn.
+const ROUNDS: usize = 16;
+
 impl<K: Key, T: Data, A: Aggregate<T>, G: Gap<T>> KeyedOperator for SessionWindows<K, T, A, G> {
     type Key = K;
     type In = T;
@@ -253,7 +256,7 @@ impl<K: Key, T: Data, A: Aggregate<T>, G: Gap<T>> KeyedOperator for SessionWindo
         (open, timers, marks): &mut Self::State,
         watermark: EventTime,
     ) -> Result<Fired> {
-        loop {
+        for _ in 0..ROUNDS {
             let mut keys = Vec::new();
             let woken = timers.due(watermark.micros(), TOGETHER, |hash, key| keys.push((hash, key)));
             let all = woken.map_err(Error::read_back)?;
@@ -278,8 +281,9 @@ impl<K: Key, T: Data, A: Aggregate<T>, G: Gap<T>> KeyedOperator for SessionWindo
                 return Ok(Fired::All);
             }
             if cx.is_full() {
-                return Ok(Fired::More);
+                break;
             }
         }
+        Ok(Fired::More)
     }
 }

@@ -307,7 +307,9 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
         let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
         let place = || format!("the firing for watermark {watermark}");
         let fired = guard(&self.task.name, || operator.on_watermark(cx, state, watermark));
-        let none = Blame::Nobody("it failed in a firing, where no single record is at work");
+        let none = Blame::Nobody(
+            "it failed in a firing, where the record that was at work, if one was, is in checkpoints already",
+        );
         let fired = fired.map_err(|error| error.blaming(place(), none))?;
         self.drain(out);
         Ok(fired)
