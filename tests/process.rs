@@ -184,8 +184,7 @@ proptest! {
         for setup in setups {
             let (dir, outlets) = (tempdir(), Outlets::new());
             let job = new_job(&setup, &dir);
-            let source = Script::new(case.splits.clone()).pace(setup.pace);
-            outlets.attach(job.source(source, watermarks(case.delay)).key_by(|item| text(item.key)), within);
+            outlets.attach(keyed(&job, &case, setup.pace, &[]), within);
             run(job).expect("the job finishes");
             outlets.compare(&case, within)?;
         }
@@ -202,9 +201,7 @@ proptest! {
         let outlets = Outlets::new();
         let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
         run_through(&troubles, &splits, &workers, &setup, |job, faults| {
-            let source = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
-            let records = job.source(source, watermarks(case.delay)).inspect(strikes(faults));
-            outlets.attach(records.key_by(|item| text(item.key)), within);
+            outlets.attach(keyed(job, &case, setup.pace, faults), within);
         })?;
         outlets.compare(&case, within)?;
     }
@@ -253,9 +250,7 @@ proptest! {
         let (sums, late) = (Collected::new(), Collected::new());
         let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
         run_through(&troubles, &splits, &workers, &setup, |job, faults| {
-            let source = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
-            let records = job.source(source, watermarks(case.delay)).inspect(strikes(faults));
-            let (out, missed) = records.key_by(|item| text(item.key)).process_with_late(Sums);
+            let (out, missed) = keyed(job, &case, setup.pace, faults).process_with_late(Sums);
             out.sink(sums.sink());
             missed.sink(late.sink());
         })?;

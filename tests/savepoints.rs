@@ -310,7 +310,6 @@ fn a_savepoint_goes_on_elsewhere_as_if_nothing_had_happened() {
     assert!(Held::open(&savepoint).and_then(|held| held.verify()).is_ok(), "nobody has touched it");
 }
 
-/// From the savepoint on, its copy is a checkpoint like others: killed before the next one, the job goes on from it.
 /// A checkpoint names output; if that was committed where it was made, there is nothing to commit elsewhere.
 #[test]
 fn a_checkpoint_goes_on_elsewhere_like_a_savepoint() {
@@ -333,6 +332,7 @@ fn a_checkpoint_goes_on_elsewhere_like_a_savepoint() {
     }
 }
 
+/// From the savepoint on, its copy is a checkpoint like others: killed before the next one, the job goes on from it.
 #[test]
 fn what_was_begun_from_a_savepoint_survives_a_kill_at_once() {
     let dir = temp();

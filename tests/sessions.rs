@@ -91,8 +91,7 @@ proptest! {
         for setup in setups {
             let (dir, outlets) = (tempdir(), Outlets::new());
             let job = new_job(&setup, &dir);
-            let source = Script::new(case.splits.clone()).pace(setup.pace);
-            outlets.attach(job.source(source, watermarks(case.delay)).key_by(|item| text(item.key)), quiet);
+            outlets.attach(keyed(&job, &case, setup.pace, &[]), quiet);
             let summary = run(job).expect("the job finishes");
             let (fired, late) = outlets.compare(&case, quiet)?;
             prop_assert_eq!((summary.windows_fired, summary.late), (fired as u64, late as u64));
@@ -110,9 +109,7 @@ proptest! {
         let outlets = Outlets::new();
         let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
         run_through(&troubles, &splits, &workers, &setup, |job, faults| {
-            let source = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
-            let records = job.source(source, watermarks(case.delay)).inspect(strikes(faults));
-            outlets.attach(records.key_by(|item| text(item.key)), quiet);
+            outlets.attach(keyed(job, &case, setup.pace, faults), quiet);
         })?;
         outlets.compare(&case, quiet)?;
     }

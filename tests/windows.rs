@@ -595,8 +595,7 @@ fn check_through(
     let (results, sums, late_records) = (Collected::new(), Collected::new(), Collected::new());
     let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
     let restored = run_through(troubles, &splits, workers, setup, |job, faults| {
-        let source = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
-        let keyed = job.source(source, watermarks(case.delay)).inspect(strikes(faults)).key_by(|item| text(item.key));
+        let keyed = keyed(job, case, setup.pace, faults);
         let inverted = keyed.clone().window(sliding(case.shape));
         inverted.aggregate((Count, Sum::of(|item: &Item| item.value))).sink(sums.sink());
         let (out, too_late) = keyed.window(sliding(case.shape)).aggregate_with_late((

@@ -1,4 +1,4 @@
-//! Stateless operators, windows and aggregates of Millstream.
+//! Stateless operators, windows and aggregates, process functions and joins of Millstream.
 //!
 //! | operator | input | output | state | results depend on the order of records |
 //! |---|---|---|---|---|
@@ -31,4 +31,5 @@ mod lateness;
 pub mod map;
 pub mod process;
 pub mod split;
+mod waking;
 pub mod window;

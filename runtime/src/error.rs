@@ -110,8 +110,7 @@ impl Error {
     /// Says for which key user code was called, and at what event time.
     #[must_use]
     pub fn for_key(self, key: &impl serde::Serialize, at: crate::time::EventTime) -> Self {
-        let key = serde_json::to_string(key).unwrap_or_else(|_| "(not shown)".into());
-        self.note(format!("it was called for the key {key} at {at}"))
+        self.note(format!("it was called for the key {} at {at}", shown_key(key)))
     }
 
     /// Names the operator, unless a deeper layer already did.
@@ -185,6 +184,11 @@ impl std::error::Error for Error {
         // The cause is part of the message already; printing it again as a chain would repeat it.
         self.source.as_ref().and_then(|source| source.source())
     }
+}
+
+/// A key, for messages.
+pub(crate) fn shown_key(key: &impl serde::Serialize) -> String {
+    serde_json::to_string(key).unwrap_or_else(|_| "(not shown)".into())
 }
 
 /// What to do about a full disk, with how much room there is at `path`.

@@ -143,12 +143,8 @@ impl<K: Key> Timers<K> {
     pub fn due(&mut self, now: i64, most: usize, mut each: impl FnMut(u64, K)) -> Result<bool> {
         self.now = self.now.max(now);
         let mut left = most;
-        while self.next.peek().is_some_and(|Reverse(next)| next.at <= now) {
-            if left == 0 {
-                return Ok(false);
-            }
-            left -= 1;
-            self.next.pop().into_iter().for_each(|Reverse(next)| each(next.hash, next.key));
+        if !self.wake_next(now, &mut left, &mut each) {
+            return Ok(false);
         }
         let mut from = i64::MIN;
         while let Some(number) = self.buckets.next_from(from) {
@@ -184,11 +180,19 @@ impl<K: Key> Timers<K> {
             left -= taken;
         }
         // Those of the bucket that was opened just now.
-        while left > 0 && self.next.peek().is_some_and(|Reverse(next)| next.at <= now) {
-            left -= 1;
+        Ok(self.wake_next(now, &mut left, &mut each))
+    }
+
+    /// Hands over those of the next keys whose time has come, at most `left`, which becomes what is left of it; whether these were all.
+    fn wake_next(&mut self, now: i64, left: &mut usize, each: &mut impl FnMut(u64, K)) -> bool {
+        while self.next.peek().is_some_and(|Reverse(next)| next.at <= now) {
+            if *left == 0 {
+                return false;
+            }
+            *left -= 1;
             self.next.pop().into_iter().for_each(|Reverse(next)| each(next.hash, next.key));
         }
-        Ok(self.next.peek().is_none_or(|Reverse(next)| next.at > now))
+        true
     }
 
     /// Time is in `bucket`: its keys are next.

@@ -8,7 +8,7 @@ use millstream::prelude::*;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
-use super::{Fails, Fault, Item, Pace, Shape, finish, quiet};
+use super::{Fails, Fault, Item, Pace, Script, Shape, finish, quiet};
 
 // ---- random input ----------------------------------------------------------------------------------------------------
 
@@ -274,6 +274,12 @@ pub fn one_split(records: &[(i64, i64)]) -> Vec<Item> {
 
 pub const ONE: Setup =
     Setup { workers: 1, batch: 1, in_flight: 65_536, checkpoints: false, limited: false, pace: Pace::Full };
+
+/// The records of a case by their keys, as text.
+pub fn keyed(job: &Job, case: &Case, pace: Pace, faults: &[Fault]) -> KeyedStream<String, Item> {
+    let source = Script::new(case.splits.clone()).pace(pace).faults(faults);
+    job.source(source, watermarks(case.delay)).inspect(strikes(faults)).key_by(|item| text(item.key))
+}
 
 // ---- crashes ---------------------------------------------------------------------------------------------------------
 

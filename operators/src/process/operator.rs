@@ -11,15 +11,12 @@ use millstream_runtime::record::Data;
 use millstream_runtime::rows::KeyedRows;
 use millstream_runtime::time::{EventSpan, EventTime};
 use millstream_state::codec;
-use millstream_state::groups::GroupMarks;
-use millstream_state::key_group::group_of;
-use millstream_state::keyed::KeyedState;
 use millstream_state::snapshot::{Key, Value};
-use millstream_state::timers::Timers;
 use serde::{Deserialize, Serialize};
 
 use super::{Process, ProcessContext};
 use crate::lateness::Lateness;
+use crate::waking::{self, Waits, WakingState};
 
 pub(super) struct ProcessOperator<K, T, P: Process<K, T>, M>
 where
@@ -141,28 +138,24 @@ impl<S, W> Entry<S, W> {
     fn new() -> Self {
         Entry { wake: None, kept: Kept { state: None, timers: BTreeSet::new() }, waiting: VecDeque::new() }
     }
+}
 
-    fn is_empty(&self) -> bool {
-        self.kept.state.is_none() && self.kept.timers.is_empty() && self.waiting.is_empty()
+impl<S: Value, W: Value> Waits for Entry<S, W> {
+    fn wake(&mut self) -> &mut Option<EventTime> {
+        &mut self.wake
     }
 
-    /// When event time has to come to for something to be done.
     fn next(&self) -> Option<EventTime> {
         let timer = self.kept.timers.first().copied();
         // Another record of the same instant may still come before it.
         let record = self.waiting.front().map(|waiting| waiting.at + EventSpan::micros(1));
         timer.into_iter().chain(record).min()
     }
+
+    fn is_empty(&self) -> bool {
+        self.kept.state.is_none() && self.kept.timers.is_empty() && self.waiting.is_empty()
+    }
 }
-
-/// All that is kept by key, when keys are to be woken, and how far each key group has come.
-type ProcessState<K, S, W> = (KeyedState<K, Entry<S, W>>, Timers<K>, GroupMarks);
-
-/// How many keys are woken together: those that are not in memory are read together.
-const TOGETHER: usize = 1024;
-
-/// How often that is done before others have their turn.
-const ROUNDS: usize = 16;
 
 /// How many timers that are called may set others while event time stands still, or has come to its end, where no record comes between.
 const MOST_SET: usize = 1_000_000;
@@ -171,7 +164,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
     type Key = K;
     type In = T;
     type Out = P::Out;
-    type State = ProcessState<K, P::State, M::Waiting>;
+    type State = WakingState<K, Entry<P::State, M::Waiting>>;
 
     fn describe(&self) -> String {
         let how = if M::IN_ORDER { "in order" } else { "as they come" };
@@ -187,7 +180,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
     }
 
     fn state(&self, groups: Range<u32>) -> Self::State {
-        (KeyedState::default(), Timers::default(), GroupMarks::new(groups))
+        waking::state(groups)
     }
 
     fn state_names(&self) -> &'static [&'static str] {
@@ -195,8 +188,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
     }
 
     fn state_times(&self, state: usize, number: i64) -> Option<Range<EventTime>> {
-        let Range { start, end } = if state == 1 { Timers::<K>::times(number) } else { i64::MIN..number };
-        Some(EventTime::from_micros(start)..EventTime::from_micros(end))
+        waking::times::<K>(state, number)
     }
 
     fn on_batch(
@@ -228,13 +220,9 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
                     self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
                 }
             }
-            match entry.next() {
-                Some(next) if entry.wake.is_none_or(|wake| next < wake) => {
-                    entry.wake = Some(next);
-                    timers.wake(next.micros(), record.hash, &record.key).map_err(Error::read_back)?;
-                }
-                None if entry.is_empty() => drop(keys.remove(record.hash, &record.key)),
-                _ => {}
+            waking::arm(entry, timers, record.hash, &record.key)?;
+            if entry.is_empty() {
+                keys.remove(record.hash, &record.key);
             }
         }
         Ok(())
@@ -243,35 +231,14 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
     fn on_watermark(
         &mut self,
         cx: &mut Context<T, P::Out>,
-        (keys, timers, marks): &mut Self::State,
+        state: &mut Self::State,
         watermark: EventTime,
     ) -> Result<Fired> {
-        for _ in 0..ROUNDS {
-            let mut woken = Vec::new();
-            let due = timers.due(watermark.micros(), TOGETHER, |hash, key| woken.push((hash, key)));
-            let all = due.map_err(Error::read_back)?;
-            keys.load(woken.iter().map(|(hash, key)| (*hash, key))).map_err(Error::read_back)?;
-            for (hash, key) in woken {
-                let Some(entry) = keys.get_mut(hash, &key) else { continue };
-                let since = EventTime::from_micros(marks.get(group_of(hash)));
-                self.call(&key, entry, since, watermark)?;
-                self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
-                entry.wake = entry.next();
-                if let Some(next) = entry.wake {
-                    timers.wake(next.micros(), hash, &key).map_err(Error::read_back)?;
-                } else if entry.is_empty() {
-                    keys.remove(hash, &key);
-                }
-            }
-            if all {
-                marks.raise(watermark.micros());
-                return Ok(Fired::All);
-            }
-            if cx.is_full() {
-                break;
-            }
-        }
-        Ok(Fired::More)
+        waking::fire(cx, state, watermark, |cx, key, entry, since| {
+            self.call(key, entry, since, watermark)?;
+            self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
+            Ok(())
+        })
     }
 }
 

@@ -17,16 +17,14 @@ use millstream_runtime::record::Data;
 use millstream_runtime::rows::KeyedRows;
 use millstream_runtime::stream::{KeyedStream, Stream};
 use millstream_runtime::time::{EventSpan, EventTime};
-use millstream_state::groups::GroupMarks;
-use millstream_state::keyed::KeyedState;
-use millstream_state::snapshot::Key;
-use millstream_state::timers::Timers;
+use millstream_state::snapshot::{Key, Value};
 use serde::{Deserialize, Serialize};
 
 use super::place::origin;
 use super::{Pane, Window, Windows};
 use crate::aggregate::Aggregate;
 use crate::lateness::Lateness;
+use crate::waking::{self, Waits, WakingState};
 
 /// Windows that end when a key has been quiet for some time.
 ///
@@ -120,7 +118,7 @@ impl<K, T, A: Clone, G: Clone> Clone for SessionWindows<K, T, A, G> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Open<Acc> {
     /// When the key will be woken, at the latest.
-    wake: EventTime,
+    wake: Option<EventTime>,
     sessions: Vec<OpenSession<Acc>>,
 }
 
@@ -145,7 +143,7 @@ impl<Acc> OpenSession<Acc> {
 
 impl<Acc> Open<Acc> {
     fn none() -> Self {
-        Open { wake: EventTime::MAX, sessions: Vec::new() }
+        Open { wake: None, sessions: Vec::new() }
     }
 
     /// The session for a record that takes part in `start..=last`, made of all that overlap with it.
@@ -177,20 +175,25 @@ impl<Acc> Open<Acc> {
     }
 }
 
-/// Open sessions, when keys are to be looked at, and how far each key group has been fired.
-type SessionState<K, Acc> = (KeyedState<K, Open<Acc>>, Timers<K>, GroupMarks);
+impl<Acc: Value> Waits for Open<Acc> {
+    fn wake(&mut self) -> &mut Option<EventTime> {
+        &mut self.wake
+    }
 
-/// How many keys are looked at together: those that are not in memory are read together.
-const TOGETHER: usize = 1024;
+    fn next(&self) -> Option<EventTime> {
+        self.sessions.first().map(|session| session.window().end)
+    }
 
-/// How often that is done before others have their turn.
-const ROUNDS: usize = 16;
+    fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+}
 
 impl<K: Key, T: Data, A: Aggregate<T>, G: Gap<T>> KeyedOperator for SessionWindows<K, T, A, G> {
     type Key = K;
     type In = T;
     type Out = Pane<K, A::Out>;
-    type State = SessionState<K, A::Acc>;
+    type State = WakingState<K, Open<A::Acc>>;
 
     fn describe(&self) -> String {
         match self.gap.fixed() {
@@ -204,7 +207,7 @@ impl<K: Key, T: Data, A: Aggregate<T>, G: Gap<T>> KeyedOperator for SessionWindo
     }
 
     fn state(&self, groups: Range<u32>) -> Self::State {
-        (KeyedState::default(), Timers::default(), GroupMarks::new(groups))
+        waking::state(groups)
     }
 
     fn state_names(&self) -> &'static [&'static str] {
@@ -212,8 +215,7 @@ impl<K: Key, T: Data, A: Aggregate<T>, G: Gap<T>> KeyedOperator for SessionWindo
     }
 
     fn state_times(&self, state: usize, number: i64) -> Option<Range<EventTime>> {
-        let Range { start, end } = if state == 1 { Timers::<K>::times(number) } else { i64::MIN..number };
-        Some(EventTime::from_micros(start)..EventTime::from_micros(end))
+        waking::times::<K>(state, number)
     }
 
     fn needs_positions(&self) -> bool {
@@ -241,11 +243,7 @@ impl<K: Key, T: Data, A: Aggregate<T>, G: Gap<T>> KeyedOperator for SessionWindo
             let session = own.session(&self.aggregate, record.at, last);
             self.aggregate
                 .add(&mut session.acc, &record.value, &origin::<K, T, A>(record, &rows.positions, row));
-            let next = own.sessions[0].window().end;
-            if next < own.wake || own.wake == EventTime::MAX {
-                own.wake = next;
-                timers.wake(next.micros(), record.hash, &record.key).map_err(Error::read_back)?;
-            }
+            waking::arm(own, timers, record.hash, &record.key)?;
         }
         Ok(())
     }
@@ -253,37 +251,17 @@ impl<K: Key, T: Data, A: Aggregate<T>, G: Gap<T>> KeyedOperator for SessionWindo
     fn on_watermark(
         &mut self,
         cx: &mut Context<T, Self::Out>,
-        (open, timers, marks): &mut Self::State,
+        state: &mut Self::State,
         watermark: EventTime,
     ) -> Result<Fired> {
-        for _ in 0..ROUNDS {
-            let mut keys = Vec::new();
-            let woken = timers.due(watermark.micros(), TOGETHER, |hash, key| keys.push((hash, key)));
-            let all = woken.map_err(Error::read_back)?;
-            open.load(keys.iter().map(|(hash, key)| (*hash, key))).map_err(Error::read_back)?;
-            for (hash, key) in keys {
-                let Some(own) = open.get_mut(hash, &key) else { continue };
-                let over = own.sessions.partition_point(|session| session.is_over(watermark));
-                for session in own.sessions.drain(..over) {
-                    let window = session.window();
-                    cx.fired();
-                    cx.emit(window.last(), (key.clone(), window, self.aggregate.finish(&session.acc)));
-                }
-                let Some(next) = own.sessions.first() else {
-                    open.remove(hash, &key);
-                    continue;
-                };
-                own.wake = next.window().end;
-                timers.wake(own.wake.micros(), hash, &key).map_err(Error::read_back)?;
+        waking::fire(cx, state, watermark, |cx, key, own, _| {
+            let over = own.sessions.partition_point(|session| session.is_over(watermark));
+            for session in own.sessions.drain(..over) {
+                let window = session.window();
+                cx.fired();
+                cx.emit(window.last(), (key.clone(), window, self.aggregate.finish(&session.acc)));
             }
-            if all {
-                marks.raise(watermark.micros());
-                return Ok(Fired::All);
-            }
-            if cx.is_full() {
-                break;
-            }
-        }
-        Ok(Fired::More)
+            Ok(())
+        })
     }
 }

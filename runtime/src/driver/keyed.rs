@@ -12,7 +12,7 @@ use millstream_state::snapshot::{Key, Pressure, State};
 use super::combine::{Combine, CombineLogic, CombinedRows};
 use super::{EpochLogic, Outbox, Task, guard};
 use crate::bench::probe::Born;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown_key};
 use crate::inspect::Shown;
 use crate::moment::Epoch;
 use crate::operator::{Combining, Context, Fired, KeyedOperator};
@@ -222,8 +222,7 @@ impl<O: KeyedOperator> KeyedLogic<O> {
 /// Says which record a row is, by key and time, and by position where records carry theirs.
 pub(super) fn blame_of<K: Key, T>(error: Error, rows: &KeyedRows<K, T>, row: usize, task: &Task) -> Error {
     let Some(record) = rows.records.get(row) else { return error };
-    let key = serde_json::to_string(&record.key).unwrap_or_else(|_| "(not shown)".into());
-    let place = format!("a record with key {key} at {}", record.at);
+    let place = format!("a record with key {} at {}", shown_key(&record.key), record.at);
     let blame = match rows.positions.get(row) {
         None => Blame::Nobody("records do not carry their positions to this operator, in this run"),
         // What a result has in the place of a position.
