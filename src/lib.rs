@@ -144,7 +144,10 @@ pub mod prelude {
     pub use millstream_operators::map::MapExt;
     pub use millstream_operators::process::{Process, ProcessContext, ProcessExt};
     pub use millstream_operators::split::SplitExt;
-    pub use millstream_operators::window::{Pane, Session, Sliding, Tumbling, Window, WindowExt};
+    pub use millstream_operators::window::{
+        Assigned, Calendar, Change, Early, Global, Pane, Session, Sliding, Timing, Tumbling, Update, Window, WindowExt,
+        Windows,
+    };
     pub use millstream_runtime::StopMode;
     pub use millstream_runtime::cli::JobArgs;
     pub use millstream_runtime::error::{Error, ErrorKind};

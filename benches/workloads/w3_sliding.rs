@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
 use millstream::prelude::*;
-use millstream::window::WindowAssigner;
+use millstream::window::Windows;
 
 use crate::kit::Plan;
 use crate::kit::event::{Event, JITTER_MS, Keys, Stream, digest};
@@ -84,7 +84,7 @@ pub fn job(
     stream: &Stream,
     events: u64,
     workers: usize,
-    window: impl Into<WindowAssigner>,
+    window: impl Windows<Event>,
     check: impl Fn(u64, i64, i64) -> u64 + Clone + Send + 'static,
 ) -> Outcome {
     let (total, mut add) = shared_sum();

@@ -24,10 +24,10 @@ impl<'a> Lateness<'a> {
     #[inline]
     pub(crate) fn of<K, T>(&mut self, row: usize, record: &KeyedRecord<K, T>) -> Option<EventTime> {
         let behind = self.behind.at(row);
-        if record.at < self.passed && behind.is_none() {
+        if record.at < self.passed {
             // Only a source that was added between two starts knows nothing of what was over before.
             let passed = EventTime::from_micros(self.marks.get(group_of(record.hash)));
-            return (record.at < passed).then_some(passed);
+            return behind.max((record.at < passed).then_some(passed));
         }
         behind
     }

@@ -16,8 +16,6 @@ use millstream_state::timers::Timers;
 pub(crate) trait Waits: Value {
     /// When the key will be woken, at the latest. Kept with the rest, for [`arm`] and [`fire`] alone.
     fn wake(&mut self) -> &mut Option<EventTime>;
-    /// The event time that it waits for, if it does.
-    fn next(&self) -> Option<EventTime>;
     /// Whether there is nothing to keep.
     fn is_empty(&self) -> bool;
 }
@@ -35,9 +33,15 @@ pub(crate) fn times<K: Key>(state: usize, number: i64) -> Option<Range<EventTime
     Some(EventTime::from_micros(start)..EventTime::from_micros(end))
 }
 
-/// Has a key woken in time for what it waits for now.
-pub(crate) fn arm<K: Key>(entry: &mut impl Waits, timers: &mut Timers<K>, hash: u64, key: &K) -> Result<()> {
-    if let Some(next) = entry.next()
+/// Has a key woken in time for `next`, the event time that it waits for now, if it does.
+pub(crate) fn arm<K: Key>(
+    entry: &mut impl Waits,
+    next: Option<EventTime>,
+    timers: &mut Timers<K>,
+    hash: u64,
+    key: &K,
+) -> Result<()> {
+    if let Some(next) = next
         && entry.wake().is_none_or(|wake| next < wake)
     {
         *entry.wake() = Some(next);
@@ -52,13 +56,13 @@ const TOGETHER: usize = 1024;
 /// How often that is done before others have their turn.
 const ROUNDS: usize = 16;
 
-/// Wakes the keys whose time has come. `each` does what is due for a key, and is told how far event time had come for it before; a key
-/// that has nothing to keep afterwards is gone.
+/// Wakes the keys whose time has come. `each` does what is due for a key, is told how far event time had come for it before, and says what it
+/// waits for next; a key that has nothing to keep afterwards is gone.
 pub(crate) fn fire<K: Key, E: Waits, In: Data, Out: Data>(
     cx: &mut Context<In, Out>,
     (entries, timers, marks): &mut WakingState<K, E>,
     watermark: EventTime,
-    mut each: impl FnMut(&mut Context<In, Out>, &K, &mut E, EventTime) -> Result<()>,
+    mut each: impl FnMut(&mut Context<In, Out>, &K, &mut E, EventTime) -> Result<Option<EventTime>>,
 ) -> Result<Fired> {
     for _ in 0..ROUNDS {
         let mut woken = Vec::new();
@@ -68,10 +72,10 @@ pub(crate) fn fire<K: Key, E: Waits, In: Data, Out: Data>(
         for (hash, key) in woken {
             let Some(entry) = entries.get_mut(hash, &key) else { continue };
             let since = EventTime::from_micros(marks.get(group_of(hash)));
-            each(cx, &key, entry, since)?;
+            let next = each(cx, &key, entry, since)?;
             // Whatever timers there were are gone.
             *entry.wake() = None;
-            arm(entry, timers, hash, &key)?;
+            arm(entry, next, timers, hash, &key)?;
             if entry.is_empty() {
                 entries.remove(hash, &key);
             }

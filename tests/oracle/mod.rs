@@ -64,7 +64,7 @@ pub fn judge(splits: &[Vec<Item>], delay: i64) -> Vec<Judged> {
 }
 
 /// All windows that contain `at`, by brute force, with bounds that may not fit an `i64`.
-fn windows_of(at: i64, shape: Shape) -> Vec<(i128, i128)> {
+pub fn windows_of(at: i64, shape: Shape) -> Vec<(i128, i128)> {
     let (at, size, slide, offset) =
         (i128::from(at), i128::from(shape.size), i128::from(shape.slide), i128::from(shape.offset));
     let first = (at - offset - size).div_euclid(slide) - 1;
@@ -101,6 +101,45 @@ pub fn window(records: &[Judged], shape: Shape) -> Windowed {
         }
     }
     (windows, late)
+}
+
+/// What comes out of windows that wait for late records: the records of every window that were on time, all that it has in the end,
+/// and the records that were too late for both.
+pub type Updated = (BTreeMap<(u64, Window), Vec<Item>>, BTreeMap<(u64, Window), Vec<Item>>, Vec<Item>);
+
+/// Which record counts where, if windows wait for late ones for `allowed`. `windows` are those of a record.
+pub fn updated(records: &[Judged], windows: impl Fn(&Item) -> Vec<(i128, i128)>, allowed: i64) -> Updated {
+    let (mut on_time, mut all, mut late) = (BTreeMap::<_, Vec<Item>>::new(), BTreeMap::<_, Vec<Item>>::new(), vec![]);
+    for (item, watermark) in records {
+        let mut counted = false;
+        for (start, end) in windows(item) {
+            let key = (item.key, Window { start: fit(start), end: fit(end) });
+            if watermark.is_none_or(|watermark| end > watermark) {
+                on_time.entry(key).or_default().push(*item);
+            }
+            if watermark.is_none_or(|watermark| end + i128::from(allowed) > watermark) {
+                counted = true;
+                all.entry(key).or_default().push(*item);
+            }
+        }
+        if !counted {
+            late.push(*item);
+        }
+    }
+    (on_time, all, late)
+}
+
+/// The same for sessions.
+pub fn updated_sessions(records: &[Judged], gap: impl Fn(&Item) -> i64, allowed: i64) -> Updated {
+    let judged = |more: i64| -> Vec<Judged> {
+        records
+            .iter()
+            .map(|(item, watermark)| (*item, watermark.map(|own| own - i128::from(more))))
+            .collect()
+    };
+    let (on_time, _) = sessions(&judged(0), &gap);
+    let (all, late) = sessions(&judged(allowed), &gap);
+    (on_time, all, late)
 }
 
 /// Which records make which session, and the late ones: `gap` is how long a key may be quiet after a record.

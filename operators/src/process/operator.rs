@@ -138,18 +138,19 @@ impl<S, W> Entry<S, W> {
     fn new() -> Self {
         Entry { wake: None, kept: Kept { state: None, timers: BTreeSet::new() }, waiting: VecDeque::new() }
     }
-}
 
-impl<S: Value, W: Value> Waits for Entry<S, W> {
-    fn wake(&mut self) -> &mut Option<EventTime> {
-        &mut self.wake
-    }
-
+    /// When something is to be done next.
     fn next(&self) -> Option<EventTime> {
         let timer = self.kept.timers.first().copied();
         // Another record of the same instant may still come before it.
         let record = self.waiting.front().map(|waiting| waiting.at + EventSpan::micros(1));
         timer.into_iter().chain(record).min()
+    }
+}
+
+impl<S: Value, W: Value> Waits for Entry<S, W> {
+    fn wake(&mut self) -> &mut Option<EventTime> {
+        &mut self.wake
     }
 
     fn is_empty(&self) -> bool {
@@ -220,7 +221,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
                     self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
                 }
             }
-            waking::arm(entry, timers, record.hash, &record.key)?;
+            waking::arm(entry, entry.next(), timers, record.hash, &record.key)?;
             if entry.is_empty() {
                 keys.remove(record.hash, &record.key);
             }
@@ -237,7 +238,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
         waking::fire(cx, state, watermark, |cx, key, entry, since| {
             self.call(key, entry, since, watermark)?;
             self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
-            Ok(())
+            Ok(entry.next())
         })
     }
 }

@@ -4,9 +4,15 @@
 //! `w` slices that moves by `s` slices: slice `n` covers `[n*g, (n+1)*g)`, window `k` covers slices `k*s` to `k*s + w - 1`.
 //! All of it is exact for every event time there is: what does not fit into 64 bits is computed with 128.
 
+use millstream_runtime::error::Result;
+use millstream_runtime::record::Data;
+use millstream_runtime::stream::{KeyedStream, Stream};
 use millstream_runtime::time::{EventSpan, EventTime};
+use millstream_state::snapshot::Key;
 
-use super::Window;
+use super::operator::SlicedWindows;
+use super::{Assigned, Pane, Window, Windows};
+use crate::aggregate::Aggregate;
 
 /// Windows that follow each other without gap or overlap.
 #[derive(Clone, Copy, Debug)]
@@ -48,21 +54,52 @@ impl Sliding {
     }
 }
 
-impl From<Tumbling> for WindowAssigner {
-    fn from(tumbling: Tumbling) -> Self {
-        tumbling.0
+/// Windows that can be kept in slices.
+pub(super) trait Sliced: Clone + Send + 'static {
+    fn assigner(&self) -> WindowAssigner;
+}
+
+impl Sliced for Tumbling {
+    fn assigner(&self) -> WindowAssigner {
+        self.0
     }
 }
 
-impl From<Sliding> for WindowAssigner {
-    fn from(sliding: Sliding) -> Self {
-        sliding.0
+impl Sliced for Sliding {
+    fn assigner(&self) -> WindowAssigner {
+        self.0
     }
 }
 
-/// Windows of one size at regular distances. Made from [`Tumbling`] or [`Sliding`].
+impl<T: Data, S: Sliced> Windows<T> for S {
+    fn kind(&self) -> &'static str {
+        if self.assigner().is_tumbling() { "tumbling window" } else { "sliding window" }
+    }
+
+    fn describe(&self) -> String {
+        self.assigner().describe()
+    }
+
+    fn assign(&self, at: EventTime, _: &T, windows: &mut Assigned) -> Result<()> {
+        let assigner = self.assigner();
+        let (first, last) = assigner.windows_of(assigner.slice_of(at));
+        (first..=last).for_each(|number| windows.add_bounds(assigner.bounds(number)));
+        Ok(())
+    }
+
+    fn aggregate<K: Key, A: Aggregate<T>>(
+        self,
+        keyed: KeyedStream<K, T>,
+        aggregate: A,
+    ) -> (Stream<Pane<K, A::Out>>, Stream<T>) {
+        let kind = Windows::<T>::kind(&self);
+        keyed.combining_operator(kind, SlicedWindows::new(self.assigner(), aggregate))
+    }
+}
+
+/// Windows of one size at regular distances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowAssigner {
+pub(super) struct WindowAssigner {
     size: EventSpan,
     slide: EventSpan,
     offset: EventSpan,
@@ -99,10 +136,6 @@ impl WindowAssigner {
     /// Windows repeat every slide, so an offset of more means no more than its rest.
     fn offset(self, offset: EventSpan) -> Self {
         WindowAssigner { offset: EventSpan::micros(offset.as_micros() % self.slide.as_micros()), ..self }
-    }
-
-    pub(super) fn kind(&self) -> &'static str {
-        if self.width == self.step { "tumbling window" } else { "sliding window" }
     }
 
     /// For checkpoints and plans.
@@ -175,6 +208,12 @@ impl WindowAssigner {
         Window { start: clamp(end - i128::from(self.size.as_micros())), end: clamp(end) }
     }
 
+    /// The first and the last instant of window `number`, clamped to what can be expressed.
+    fn bounds(&self, number: i64) -> (EventTime, EventTime) {
+        let end = self.end_us(number);
+        (clamp(end - i128::from(self.size.as_micros())), clamp(end - 1))
+    }
+
     /// The first window that is not over at `watermark`: its end is after it. At the end of time all are over.
     pub(super) fn first_open(&self, watermark: EventTime) -> i64 {
         if watermark == EventTime::MAX {
@@ -195,14 +234,12 @@ mod tests {
     }
 
     fn sliding(size: i64, slide: i64, offset: i64) -> WindowAssigner {
-        Sliding::of(EventSpan::micros(size), EventSpan::micros(slide))
-            .offset(EventSpan::micros(offset))
-            .into()
+        Sliding::of(EventSpan::micros(size), EventSpan::micros(slide)).offset(EventSpan::micros(offset)).0
     }
 
     #[test]
     fn a_tumbling_window_is_one_slice() {
-        let windows: WindowAssigner = Tumbling::of(EventSpan::micros(10)).into();
+        let windows = Tumbling::of(EventSpan::micros(10)).0;
         assert_eq!(windows.slice_of(us(25)), 2);
         assert_eq!(windows.windows_of(2), (2, 2));
         assert_eq!(windows.window(2), Window { start: us(20), end: us(30) });

@@ -195,6 +195,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
 #[cfg(test)]
 mod tests {
     use super::super::Tumbling;
+    use super::super::assign::Sliced;
     use super::*;
     use crate::aggregate::Count;
     use millstream_runtime::rows::Behind;
@@ -204,7 +205,7 @@ mod tests {
 
     /// Slices of 10 us.
     fn combiner() -> Counts {
-        SliceCombiner::new(Tumbling::of(EventSpan::micros(10)).into(), Count)
+        SliceCombiner::new(Tumbling::of(EventSpan::micros(10)).assigner(), Count)
     }
 
     fn us(us: i64) -> EventTime {

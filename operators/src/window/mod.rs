@@ -21,12 +21,19 @@
 //! of size and slide as their length.
 
 mod assign;
+mod assigned;
+mod calendar;
 mod combiner;
+mod global;
+mod keyed;
+mod open;
 mod operator;
 mod place;
 mod running;
 mod session;
+mod update;
 
+use millstream_runtime::error::Result;
 use millstream_runtime::record::Data;
 use millstream_runtime::stream::{KeyedStream, Stream};
 use millstream_runtime::time::{EventSpan, EventTime};
@@ -34,9 +41,14 @@ use millstream_state::snapshot::Key;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Aggregate;
-pub use assign::{Sliding, Tumbling, WindowAssigner};
-use operator::SlicedWindows;
+pub use assign::{Sliding, Tumbling};
+pub use assigned::Assigned;
+pub use calendar::Calendar;
+pub use global::Global;
+use keyed::{KeyedWindows, Panes};
 pub use session::{Gap, Session};
+use update::Rules;
+pub use update::{Change, Early, Timing, Update, UpdatedWindows};
 
 /// A window of event time: from `start`, to but not including `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -63,24 +75,60 @@ impl std::fmt::Display for Window {
 /// What a window emits for a key when it fires: the key, the window, and what the aggregate made of its records.
 pub type Pane<K, O> = (K, Window, O);
 
-/// How records of a key are put into windows: [`Tumbling`], [`Sliding`] or [`Session`].
-pub trait Windows<T: Data> {
+/// How records of a key are put into windows: [`Tumbling`], [`Sliding`], [`Session`], [`Calendar`], [`Global`], or windows of your own.
+///
+/// ```
+/// use millstream_operators::window::{Assigned, Window, Windows};
+/// use millstream_runtime::error::Result;
+/// use millstream_runtime::time::EventTime;
+///
+/// /// A round of a game, by the record's own account.
+/// #[derive(Clone)]
+/// struct Round;
+///
+/// #[derive(Clone)]
+/// struct Score {
+///     round_began: EventTime,
+///     round_ends: EventTime,
+/// }
+///
+/// impl Windows<Score> for Round {
+///     fn describe(&self) -> String {
+///         "rounds".into()
+///     }
+///     fn assign(&self, _: EventTime, score: &Score, windows: &mut Assigned) -> Result<()> {
+///         windows.add(Window { start: score.round_began, end: score.round_ends });
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait Windows<T: Data>: Clone + Send + 'static {
+    /// Whether windows of a key that overlap become one. A record is late then when it is itself behind the watermark, not its window.
+    const MERGE: bool = false;
+
+    /// What plans and default names call the operator.
+    fn kind(&self) -> &'static str {
+        "window"
+    }
+
+    /// Which windows they are, in words: a checkpoint of other windows is refused.
+    fn describe(&self) -> String;
+
+    /// Adds the windows of a record that happened at `at`, which all of them must contain. A record that is in no window counts nowhere.
+    ///
+    /// # Errors
+    /// An error fails the job, and names the record.
+    fn assign(&self, at: EventTime, value: &T, windows: &mut Assigned) -> Result<()>;
+
     /// Adds the operator that makes one result per key and window; returns its results and its late records.
     fn aggregate<K: Key, A: Aggregate<T>>(
         self,
         keyed: KeyedStream<K, T>,
         aggregate: A,
-    ) -> (Stream<Pane<K, A::Out>>, Stream<T>);
-}
-
-impl<T: Data, W: Into<WindowAssigner>> Windows<T> for W {
-    fn aggregate<K: Key, A: Aggregate<T>>(
-        self,
-        keyed: KeyedStream<K, T>,
-        aggregate: A,
     ) -> (Stream<Pane<K, A::Out>>, Stream<T>) {
-        let assigner = self.into();
-        keyed.combining_operator(assigner.kind(), SlicedWindows::new(assigner, aggregate))
+        let kind = self.kind();
+        let operator: KeyedWindows<K, T, Self, A, Panes> = KeyedWindows::new(self, aggregate, Rules::default());
+        keyed.operator(kind, operator)
     }
 }
 
@@ -126,5 +174,36 @@ impl<K: Key, T: Data, W: Windows<T>> WindowedStream<K, T, W> {
     #[must_use]
     pub fn aggregate_with_late<A: Aggregate<T>>(self, aggregate: A) -> (Stream<Pane<K, A::Out>>, Stream<T>) {
         self.windows.aggregate(self.keyed, aggregate)
+    }
+
+    /// Keeps windows for so long after their end, in event time, and makes a new result when a record comes late.
+    ///
+    /// ```no_run
+    /// # use millstream_runtime::{stream::Stream, time::EventSpan};
+    /// # use millstream_operators::{aggregate::Count, window::{Early, Tumbling, Update, WindowExt}};
+    /// # #[derive(Clone)] struct Order { customer: u64 }
+    /// # fn example(orders: Stream<Order>) {
+    /// let counts: Stream<Update<u64, u64>> = orders
+    ///     .key_by(|order| order.customer)
+    ///     .window(Tumbling::of(EventSpan::hours(1)))
+    ///     .early(Early::every(EventSpan::mins(5)))
+    ///     .allowed_lateness(EventSpan::days(1))
+    ///     .retracting()
+    ///     .aggregate(Count);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn allowed_lateness(self, span: EventSpan) -> UpdatedWindows<K, T, W> {
+        self.updated().allowed_lateness(span)
+    }
+
+    /// Makes results before windows end.
+    #[must_use]
+    pub fn early(self, when: Early) -> UpdatedWindows<K, T, W> {
+        self.updated().early(when)
+    }
+
+    fn updated(self) -> UpdatedWindows<K, T, W> {
+        UpdatedWindows { keyed: self.keyed, windows: self.windows, rules: Rules::default() }
     }
 }

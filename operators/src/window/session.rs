@@ -4,27 +4,17 @@
 //! exactly a gap apart do not. A session fires when the watermark has come to its end.
 //!
 //! **Lateness**: a record is late when it is behind the watermark of its own split: then its session may have been fired. So which records
-//! count does not depend on workers, batches or other splits.
+//! count does not depend on workers, batches or other splits. Where [lateness is allowed](super::WindowedStream::allowed_lateness), a record that
+//! is behind by no more than that updates its session, and may make one of several.
 //!
 //! **State**: the open sessions of every key, each with an accumulator, and when the key is to be looked at next. A key whose sessions
 //! have been fired is gone.
 
-use std::ops::Range;
-
 use millstream_runtime::error::{Error, Result};
-use millstream_runtime::operator::{Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
-use millstream_runtime::rows::KeyedRows;
-use millstream_runtime::stream::{KeyedStream, Stream};
 use millstream_runtime::time::{EventSpan, EventTime};
-use millstream_state::snapshot::{Key, Value};
-use serde::{Deserialize, Serialize};
 
-use super::place::origin;
-use super::{Pane, Window, Windows};
-use crate::aggregate::Aggregate;
-use crate::lateness::Lateness;
-use crate::waking::{self, Waits, WakingState};
+use super::{Assigned, Windows};
 
 /// Windows that end when a key has been quiet for some time.
 ///
@@ -93,175 +83,25 @@ impl<T, F: Fn(&T) -> EventSpan + Clone + Send + 'static> Gap<T> for F {
 }
 
 impl<T: Data, G: Gap<T>> Windows<T> for Session<G> {
-    fn aggregate<K: Key, A: Aggregate<T>>(
-        self,
-        keyed: KeyedStream<K, T>,
-        aggregate: A,
-    ) -> (Stream<Pane<K, A::Out>>, Stream<T>) {
-        keyed.operator("session window", SessionWindows { gap: self.gap, aggregate, types: std::marker::PhantomData })
+    const MERGE: bool = true;
+
+    fn kind(&self) -> &'static str {
+        "session window"
     }
-}
-
-struct SessionWindows<K, T, A, G> {
-    gap: G,
-    aggregate: A,
-    types: std::marker::PhantomData<fn(K, T)>,
-}
-
-impl<K, T, A: Clone, G: Clone> Clone for SessionWindows<K, T, A, G> {
-    fn clone(&self) -> Self {
-        SessionWindows { gap: self.gap.clone(), aggregate: self.aggregate.clone(), types: std::marker::PhantomData }
-    }
-}
-
-/// The sessions of a key that have not been fired, in order; no two overlap.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Open<Acc> {
-    /// When the key will be woken, at the latest.
-    wake: Option<EventTime>,
-    sessions: Vec<OpenSession<Acc>>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct OpenSession<Acc> {
-    start: EventTime,
-    /// The last instant that belongs to it.
-    last: EventTime,
-    acc: Acc,
-}
-
-impl<Acc> OpenSession<Acc> {
-    fn window(&self) -> Window {
-        Window { start: self.start, end: self.last + EventSpan::micros(1) }
-    }
-
-    /// Whether it is over. Only at the end of time is everything.
-    fn is_over(&self, watermark: EventTime) -> bool {
-        self.last < watermark || watermark == EventTime::MAX
-    }
-}
-
-impl<Acc> Open<Acc> {
-    fn none() -> Self {
-        Open { wake: None, sessions: Vec::new() }
-    }
-
-    /// The session for a record that takes part in `start..=last`, made of all that overlap with it.
-    fn session<T>(
-        &mut self,
-        aggregate: &impl Aggregate<T, Acc = Acc>,
-        start: EventTime,
-        last: EventTime,
-    ) -> &mut OpenSession<Acc> {
-        let sessions = &mut self.sessions;
-        // Most records belong to the newest.
-        let from = match sessions.last() {
-            Some(newest) if newest.start <= start => sessions.len() - usize::from(newest.last >= start),
-            _ => sessions.partition_point(|session| session.last < start),
-        };
-        let to = from + sessions[from..].iter().take_while(|session| session.start <= last).count();
-        if from == to {
-            sessions.insert(from, OpenSession { start, last, acc: aggregate.create() });
-        } else {
-            for other in sessions.splice(from + 1..to, []).collect::<Vec<_>>() {
-                let first = &mut sessions[from];
-                aggregate.merge(&mut first.acc, &other.acc);
-                first.last = first.last.max(other.last);
-            }
-            let session = &mut sessions[from];
-            (session.start, session.last) = (session.start.min(start), session.last.max(last));
-        }
-        &mut sessions[from]
-    }
-}
-
-impl<Acc: Value> Waits for Open<Acc> {
-    fn wake(&mut self) -> &mut Option<EventTime> {
-        &mut self.wake
-    }
-
-    fn next(&self) -> Option<EventTime> {
-        self.sessions.first().map(|session| session.window().end)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
-    }
-}
-
-impl<K: Key, T: Data, A: Aggregate<T>, G: Gap<T>> KeyedOperator for SessionWindows<K, T, A, G> {
-    type Key = K;
-    type In = T;
-    type Out = Pane<K, A::Out>;
-    type State = WakingState<K, Open<A::Acc>>;
 
     fn describe(&self) -> String {
         match self.gap.fixed() {
-            Some(gap) => format!("sessions with a gap of {gap}: {}", self.aggregate.describe()),
-            None => format!("sessions with a gap by record: {}", self.aggregate.describe()),
+            Some(gap) => format!("sessions with a gap of {gap}"),
+            None => "sessions with a gap by record".to_string(),
         }
     }
 
-    fn depends_on_order(&self) -> bool {
-        A::DEPENDS_ON_ORDER
-    }
-
-    fn state(&self, groups: Range<u32>) -> Self::State {
-        waking::state(groups)
-    }
-
-    fn state_names(&self) -> &'static [&'static str] {
-        &["sessions", "timers", "fired"]
-    }
-
-    fn state_times(&self, state: usize, number: i64) -> Option<Range<EventTime>> {
-        waking::times::<K>(state, number)
-    }
-
-    fn needs_positions(&self) -> bool {
-        A::NEEDS_POSITION
-    }
-
-    fn on_batch(
-        &mut self,
-        cx: &mut Context<T, Self::Out>,
-        (open, timers, marks): &mut Self::State,
-        rows: &mut KeyedRows<K, T>,
-    ) -> Result<()> {
-        open.load(rows.records.iter().map(|record| (record.hash, &record.key))).map_err(Error::read_back)?;
-        let mut lateness = Lateness::new(rows, marks);
-        for (row, record) in rows.records.iter().enumerate() {
-            cx.row = row;
-            if let Some(watermark) = lateness.of(row, record) {
-                cx.late(record.at, &record.value, watermark);
-                continue;
-            }
-            let gap = self.gap.of(&record.value);
-            assert!(gap > EventSpan::ZERO, "the gap of a session must be more than no time");
-            let last = EventTime::from_micros(record.at.micros().saturating_add(gap.as_micros() - 1));
-            let own = open.update(record.hash, &record.key, Open::none);
-            let session = own.session(&self.aggregate, record.at, last);
-            self.aggregate
-                .add(&mut session.acc, &record.value, &origin::<K, T, A>(record, &rows.positions, row));
-            waking::arm(own, timers, record.hash, &record.key)?;
+    fn assign(&self, at: EventTime, value: &T, windows: &mut Assigned) -> Result<()> {
+        let gap = self.gap.of(value).as_micros();
+        if gap == 0 {
+            return Err(Error::user("the gap of a session must be more than no time"));
         }
+        windows.add_bounds((at, EventTime::from_micros(at.micros().saturating_add(gap - 1))));
         Ok(())
-    }
-
-    fn on_watermark(
-        &mut self,
-        cx: &mut Context<T, Self::Out>,
-        state: &mut Self::State,
-        watermark: EventTime,
-    ) -> Result<Fired> {
-        waking::fire(cx, state, watermark, |cx, key, own, _| {
-            let over = own.sessions.partition_point(|session| session.is_over(watermark));
-            for session in own.sessions.drain(..over) {
-                let window = session.window();
-                cx.fired();
-                cx.emit(window.last(), (key.clone(), window, self.aggregate.finish(&session.acc)));
-            }
-            Ok(())
-        })
     }
 }
