@@ -132,7 +132,8 @@ pub mod prelude {
     };
     pub use millstream_derive::Evolve;
     pub use millstream_operators::aggregate::{
-        Aggregate, Count, DistinctCount, FastSum, First, Fold, Last, Max, Mean, Min, Origin, StdDev, Sum, Variance,
+        Aggregate, Count, DistinctCount, FastSum, First, Fold, Last, List, Max, Mean, Min, Newest, Origin, StdDev, Sum,
+        Top, Variance,
     };
     pub use millstream_operators::deduplicate::DeduplicateExt;
     pub use millstream_operators::filter::FilterExt;
@@ -140,13 +141,14 @@ pub mod prelude {
     pub use millstream_operators::flat_map::FlatMapExt;
     pub use millstream_operators::fold::FoldExt;
     pub use millstream_operators::inspect::InspectExt;
-    pub use millstream_operators::join::IntervalJoinExt;
+    pub use millstream_operators::join::{CoGroupExt, IntervalJoinExt, TemporalJoinExt, WindowJoinExt};
     pub use millstream_operators::map::MapExt;
     pub use millstream_operators::process::{Process, ProcessContext, ProcessExt};
     pub use millstream_operators::split::SplitExt;
+    pub use millstream_operators::top::TopExt;
     pub use millstream_operators::window::{
-        Assigned, Calendar, Change, Early, Global, Pane, Session, Sliding, Timing, Tumbling, Update, Window, WindowExt,
-        Windows,
+        Assigned, Calendar, Change, CountWindowExt, Early, Global, Pane, Session, Sliding, Timing, Tumbling, Update,
+        Window, WindowExt, Windows,
     };
     pub use millstream_runtime::StopMode;
     pub use millstream_runtime::cli::JobArgs;

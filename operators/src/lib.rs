@@ -31,5 +31,6 @@ mod lateness;
 pub mod map;
 pub mod process;
 pub mod split;
+pub mod top;
 mod waking;
 pub mod window;

@@ -1,7 +1,7 @@
 //! The exact number of distinct values.
 //!
-//! **State**: every distinct value, once, in an ordered set, so that equal sets have equal bytes. This is the one
-//! aggregate whose state grows with its input; over unbounded values use it on short windows.
+//! **State**: every distinct value, once, in an ordered set, so that equal sets have equal bytes. It grows
+//! with its input; over unbounded values use it on short windows.
 
 use std::collections::BTreeSet;
 

@@ -8,10 +8,10 @@
 
 use std::cmp::Ordering;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, EventTime, Origin, bytes_of};
+use super::{Aggregate, Held, Origin};
 
 /// The value of the record with the least event time; ties go to the least `(split, record)`, then to the least bytes.
 ///
@@ -54,34 +54,15 @@ impl<F> Last<F> {
     }
 }
 
-/// What [`First`] and [`Last`] keep: a value, and when and where it came from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Held<T> {
-    at: EventTime,
-    record: u64,
-    split: u32,
-    value: T,
-}
-
-impl<T: Serialize> Held<T> {
-    /// The order of two held values, complete up to values with the same bytes.
-    fn compare(&self, other: &Self) -> Ordering {
-        let place = |held: &Self| (held.at, held.split, held.record);
-        place(self).cmp(&place(other)).then_with(|| bytes_of(&self.value).cmp(&bytes_of(&other.value)))
-    }
-}
-
 /// Takes the value of one record if it wins over the one held: comes before it (`Less`) or after it (`Greater`).
 #[inline]
 fn offer<T: Serialize>(acc: &mut Option<Held<T>>, origin: &Origin, value: impl FnOnce() -> T, wins: Ordering) {
     if let Some(held) = acc {
-        let place = (origin.at, origin.split, origin.record).cmp(&(held.at, held.split, held.record));
-        if place == wins.reverse() {
+        if held.place_of(origin) == wins {
             return; // the usual case, without looking at the value
         }
     }
-    let Origin { at, split, record } = *origin;
-    let offered = Held { at, record, split, value: value() };
+    let offered = Held::new(origin, value());
     if acc.as_ref().is_none_or(|held| offered.compare(held) == wins) {
         *acc = Some(offered);
     }
@@ -159,6 +140,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use super::super::EventTime;
     use super::super::oracle::any_order;
     use super::*;
     use proptest::prelude::*;

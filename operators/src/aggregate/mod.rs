@@ -5,7 +5,7 @@
 //! accumulator and one pass over the records.
 //!
 //! **State**: one accumulator per key and slice, kept by the operator that uses the aggregate and snapshotted with it.
-//! Accumulators grow with the records only where their own docs say so ([`DistinctCount`]).
+//! Accumulators grow with the records only where their own docs say so ([`DistinctCount`], [`List`], [`Newest::within`]).
 //!
 //! **Time**: aggregates see the event time of a record through its [`Origin`]; only [`First`] and [`Last`] look at it.
 //!
@@ -22,10 +22,14 @@ mod distinct;
 mod exact;
 mod first_last;
 mod fold;
+mod held;
+mod list;
 mod mean;
 mod min_max;
+mod newest;
 mod number;
 mod sum;
+mod top;
 mod tuple;
 mod variance;
 
@@ -40,12 +44,16 @@ pub use millstream_runtime::time::EventTime;
 pub use count::Count;
 pub use distinct::DistinctCount;
 pub use exact::{ExactSquares, ExactSum};
-pub use first_last::{First, Held, Last};
+pub use first_last::{First, Last};
 pub use fold::Fold;
+pub use held::Held;
+pub use list::List;
 pub use mean::{Mean, MeanAcc};
 pub use min_max::{Bare, Comparable, Max, Min, Slot};
+pub use newest::Newest;
 pub use number::{ExactTotal, Number, Wide, Wider};
 pub use sum::{FastSum, Sum, Summable, WideSum};
+pub use top::Top;
 pub use variance::{StdDev, Variance, VarianceAcc};
 
 /// When and where a record comes from.

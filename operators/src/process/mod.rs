@@ -1,7 +1,7 @@
 //! Process functions: logic of your own over the records of a key, with state and timers.
 //!
 //! **Shape**: keyed in; out comes what the function emits, and a second stream of late records. **State**: one value of a type of your own
-//! per key, until the function lets go of it, and timers; a key without either is gone.
+//! per key, until the function lets go of it or [its time is over](Process::keep_for), and timers; a key without either is gone.
 //!
 //! **Time**: a timer set for `t` is called when event time has come to `t`: no record from before `t` will come, unless it is late. What is
 //! emitted happened when the record did, or at the timer's time. When the input has ended all timers are called, in order, with those that they
@@ -26,9 +26,10 @@ mod operator;
 use millstream_runtime::error::Result;
 use millstream_runtime::record::Data;
 use millstream_runtime::stream::{KeyedStream, Stream};
-use millstream_runtime::time::EventTime;
+use millstream_runtime::time::{EventSpan, EventTime};
 use millstream_state::snapshot::{Key, Value};
 
+use crate::aggregate::Origin;
 use operator::{AsTheyCome, InOrder, ProcessOperator};
 
 /// What is done with the records of a key. Every worker has a clone; what is to outlive a crash belongs into [`State`](Self::State).
@@ -83,6 +84,19 @@ pub trait Process<K: Key, T>: Clone + Send + 'static {
         path.rsplit("::").next().unwrap_or_default().to_string()
     }
 
+    /// In [order](ProcessExt::process_in_order), records of one instant with a lower rank come before those with a higher one, and only
+    /// then split and position decide.
+    fn rank(&self, value: &T) -> u8 {
+        let _ = value;
+        0
+    }
+
+    /// How long the state of a key is kept, in event time, after its last record: then it is dropped, before timers and records of that
+    /// instant. For ever, unless implemented. Timers stay. It may be changed between two starts, and counts from the next record on.
+    fn keep_for(&self) -> Option<EventSpan> {
+        None
+    }
+
     /// A record of the key has come.
     ///
     /// # Errors
@@ -104,6 +118,8 @@ pub trait Process<K: Key, T>: Clone + Send + 'static {
 pub struct ProcessContext<'a, K, S, O> {
     key: &'a K,
     now: EventTime,
+    /// Split and number of the record.
+    place: (u32, u64),
     kept: &'a mut operator::Kept<S>,
     out: &'a mut Vec<(EventTime, O)>,
 }
@@ -118,6 +134,11 @@ impl<K, S, O> ProcessContext<'_, K, S, O> {
     /// the past is called next, and now is not before what was called before it.
     pub fn now(&self) -> EventTime {
         self.now
+    }
+
+    /// When and where the record comes from, for aggregates. In [order](ProcessExt::process_in_order) alone the position is known.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { at: self.now, split: self.place.0, record: self.place.1 }
     }
 
     /// What is kept for the key: nothing at first, and nothing again when that is left there.

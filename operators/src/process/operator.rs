@@ -1,6 +1,5 @@
 //! The keyed operator behind process functions; see the module above.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeSet, VecDeque};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -90,6 +89,8 @@ impl<T: Value> Turn<T> for InOrder {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Kept<S> {
     pub(super) state: Option<S>,
+    /// When the state is dropped, if nothing comes before.
+    until: Option<EventTime>,
     pub(super) timers: BTreeSet<EventTime>,
 }
 
@@ -99,7 +100,7 @@ pub(super) struct Entry<S, W> {
     /// When the key will be woken, at the latest.
     wake: Option<EventTime>,
     kept: Kept<S>,
-    /// In order of event time, split and number.
+    /// In order of event time, rank, split and number.
     waiting: VecDeque<Waiting<W>>,
 }
 
@@ -111,32 +112,46 @@ struct Waiting<W> {
     value: W,
 }
 
-impl<W> Waiting<W> {
-    fn place(&self) -> (EventTime, u32, u64) {
-        (self.at, self.split, self.number)
-    }
-}
-
 impl<W: Value> Waiting<W> {
     /// Where it belongs among the others. Results of operators with state have no position of their own, and what went two ways has one
     /// twice: these are in the order of their bytes.
-    fn place_in(&self, others: &VecDeque<Waiting<W>>) -> Result<usize> {
+    fn place_in(&self, others: &VecDeque<Waiting<W>>, rank: impl Fn(&W) -> u8) -> Result<usize> {
         // Most come in order.
-        if others.back().is_none_or(|last| last.place() < self.place()) {
+        if others.back().is_none_or(|last| last.at < self.at) {
             return Ok(others.len());
+        }
+        let place = |waiting: &Waiting<W>| (waiting.at, rank(&waiting.value), waiting.split, waiting.number);
+        let own = place(self);
+        let like =
+            others.partition_point(|other| place(other) < own)..others.partition_point(|other| place(other) <= own);
+        if like.is_empty() {
+            return Ok(like.start);
         }
         let own = codec::encode(&self.value)?;
         let bytes = |other: &Waiting<W>| codec::encode(&other.value).unwrap_or_default();
-        Ok(others.partition_point(|other| match other.place().cmp(&self.place()) {
-            Ordering::Equal => bytes(other) <= own,
-            order => order.is_lt(),
-        }))
+        Ok(like.start + others.range(like).take_while(|other| bytes(other) <= own).count())
+    }
+}
+
+impl<S> Kept<S> {
+    /// A record has come: the state is kept for as long as `span` says, from `now` on.
+    fn renew(&mut self, now: EventTime, span: Option<EventSpan>) {
+        // Records may come in any order.
+        let until = span.map(|span| now + span).filter(|_| self.state.is_some());
+        self.until = until.map(|until| self.until.map_or(until, |before| before.max(until)));
+    }
+
+    /// Drops the state if its time is over at `now`.
+    fn expire(&mut self, now: EventTime) {
+        if self.until.is_some_and(|until| until <= now) {
+            (self.state, self.until) = (None, None);
+        }
     }
 }
 
 impl<S, W> Entry<S, W> {
     fn new() -> Self {
-        Entry { wake: None, kept: Kept { state: None, timers: BTreeSet::new() }, waiting: VecDeque::new() }
+        Entry { wake: None, kept: Kept { state: None, until: None, timers: BTreeSet::new() }, waiting: VecDeque::new() }
     }
 
     /// When something is to be done next.
@@ -144,7 +159,7 @@ impl<S, W> Entry<S, W> {
         let timer = self.kept.timers.first().copied();
         // Another record of the same instant may still come before it.
         let record = self.waiting.front().map(|waiting| waiting.at + EventSpan::micros(1));
-        timer.into_iter().chain(record).min()
+        timer.into_iter().chain(record).chain(self.kept.until).min()
     }
 }
 
@@ -211,13 +226,15 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
                 Some(value) => {
                     let (split, number) = rows.positions[row];
                     let waiting = Waiting { at: record.at, split, number, value };
-                    let place = waiting.place_in(&entry.waiting)?;
+                    let place = waiting.place_in(&entry.waiting, |value| self.function.rank(M::value(value)))?;
                     entry.waiting.insert(place, waiting);
                 }
                 None => {
                     let (kept, out) = (&mut entry.kept, &mut self.out);
-                    let mut called = ProcessContext { key: &record.key, now: record.at, kept, out };
+                    kept.expire(record.at);
+                    let mut called = ProcessContext { key: &record.key, now: record.at, place: (0, 0), kept, out };
                     self.function.on_record(&mut called, &record.value)?;
+                    entry.kept.renew(record.at, self.function.keep_for());
                     self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
                 }
             }
@@ -258,6 +275,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
             let timer = entry.kept.timers.first().copied().filter(|at| *at <= watermark);
             let record = entry.waiting.front().map(|waiting| waiting.at).filter(|at| *at < watermark || is_end);
             let (kept, out) = (&mut entry.kept, &mut self.out);
+            kept.expire(timer.into_iter().chain(record).min().unwrap_or(watermark));
             let called = match (timer, record) {
                 (Some(at), record) if record.is_none_or(|record| at <= record) => {
                     kept.timers.remove(&at);
@@ -269,14 +287,23 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                         let error = Error::user("timers that are called set others, without end");
                         Err(error.hint("set a timer for later than now, and, as time goes on for ever when the input has ended, only to wait for something"))
                     } else {
-                        self.function.on_timer(&mut ProcessContext { key, now, kept, out }, at)
+                        let called =
+                            self.function.on_timer(&mut ProcessContext { key, now, place: (0, 0), kept, out }, at);
+                        if kept.until.is_none() {
+                            kept.renew(now, self.function.keep_for());
+                        }
+                        called
                     }
                 }
                 (_, Some(_)) => {
                     let Some(waiting) = entry.waiting.pop_front() else { return Ok(()) };
                     now = now.max(waiting.at);
                     left = kept.timers.len() + MOST_SET;
-                    self.function.on_record(&mut ProcessContext { key, now, kept, out }, M::value(&waiting.value))
+                    let place = (waiting.split, waiting.number);
+                    let mut context = ProcessContext { key, now, place, kept, out };
+                    let called = self.function.on_record(&mut context, M::value(&waiting.value));
+                    kept.renew(now, self.function.keep_for());
+                    called
                 }
                 _ => return Ok(()),
             };

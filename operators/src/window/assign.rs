@@ -115,7 +115,7 @@ pub(super) struct WindowAssigner {
 /// at the two ends of time, some 290,000 years from now, instants then share a slice.
 const LAST_SLICE: i64 = i64::MAX - 1;
 
-fn greatest_common_divisor(a: i64, b: i64) -> i64 {
+pub(super) fn greatest_common_divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
@@ -128,7 +128,7 @@ impl WindowAssigner {
     fn new(size: EventSpan, slide: EventSpan) -> Self {
         assert!(slide > EventSpan::ZERO, "windows of {size} must begin at some distance, not every {slide}");
         assert!(slide <= size, "windows of {size} every {slide} leave gaps, in which records would count nowhere");
-        let slice_us = greatest_common_divisor(size.as_micros(), slide.as_micros());
+        let slice_us = greatest_common_divisor(size.as_micros() as u64, slide.as_micros() as u64) as i64;
         let (width, step) = (size.as_micros() / slice_us, slide.as_micros() / slice_us);
         WindowAssigner { size, slide, offset: EventSpan::ZERO, slice_us, width, step }
     }
