@@ -91,8 +91,7 @@ struct CampaignHour {
 /// The page that only a buyer sees.
 const THANKS: &str = "/thanks";
 
-/// For how long a click is remembered. It says itself when it happened, so one that is sent again has the same time; all else
-/// is a matter of clocks.
+/// For how long a click is remembered. It carries its own time, so when it is sent once more it happened at the same instant.
 const RETRIES: EventSpan = EventSpan::mins(1);
 
 fn main() -> ExitCode {
@@ -137,7 +136,7 @@ fn click_sessions(options: &Options) -> Job {
             clicks,
             entry: first.page,
             exit: last.page,
-            campaign: first.campaign.unwrap_or("none".to_string()),
+            campaign: first.campaign.unwrap_or_else(|| "none".to_string()),
             converted,
         });
     visits.clone().sink(FileSink::json_lines(options.output.join("visits"))).name("visits");
@@ -264,7 +263,7 @@ mod tests {
             for visit in clicks.chunk_by(|one, next| next.at < one.at + options.gap) {
                 let (first, last) = (visit[0], visit[visit.len() - 1]);
                 let converted = visit.iter().any(|click| click.page == THANKS);
-                let campaign = first.campaign.clone().unwrap_or("none".to_string());
+                let campaign = first.campaign.clone().unwrap_or_else(|| "none".to_string());
                 let hour = (last.at + options.gap - EventSpan::micros(1)).micros().div_euclid(3_600_000_000);
                 let counts = hours.entry((campaign.clone(), hour)).or_default();
                 *counts = (counts.0 + 1, counts.1 + u64::from(converted));

@@ -7,7 +7,8 @@
 //! * `silent`: nothing was heard for five minutes;
 //! * `all-clear`: after any of these, the first reading that is within both limits.
 //!
-//! An alert is not repeated while it lasts. When the input ends, every machine falls silent.
+//! An alert is not repeated while it lasts. Event time goes on with the readings of all machines, so it takes one that is heard to
+//! find one that is silent; when the input ends, all of them fall silent.
 //!
 //! Alerts go to `OUTPUT/alerts/*.csv`, exactly once. For people, a line per machine and day is printed; after a crash some
 //! lines come again. Readings that come too late are left out, and counted in the job's summary.
@@ -433,11 +434,8 @@ mod tests {
         }
     }
 
-    /// An alert of `press`, so many seconds after 1970.
-    type Told = (i64, What);
-
-    /// What is told of readings `(second, is it hot, does it shake)`.
-    fn told(readings: &[(i64, bool, bool)]) -> Vec<Told> {
+    /// What is told, and in which second after 1970, of readings `(second, is it hot, does it shake)` of one machine.
+    fn told(readings: &[(i64, bool, bool)]) -> Vec<(i64, What)> {
         let reading = |&(second, is_hot, is_shaking): &(i64, bool, bool)| Reading {
             at: EventTime::from_secs(second),
             machine: "press".to_string(),
@@ -472,6 +470,8 @@ mod tests {
             told(&just),
             [(20, What::TooHot), (80, What::Escalated), (100, What::AllClear), (400, What::Silent),]
         );
+        let again = [hot(0), hot(10), both(20), both(30), hot(40), both(50), fine(60)];
+        assert_eq!(told(&again)[..3], [(20, What::TooHot), (20, What::Escalated), (60, What::AllClear)]);
         let too_late = [hot(0), hot(10), hot(20), both(81), (90, false, true), fine(100)];
         assert_eq!(told(&too_late), [(20, What::TooHot), (100, What::AllClear), (400, What::Silent)]);
     }
