@@ -4,7 +4,7 @@
 //! more. So a click counts once, whatever its way, and a visit ends when its user has not clicked for half an hour of event
 //! time. Writes JSON Lines:
 //!
-//! * `OUTPUT/visits`: where each visit began and ended, how long it took, and whether it ended in a purchase;
+//! * `OUTPUT/visits`: where each visit began and ended, how long it took, and whether something was bought;
 //! * `OUTPUT/campaigns`: visits and purchases per campaign, for every hour in which visits ended;
 //! * `OUTPUT/late`: clicks that came too late to be counted, as they were read.
 //!
