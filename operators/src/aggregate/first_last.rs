@@ -57,10 +57,8 @@ impl<F> Last<F> {
 /// Takes the value of one record if it wins over the one held: comes before it (`Less`) or after it (`Greater`).
 #[inline]
 fn offer<T: Serialize>(acc: &mut Option<Held<T>>, origin: &Origin, value: impl FnOnce() -> T, wins: Ordering) {
-    if let Some(held) = acc {
-        if held.place_of(origin) == wins {
-            return; // the usual case, without looking at the value
-        }
+    if acc.as_ref().is_some_and(|held| held.place_of(origin) == wins) {
+        return; // the usual case, without looking at the value
     }
     let offered = Held::new(origin, value());
     if acc.as_ref().is_none_or(|held| offered.compare(held) == wins) {

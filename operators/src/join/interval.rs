@@ -19,6 +19,7 @@ use millstream_runtime::time::{EventSpan, EventTime};
 use millstream_state::snapshot::{Key, Value};
 use serde::{Deserialize, Serialize};
 
+use super::Joined;
 use crate::process::{Process, ProcessContext, ProcessExt};
 
 #[derive(Clone, Debug)]
@@ -101,9 +102,6 @@ impl<K: Key, A: Value, B: Value> Process<K, Either<A, B>> for IntervalJoin {
     }
 }
 
-/// The pairs, and the late records of both streams.
-pub type Joined<A, B> = (Stream<(A, B)>, Stream<Either<A, B>>);
-
 /// Adds `interval_join` to keyed streams.
 pub trait IntervalJoinExt<K: Key, A: Value> {
     /// Every pair of a record of this stream and one of `other` with the same key that happened at most `before` before it and at most
@@ -136,7 +134,7 @@ pub trait IntervalJoinExt<K: Key, A: Value> {
         other: KeyedStream<K, B>,
         before: EventSpan,
         after: EventSpan,
-    ) -> Joined<A, B>;
+    ) -> Joined<(A, B), A, B>;
 }
 
 impl<K: Key, A: Value> IntervalJoinExt<K, A> for KeyedStream<K, A> {
@@ -149,7 +147,7 @@ impl<K: Key, A: Value> IntervalJoinExt<K, A> for KeyedStream<K, A> {
         other: KeyedStream<K, B>,
         before: EventSpan,
         after: EventSpan,
-    ) -> Joined<A, B> {
+    ) -> Joined<(A, B), A, B> {
         self.connect(other).process_in_order_with_late(IntervalJoin { before, after })
     }
 }

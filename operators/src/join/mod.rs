@@ -4,6 +4,12 @@ mod interval;
 mod temporal;
 mod window;
 
-pub use interval::{IntervalJoinExt, Joined};
+use millstream_runtime::operator::Either;
+use millstream_runtime::stream::Stream;
+
+pub use interval::IntervalJoinExt;
 pub use temporal::{TemporalJoin, TemporalJoinExt};
-pub use window::{CoGroup, CoGroupExt, WindowJoinExt};
+pub use window::{CoGroup, CoGroupExt, Maybe, WindowJoinExt};
+
+/// What comes out of a join, and the late records of both streams.
+pub type Joined<O, A, B> = (Stream<O>, Stream<Either<A, B>>);

@@ -20,6 +20,7 @@ use millstream_runtime::stream::{KeyedStream, Stream};
 use millstream_runtime::time::{EventSpan, EventTime};
 use millstream_state::snapshot::{Key, Value};
 
+use super::Joined;
 use crate::process::{Process, ProcessContext, ProcessExt};
 
 /// What becomes of a record and its version.
@@ -126,7 +127,7 @@ impl<K: Key, A: Value, V: Value> TemporalJoin<K, A, V> {
 
     /// As [`inner`](Self::inner), with a second stream of late records and versions.
     #[must_use]
-    pub fn inner_with_late(self) -> (Stream<(A, V)>, Stream<Either<A, V>>) {
+    pub fn inner_with_late(self) -> Joined<(A, V), A, V> {
         self.join::<Inner>()
     }
 
@@ -138,11 +139,11 @@ impl<K: Key, A: Value, V: Value> TemporalJoin<K, A, V> {
 
     /// As [`left`](Self::left), with a second stream of late records and versions.
     #[must_use]
-    pub fn left_with_late(self) -> (Stream<(A, Option<V>)>, Stream<Either<A, V>>) {
+    pub fn left_with_late(self) -> Joined<(A, Option<V>), A, V> {
         self.join::<Left>()
     }
 
-    fn join<P: Pairing<A, V>>(self) -> (Stream<P::Out>, Stream<Either<A, V>>) {
+    fn join<P: Pairing<A, V>>(self) -> Joined<P::Out, A, V> {
         let function = Temporal::<P> { valid_for: self.valid_for, pairing: PhantomData };
         self.connected.process_in_order_with_late(function)
     }

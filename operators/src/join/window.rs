@@ -12,6 +12,7 @@ use millstream_runtime::record::Data;
 use millstream_runtime::stream::Stream;
 use millstream_state::snapshot::{Key, Value};
 
+use super::Joined;
 use crate::aggregate::List;
 use crate::flat_map::FlatMapExt;
 use crate::map::MapExt;
@@ -40,7 +41,7 @@ pub trait CoGroupExt<K: Key, A: Value, B: Value> {
 
     /// As [`cogroup`](Self::cogroup), with a second stream of late records.
     #[must_use]
-    fn cogroup_with_late(self) -> (Stream<CoGroup<K, A, B>>, Stream<Either<A, B>>);
+    fn cogroup_with_late(self) -> Joined<CoGroup<K, A, B>, A, B>;
 }
 
 /// The records of two streams for a key in a window.
@@ -51,7 +52,7 @@ impl<K: Key, A: Value, B: Value, W: Windows<Either<A, B>>> CoGroupExt<K, A, B> f
         self.cogroup_with_late().0
     }
 
-    fn cogroup_with_late(self) -> (Stream<CoGroup<K, A, B>>, Stream<Either<A, B>>) {
+    fn cogroup_with_late(self) -> Joined<CoGroup<K, A, B>, A, B> {
         let (out, late) = self.aggregate_with_late(List::of(Either::<A, B>::clone));
         let divided = out.map(|(key, window, records)| {
             let (mut first, mut second) = (Vec::new(), Vec::new());
@@ -66,6 +67,9 @@ impl<K: Key, A: Value, B: Value, W: Windows<Either<A, B>>> CoGroupExt<K, A, B> f
         (divided, late)
     }
 }
+
+/// A record of each stream, or of one of them.
+pub type Maybe<A, B> = (Option<A>, Option<B>);
 
 /// Adds joins to what two streams have in a window.
 pub trait WindowJoinExt<K: Key, A: Data, B: Data> {
@@ -83,7 +87,7 @@ pub trait WindowJoinExt<K: Key, A: Data, B: Data> {
 
     /// As [`inner_join`](Self::inner_join), and the records of each for which there is none of the other.
     #[must_use]
-    fn full_join(self) -> Stream<Pane<K, (Option<A>, Option<B>)>>;
+    fn full_join(self) -> Stream<Pane<K, Maybe<A, B>>>;
 }
 
 impl<K: Key, A: Data, B: Data> WindowJoinExt<K, A, B> for Stream<CoGroup<K, A, B>> {
@@ -105,7 +109,7 @@ impl<K: Key, A: Data, B: Data> WindowJoinExt<K, A, B> for Stream<CoGroup<K, A, B
         })
     }
 
-    fn full_join(self) -> Stream<Pane<K, (Option<A>, Option<B>)>> {
+    fn full_join(self) -> Stream<Pane<K, Maybe<A, B>>> {
         self.flat_map(|(key, window, (first, second))| {
             pairs(or_none(first), or_none(second)).map(move |pair| (key.clone(), window, pair))
         })
