@@ -67,8 +67,8 @@ pub use millstream_connectors as connectors;
 pub use millstream_operators as operators;
 pub use millstream_operators::{aggregate, process, window};
 pub use millstream_runtime::{
-    StopMode, bench, cli, digest, error, handle, inspect, job, journal, metrics, moment, names, operator, poison,
-    record, replay, restart, rows, savepoint, sink, source, stream, summary, time, watermark,
+    StopMode, bench, cli, clock, digest, error, handle, inspect, job, journal, metrics, moment, names, operator,
+    poison, record, replay, restart, rows, savepoint, sink, source, stream, summary, time, watermark,
 };
 pub use millstream_state as state;
 
@@ -152,6 +152,7 @@ pub mod prelude {
     };
     pub use millstream_runtime::StopMode;
     pub use millstream_runtime::cli::JobArgs;
+    pub use millstream_runtime::clock::{Clock, ProcessingTime};
     pub use millstream_runtime::error::{Error, ErrorKind};
     pub use millstream_runtime::handle::{JobHandle, Status};
     pub use millstream_runtime::job::{Job, Settings};

@@ -434,6 +434,7 @@ impl Plan {
             db,
             restored,
             until: None,
+            clock: settings.clock.clone(),
         };
         let behind_state = (0..graph.nodes.len()).map(|node| graph.is_behind_state(node)).collect();
         Plan {

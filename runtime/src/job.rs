@@ -8,6 +8,7 @@ use millstream_state::checkpoint::{Retention, StartFrom};
 use millstream_state::evolve::{Evolve, Migrations};
 
 use crate::bench::probe::OpenLoop;
+use crate::clock::Clock;
 use crate::driver::SourceNode;
 use crate::error::{Error, Result};
 use crate::graph::{Body, Graph, check_name};
@@ -59,6 +60,8 @@ pub struct Settings {
     pub restart: RestartPolicy,
     /// After how many failures in a row for which the same record is to blame that record is left out; by default never.
     pub set_aside_after: Option<u32>,
+    /// Where processing time comes from; by default the clock of the machine.
+    pub clock: Clock,
 }
 
 impl Default for Settings {
@@ -79,6 +82,7 @@ impl Default for Settings {
             progress: false,
             restart: RestartPolicy::never(),
             set_aside_after: None,
+            clock: Clock::system(),
         }
     }
 }
@@ -228,6 +232,13 @@ impl Job {
     #[must_use]
     pub fn drop_state(mut self, name: impl Into<String>) -> Self {
         self.settings.names.dropped.push(name.into());
+        self
+    }
+
+    /// Where processing time comes from, for operators that ask for it. Tests have a [manual clock](Clock::manual).
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.settings.clock = clock;
         self
     }
 

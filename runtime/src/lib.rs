@@ -8,6 +8,7 @@
 pub mod bench;
 mod checkpoint;
 pub mod cli;
+pub mod clock;
 mod dataflow;
 pub mod digest;
 mod driver;

@@ -8,6 +8,7 @@ use std::ops::Range;
 use millstream_state::snapshot::{Key, State};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::ProcessingTime;
 use crate::error::Result;
 use crate::record::{Data, Record};
 use crate::rows::{KeyedRows, Lineage, Rows};
@@ -129,6 +130,12 @@ pub trait KeyedOperator: Send + 'static {
         false
     }
 
+    /// Whether it asks for [processing time](Context::processing_time), or has [`on_clock`](Self::on_clock) called. Then its results depend on
+    /// that, and [`depends_on_order`](Self::depends_on_order) should say so.
+    fn uses_clock(&self) -> bool {
+        false
+    }
+
     /// Takes a batch in. `rows` stays with the driver; an operator may take what it needs out of it, but must leave the rest in its
     /// place: should it fail, row [`Context::row`] is named, and may be set aside.
     ///
@@ -152,6 +159,22 @@ pub trait KeyedOperator: Send + 'static {
         state: &mut Self::State,
         watermark: EventTime,
     ) -> Result<Fired>;
+
+    /// The clock has come to `now`: does what is due by processing time, and says when it is to be called next, at the latest. Called first
+    /// at the start, after every batch and firing, and when it is time; only where [`uses_clock`](Self::uses_clock) says so. What
+    /// is emitted must not be before the watermark.
+    ///
+    /// # Errors
+    /// An error fails the job.
+    fn on_clock(
+        &mut self,
+        cx: &mut Context<Self::In, Self::Out>,
+        state: &mut Self::State,
+        now: ProcessingTime,
+    ) -> Result<Option<ProcessingTime>> {
+        let _ = (cx, state, now);
+        Ok(None)
+    }
 }
 
 /// A keyed operator whose records can be taken together, in part, on the worker that read them, so that less travels to the
@@ -231,12 +254,13 @@ pub struct Context<In, Out> {
     pub(crate) fired: u64,
     pub(crate) keep_late: bool,
     pub(crate) pressed: bool,
+    pub(crate) now: ProcessingTime,
 }
 
 impl<In: Data, Out: Data> Context<In, Out> {
     pub(crate) fn new(keep_late: bool) -> Self {
         let (out, late) = (Rows::default(), Rows::default());
-        Context { row: 0, out, late, late_count: 0, fired: 0, keep_late, pressed: false }
+        Context { row: 0, out, late, late_count: 0, fired: 0, keep_late, pressed: false, now: ProcessingTime::MAX }
     }
 
     /// Makes room for so many results.
@@ -266,6 +290,11 @@ impl<In: Data, Out: Data> Context<In, Out> {
     /// Counts a window as fired.
     pub fn fired(&mut self) {
         self.fired += 1;
+    }
+
+    /// What the clock said when this batch or firing was begun, for operators that [use it](KeyedOperator::uses_clock).
+    pub fn processing_time(&self) -> ProcessingTime {
+        self.now
     }
 
     /// Whether the source of the last batch had more to read at once. Then it matters how much is done in a time; otherwise,

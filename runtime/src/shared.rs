@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     error: Mutex<Option<Error>>,
     /// Records on their way to each worker.
     pub in_flight: Vec<Padded<AtomicI64>>,
+    /// How often operators did something because the clock said so.
+    pub rings: AtomicU64,
     /// How many splits have ended.
     pub splits_ended: AtomicU64,
     /// Records that wait in operators for an epoch to close.
@@ -182,6 +184,7 @@ impl Shared {
             failed: AtomicBool::new(false),
             error: Mutex::new(None),
             in_flight: (0..workers).map(|_| Padded::default()).collect(),
+            rings: AtomicU64::new(0),
             splits_ended: AtomicU64::new(0),
             stashed: Padded::default(),
             firing: Padded::default(),

@@ -207,6 +207,7 @@ macro_rules! tuple_of_states {
 }
 tuple_of_states!(A 0, B 1);
 tuple_of_states!(A 0, B 1, C 2);
+tuple_of_states!(A 0, B 1, C 2, D 3);
 
 struct FrozenParts(Vec<(u8, Box<dyn Frozen>)>);
 

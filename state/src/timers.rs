@@ -135,6 +135,17 @@ impl<K: Key> Timers<K> {
         Ok(())
     }
 
+    /// When a key is to be woken next, or some time before that. Exact where it is soon.
+    pub fn next(&self) -> Option<i64> {
+        let open = self.open.map(Bucket::number);
+        let mut buckets = self.buckets.first();
+        if buckets == open {
+            buckets = buckets.and_then(|first| self.buckets.next_from(first + 1));
+        }
+        let soon = self.next.peek().map(|Reverse(next)| next.at);
+        soon.into_iter().chain(buckets.map(|number| Bucket::numbered(number).start)).min()
+    }
+
     /// Moves time on to `now` and hands over keys that are to be woken, at most so many, in no particular order; whether these were
     /// all. A key may come more than once. All its timers may be gone, also later ones: it has to set the next one anew.
     ///

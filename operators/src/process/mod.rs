@@ -7,6 +7,9 @@
 //! emitted happened when the record did, or at the timer's time. When the input has ended all timers are called, in order, with those that they
 //! set.
 //!
+//! Timers by the [clock](Process::USES_CLOCK) are called when that has come to them, within a millisecond where the worker has time; those that are
+//! left when the input has ended are called then. After a restart those that were due meanwhile are called at once.
+//!
 //! **Lateness**: a record is late when it is behind the watermark of its own split; late records are counted, and go to the second output.
 //! So which are late does not depend on workers, batches or other splits.
 //!
@@ -23,6 +26,7 @@
 
 mod operator;
 
+use millstream_runtime::clock::ProcessingTime;
 use millstream_runtime::error::Result;
 use millstream_runtime::record::Data;
 use millstream_runtime::stream::{KeyedStream, Stream};
@@ -97,6 +101,9 @@ pub trait Process<K: Key, T>: Clone + Send + 'static {
         None
     }
 
+    /// Whether it asks for the clock, or sets timers by it. Then its results depend on that, and a replay does not compare them.
+    const USES_CLOCK: bool = false;
+
     /// A record of the key has come.
     ///
     /// # Errors
@@ -111,6 +118,20 @@ pub trait Process<K: Key, T>: Clone + Send + 'static {
         let _ = (cx, at);
         Ok(())
     }
+
+    /// The clock has come to `at`, for which a timer was set by it, or the input has ended.
+    /// [Now](ProcessContext::now) is how far event time had come.
+    ///
+    /// # Errors
+    /// An error fails the job.
+    fn on_processing_timer(
+        &mut self,
+        cx: &mut ProcessContext<'_, K, Self::State, Self::Out>,
+        at: ProcessingTime,
+    ) -> Result<()> {
+        let _ = (cx, at);
+        Ok(())
+    }
 }
 
 /// The key that a [`Process`] is called for: its state and timers, and where results go.
@@ -120,6 +141,8 @@ pub struct ProcessContext<'a, K, S, O> {
     now: EventTime,
     /// Split and number of the record.
     place: (u32, u64),
+    /// What the clock says, where it may be asked.
+    clock: Option<ProcessingTime>,
     kept: &'a mut operator::Kept<S>,
     out: &'a mut Vec<(EventTime, O)>,
 }
@@ -159,6 +182,27 @@ impl<K, S, O> ProcessContext<'_, K, S, O> {
     /// The next timer of the key.
     pub fn next_timer(&self) -> Option<EventTime> {
         self.kept.timers.first().copied()
+    }
+
+    /// What the clock says: that of the machine, unless the job has [another](millstream_runtime::job::Job::clock).
+    ///
+    /// # Panics
+    /// When the function does not say that it [uses the clock](Process::USES_CLOCK); so do those for timers by the clock.
+    pub fn processing_time(&self) -> ProcessingTime {
+        self.clock
+            .expect("a process function that asks for the clock has to say so: `const USES_CLOCK: bool = true`")
+    }
+
+    /// Has the key [called](Process::on_processing_timer) when the clock has come to `at`. A key has at most one timer for an instant.
+    pub fn set_processing_timer(&mut self, at: ProcessingTime) {
+        self.processing_time();
+        self.kept.clock_timers.insert(at);
+    }
+
+    /// Takes the timer for `at` back; returns whether there was one.
+    pub fn delete_processing_timer(&mut self, at: ProcessingTime) -> bool {
+        self.processing_time();
+        self.kept.clock_timers.remove(&at)
     }
 
     /// Emits a result, which happened [now](Self::now).

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use millstream_runtime::clock::ProcessingTime;
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::operator::{Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Process, ProcessContext};
 use crate::lateness::Lateness;
-use crate::waking::{self, Waits, WakingState};
+use crate::waking::{self, Alarms, Waits, WakingState};
 
 pub(super) struct ProcessOperator<K, T, P: Process<K, T>, M>
 where
@@ -92,13 +93,14 @@ pub(super) struct Kept<S> {
     /// When the state is dropped, if nothing comes before.
     until: Option<EventTime>,
     pub(super) timers: BTreeSet<EventTime>,
+    /// By the clock.
+    pub(super) clock_timers: BTreeSet<ProcessingTime>,
 }
 
 /// All that is kept for one key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entry<S, W> {
-    /// When the key will be woken, at the latest.
-    wake: Option<EventTime>,
+    alarms: Alarms,
     kept: Kept<S>,
     /// In order of event time, rank, split and number.
     waiting: VecDeque<Waiting<W>>,
@@ -151,25 +153,30 @@ impl<S> Kept<S> {
 
 impl<S, W> Entry<S, W> {
     fn new() -> Self {
-        Entry { wake: None, kept: Kept { state: None, until: None, timers: BTreeSet::new() }, waiting: VecDeque::new() }
+        let kept = Kept { state: None, until: None, timers: BTreeSet::new(), clock_timers: BTreeSet::new() };
+        Entry { alarms: Alarms::default(), kept, waiting: VecDeque::new() }
     }
 
     /// When something is to be done next.
-    fn next(&self) -> Option<EventTime> {
+    fn next(&self) -> Alarms {
         let timer = self.kept.timers.first().copied();
         // Another record of the same instant may still come before it.
         let record = self.waiting.front().map(|waiting| waiting.at + EventSpan::micros(1));
-        timer.into_iter().chain(record).chain(self.kept.until).min()
+        Alarms {
+            time: timer.into_iter().chain(record).chain(self.kept.until).min(),
+            clock: self.kept.clock_timers.first().copied(),
+        }
     }
 }
 
 impl<S: Value, W: Value> Waits for Entry<S, W> {
-    fn wake(&mut self) -> &mut Option<EventTime> {
-        &mut self.wake
+    fn alarms(&mut self) -> &mut Alarms {
+        &mut self.alarms
     }
 
     fn is_empty(&self) -> bool {
-        self.kept.state.is_none() && self.kept.timers.is_empty() && self.waiting.is_empty()
+        let Kept { state, timers, clock_timers, .. } = &self.kept;
+        state.is_none() && timers.is_empty() && clock_timers.is_empty() && self.waiting.is_empty()
     }
 }
 
@@ -188,7 +195,11 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
     }
 
     fn depends_on_order(&self) -> bool {
-        !M::IN_ORDER
+        !M::IN_ORDER || P::USES_CLOCK
+    }
+
+    fn uses_clock(&self) -> bool {
+        P::USES_CLOCK
     }
 
     fn needs_positions(&self) -> bool {
@@ -200,7 +211,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
     }
 
     fn state_names(&self) -> &'static [&'static str] {
-        &["keys", "timers", "passed"]
+        &["keys", "timers", "passed", "clock"]
     }
 
     fn state_times(&self, state: usize, number: i64) -> Option<Range<EventTime>> {
@@ -210,11 +221,12 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
     fn on_batch(
         &mut self,
         cx: &mut Context<T, P::Out>,
-        (keys, timers, marks): &mut Self::State,
+        (keys, timers, marks, clock): &mut Self::State,
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
         keys.load(rows.records.iter().map(|record| (record.hash, &record.key))).map_err(Error::read_back)?;
         let mut lateness = Lateness::new(rows, marks);
+        let now = P::USES_CLOCK.then(|| cx.processing_time());
         for (row, record) in rows.records.iter().enumerate() {
             cx.row = row;
             if let Some(watermark) = lateness.of(row, record) {
@@ -232,13 +244,14 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
                 None => {
                     let (kept, out) = (&mut entry.kept, &mut self.out);
                     kept.expire(record.at);
-                    let mut called = ProcessContext { key: &record.key, now: record.at, place: (0, 0), kept, out };
+                    let mut called =
+                        ProcessContext { key: &record.key, now: record.at, place: (0, 0), clock: now, kept, out };
                     self.function.on_record(&mut called, &record.value)?;
                     entry.kept.renew(record.at, self.function.keep_for());
                     self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
                 }
             }
-            waking::arm(entry, entry.next(), timers, record.hash, &record.key)?;
+            waking::arm(entry, entry.next(), (timers, clock), record.hash, &record.key)?;
             if entry.is_empty() {
                 keys.remove(record.hash, &record.key);
             }
@@ -252,9 +265,34 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
         state: &mut Self::State,
         watermark: EventTime,
     ) -> Result<Fired> {
-        waking::fire(cx, state, watermark, |cx, key, entry, since| {
-            self.call(key, entry, since, watermark)?;
+        let clock = P::USES_CLOCK.then(|| cx.processing_time());
+        let mut call = |cx: &mut Context<T, P::Out>, key: &K, entry: &mut _, since| {
+            self.call(key, entry, since, watermark, clock)?;
             self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
+            Ok(entry.next())
+        };
+        let fired = waking::fire(cx, state, watermark, &mut call)?;
+        if fired == Fired::All && P::USES_CLOCK && watermark == EventTime::MAX {
+            // Nobody will wait for the clock any more.
+            let more = waking::ring(cx, state, ProcessingTime::MAX, call)?;
+            return Ok(if more.is_some() { Fired::More } else { Fired::All });
+        }
+        Ok(fired)
+    }
+
+    fn on_clock(
+        &mut self,
+        cx: &mut Context<T, P::Out>,
+        state: &mut Self::State,
+        now: ProcessingTime,
+    ) -> Result<Option<ProcessingTime>> {
+        waking::ring(cx, state, now, |cx, key, entry, since| {
+            while let Some(at) = pop_if(&mut entry.kept.clock_timers, |at| at <= now) {
+                let (kept, out) = (&mut entry.kept, &mut self.out);
+                let mut context = ProcessContext { key, now: since, place: (0, 0), clock: Some(now), kept, out };
+                self.function.on_processing_timer(&mut context, at).map_err(|error| error.for_key(key, since))?;
+                self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
+            }
             Ok(entry.next())
         })
     }
@@ -268,14 +306,16 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
         entry: &mut Entry<P::State, M::Waiting>,
         since: EventTime,
         watermark: EventTime,
+        clock: Option<ProcessingTime>,
     ) -> Result<()> {
         let is_end = watermark == EventTime::MAX;
-        let (mut now, mut left) = (since, entry.kept.timers.len() + MOST_SET);
+        let (mut now, mut left) = (since, entry.kept.timers.len() + entry.kept.clock_timers.len() + MOST_SET);
         loop {
             let timer = entry.kept.timers.first().copied().filter(|at| *at <= watermark);
             let record = entry.waiting.front().map(|waiting| waiting.at).filter(|at| *at < watermark || is_end);
             let (kept, out) = (&mut entry.kept, &mut self.out);
             kept.expire(timer.into_iter().chain(record).min().unwrap_or(watermark));
+            let place = (0, 0);
             let called = match (timer, record) {
                 (Some(at), record) if record.is_none_or(|record| at <= record) => {
                     kept.timers.remove(&at);
@@ -283,31 +323,44 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                         left -= 1;
                     }
                     now = now.max(at);
-                    if left == 0 {
-                        let error = Error::user("timers that are called set others, without end");
-                        Err(error.hint("set a timer for later than now, and, as time goes on for ever when the input has ended, only to wait for something"))
-                    } else {
-                        let called =
-                            self.function.on_timer(&mut ProcessContext { key, now, place: (0, 0), kept, out }, at);
-                        if kept.until.is_none() {
-                            kept.renew(now, self.function.keep_for());
-                        }
-                        called
+                    let called = self.function.on_timer(&mut ProcessContext { key, now, place, clock, kept, out }, at);
+                    if kept.until.is_none() {
+                        kept.renew(now, self.function.keep_for());
                     }
+                    called
                 }
                 (_, Some(_)) => {
                     let Some(waiting) = entry.waiting.pop_front() else { return Ok(()) };
                     now = now.max(waiting.at);
-                    left = kept.timers.len() + MOST_SET;
+                    left = kept.timers.len() + kept.clock_timers.len() + MOST_SET;
                     let place = (waiting.split, waiting.number);
-                    let mut context = ProcessContext { key, now, place, kept, out };
+                    let mut context = ProcessContext { key, now, place, clock, kept, out };
                     let called = self.function.on_record(&mut context, M::value(&waiting.value));
                     kept.renew(now, self.function.keep_for());
                     called
                 }
-                _ => return Ok(()),
+                // At the end all timers are called, whatever the clock says.
+                _ => match pop_if(&mut kept.clock_timers, |_| is_end) {
+                    Some(at) => {
+                        left -= 1;
+                        self.function.on_processing_timer(&mut ProcessContext { key, now, place, clock, kept, out }, at)
+                    }
+                    None => return Ok(()),
+                },
             };
             called.map_err(|error| error.for_key(key, now))?;
+            if left == 0 {
+                let error = Error::user("timers that are called set others, without end").for_key(key, now);
+                return Err(error.hint(
+                    "set a timer for later than now, and, as time goes on for ever when the input has ended, only to wait for something",
+                ));
+            }
         }
     }
+}
+
+fn pop_if(timers: &mut BTreeSet<ProcessingTime>, is_due: impl Fn(ProcessingTime) -> bool) -> Option<ProcessingTime> {
+    let first = timers.first().copied().filter(|at| is_due(*at))?;
+    timers.remove(&first);
+    Some(first)
 }

@@ -11,6 +11,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use millstream_runtime::clock::ProcessingTime;
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::operator::{Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
@@ -26,7 +27,7 @@ use super::update::{Change, Mode, Rules, Timing};
 use super::{Pane, Window, Windows};
 use crate::aggregate::{Aggregate, Origin};
 use crate::lateness::Lateness;
-use crate::waking::{self, Waits, WakingState};
+use crate::waking::{self, Alarms, Waits, WakingState};
 
 /// What results look like.
 pub(super) trait Shows<K, O>: 'static {
@@ -67,8 +68,8 @@ impl<K, T, W: Clone, A: Clone, S> Clone for KeyedWindows<K, T, W, A, S> {
 }
 
 impl<Acc: Value> Waits for Open<Acc> {
-    fn wake(&mut self) -> &mut Option<EventTime> {
-        &mut self.wake
+    fn alarms(&mut self) -> &mut Alarms {
+        &mut self.alarms
     }
 
     fn is_empty(&self) -> bool {
@@ -102,7 +103,7 @@ where
     }
 
     fn state_names(&self) -> &'static [&'static str] {
-        &["windows", "timers", "fired"]
+        &["windows", "timers", "fired", "clock"]
     }
 
     fn state_times(&self, state: usize, number: i64) -> Option<Range<EventTime>> {
@@ -113,10 +114,14 @@ where
         A::NEEDS_POSITION
     }
 
+    fn uses_clock(&self) -> bool {
+        self.rules.early.clock.is_some()
+    }
+
     fn on_batch(
         &mut self,
         cx: &mut Context<T, S::Out>,
-        (open, timers, marks): &mut Self::State,
+        (open, timers, marks, clock): &mut Self::State,
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
         open.load(rows.records.iter().map(|record| (record.hash, &record.key))).map_err(Error::read_back)?;
@@ -143,12 +148,13 @@ where
                 origin: origin::<K, T, A>(record, &rows.positions, row),
                 watermark,
                 passed: EventTime::from_micros(passed),
+                now: cx.processing_time(),
             };
             for bounds in assigned.iter() {
                 let on_time = watermark.is_none_or(|watermark| self.extent(record.at, bounds.1) >= watermark);
                 if on_time { self.add(cx, own, bounds, &row) } else { self.add_late(cx, own, bounds, &row) }
             }
-            waking::arm(own, self.next(own, row.passed), timers, record.hash, &record.key)?;
+            waking::arm(own, self.next(own, row.passed), (timers, clock), record.hash, &record.key)?;
         }
         self.assigned = assigned;
         Ok(())
@@ -165,6 +171,22 @@ where
             self.fire_on_time(cx, key, own, watermark);
             self.fire_late(cx, key, own, watermark);
             Ok(self.next(own, watermark))
+        })
+    }
+
+    fn on_clock(
+        &mut self,
+        cx: &mut Context<T, S::Out>,
+        state: &mut Self::State,
+        now: ProcessingTime,
+    ) -> Result<Option<ProcessingTime>> {
+        waking::ring(cx, state, now, |cx, key, own, passed| {
+            for window in &mut own.on_time.0 {
+                if window.by_clock().is_some_and(|at| at <= now) {
+                    self.show(cx, key, window, Timing::Early, passed, None);
+                }
+            }
+            Ok(self.next(own, passed))
         })
     }
 }
@@ -193,7 +215,10 @@ where
         let more = window.more();
         more.news += 1;
         if more.early.is_none() {
-            more.early = self.rules.early.after(row.record.at.max(row.passed)).filter(|at| *at <= last);
+            more.early = self.rules.early.next_after(row.record.at.max(row.passed)).filter(|at| *at <= last);
+        }
+        if let Some(span) = self.rules.early.clock {
+            more.by_clock.get_or_insert(row.now + span);
         }
         if self.rules.early.count.is_some_and(|count| more.news >= count) {
             self.show(cx, &row.record.key, window, Timing::Early, row.record.at, row.watermark);
@@ -251,10 +276,10 @@ where
     }
 
     /// When something is to be done for a key. Event time has come to `passed`.
-    fn next(&self, own: &Open<A::Acc>, passed: EventTime) -> Option<EventTime> {
+    fn next(&self, own: &Open<A::Acc>, passed: EventTime) -> Alarms {
         let end = own.on_time.0.first().map(OpenWindow::end);
         if !self.rules.updates() {
-            return end;
+            return Alarms::at(end);
         }
         let early = own.on_time.iter().filter_map(OpenWindow::early);
         let late = own.after.iter().map(|window| {
@@ -262,7 +287,10 @@ where
             if shows { window.end() } else { window.last + self.rules.allowed + INSTANT }
         });
         // What is kept although that is over waits for a window that has still to end.
-        end.into_iter().chain(early).chain(late.filter(|at| *at > passed)).min()
+        Alarms {
+            time: end.into_iter().chain(early).chain(late.filter(|at| *at > passed)).min(),
+            clock: own.on_time.iter().filter_map(OpenWindow::by_clock).min(),
+        }
     }
 
     /// Emits what a window comes to now.
@@ -278,7 +306,7 @@ where
         let window = own.window();
         if self.rules.updates() {
             let more = own.more();
-            (more.news, more.early) = (0, None);
+            (more.news, more.early, more.by_clock) = (0, None, None);
         }
         let Some(acc) = &own.acc else { return };
         let at = if window.end == EventTime::MAX { now.min(window.last()) } else { window.last() };
@@ -314,4 +342,6 @@ struct Row<'a, K, T> {
     watermark: Option<EventTime>,
     /// How far event time has come for its key.
     passed: EventTime,
+    /// What the clock says, where it is asked.
+    now: ProcessingTime,
 }

@@ -4,19 +4,20 @@
 //! is on time goes into the first, and only into the second what comes late. When a window of the first list has had its
 //! result it moves to the second, and becomes one with what is waiting for it there.
 
+use millstream_runtime::clock::ProcessingTime;
 use millstream_runtime::time::{EventSpan, EventTime};
 use serde::{Deserialize, Serialize};
 
 use super::Window;
 use crate::aggregate::Aggregate;
+use crate::waking::Alarms;
 
 pub(super) const INSTANT: EventSpan = EventSpan::micros(1);
 
 /// All that is kept for a key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Open<Acc> {
-    /// When the key will be woken, at the latest.
-    pub wake: Option<EventTime>,
+    pub alarms: Alarms,
     /// Of records that were on time: windows that have not come to their end.
     pub on_time: Windows<Acc>,
     /// Windows that have had the result of their end, and what late records belong to.
@@ -25,7 +26,7 @@ pub(super) struct Open<Acc> {
 
 impl<Acc> Open<Acc> {
     pub(super) fn none() -> Self {
-        Open { wake: None, on_time: Windows(Vec::new()), after: Windows(Vec::new()) }
+        Open { alarms: Alarms::default(), on_time: Windows(Vec::new()), after: Windows(Vec::new()) }
     }
 }
 
@@ -48,6 +49,8 @@ pub(super) struct More<Acc> {
     pub news: u64,
     /// When the next early result is due, by event time.
     pub early: Option<EventTime>,
+    /// When it is due by the clock.
+    pub by_clock: Option<ProcessingTime>,
     /// The furthest watermark that one of its records was behind.
     pub behind: Option<EventTime>,
     /// The results that hold, where they have to be retracted: for which window each was, and what it was made of.
@@ -73,8 +76,9 @@ impl<Acc> OpenWindow<Acc> {
     }
 
     pub(super) fn more(&mut self) -> &mut More<Acc> {
-        self.more
-            .get_or_insert_with(|| Box::new(More { news: 0, early: None, behind: None, shown: Vec::new() }))
+        self.more.get_or_insert_with(|| {
+            Box::new(More { news: 0, early: None, by_clock: None, behind: None, shown: Vec::new() })
+        })
     }
 
     pub(super) fn has_news(&self) -> bool {
@@ -83,6 +87,10 @@ impl<Acc> OpenWindow<Acc> {
 
     pub(super) fn early(&self) -> Option<EventTime> {
         self.more.as_ref().and_then(|more| more.early)
+    }
+
+    pub(super) fn by_clock(&self) -> Option<ProcessingTime> {
+        self.more.as_ref().and_then(|more| more.by_clock)
     }
 
     pub(super) fn overlaps(&self, other: &Self) -> bool {
@@ -101,6 +109,7 @@ impl<Acc> OpenWindow<Acc> {
             let more = self.more();
             more.news += other.news;
             more.early = more.early.into_iter().chain(other.early).min();
+            more.by_clock = more.by_clock.into_iter().chain(other.by_clock).min();
             more.behind = more.behind.max(other.behind);
             more.shown.extend(other.shown);
         }

@@ -1,5 +1,7 @@
 //! Windows with more than one result: early ones, and updates by records that come late.
 
+use std::time::Duration;
+
 use millstream_runtime::record::Data;
 use millstream_runtime::stream::{KeyedStream, Stream};
 use millstream_runtime::time::{EventSpan, EventTime};
@@ -50,6 +52,7 @@ pub enum Change {
 pub struct Early {
     pub(super) every: Option<EventSpan>,
     pub(super) count: Option<u64>,
+    pub(super) clock: Option<Duration>,
 }
 
 impl Early {
@@ -67,6 +70,17 @@ impl Early {
     /// When `records` is zero.
     pub fn count(records: u64) -> Self {
         Early::default().or_count(records)
+    }
+
+    /// So long after the first record since the last result, by the clock of the machine.
+    pub fn after(span: Duration) -> Self {
+        Early::default().or_after(span)
+    }
+
+    /// Also by the clock; see [`after`](Self::after).
+    #[must_use]
+    pub fn or_after(self, span: Duration) -> Self {
+        Early { clock: Some(span), ..self }
     }
 
     /// Also by event time; see [`every`](Self::every).
@@ -94,7 +108,7 @@ impl Early {
     }
 
     /// The first instant after `passed` at which event time calls for a result.
-    pub(super) fn after(&self, passed: EventTime) -> Option<EventTime> {
+    pub(super) fn next_after(&self, passed: EventTime) -> Option<EventTime> {
         let every = self.every?.as_micros();
         let next = passed.micros().div_euclid(every).checked_add(1)?.checked_mul(every)?;
         Some(EventTime::from_micros(next))

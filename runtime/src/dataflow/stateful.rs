@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use timely::dataflow::Scope;
 use timely::dataflow::channels::Stamp;
@@ -64,6 +64,11 @@ pub(super) fn build<'scope>(
     };
     let (pushers, streams): (Vec<_>, Vec<_>) = (0..outputs).map(|_| builder.new_output()).unzip();
     let activator = scope.activator_for(builder.operator_info().address.clone());
+    let clocked = logic.uses_clock();
+    if clocked && task.clock.is_manual() {
+        let wake = scope.worker().sync_activator_for(builder.operator_info().address.to_vec());
+        task.clock.on_advance(move || wake.activate().is_ok());
+    }
     let counted = exchanged && task.workers > 1;
     let task = task.clone();
     builder.build(move |caps| {
@@ -84,6 +89,7 @@ pub(super) fn build<'scope>(
             task,
         };
         operator.downgrade(EventTime::MIN);
+        let mut alarm: Option<Instant> = None;
         move |frontiers| {
             if shared.has_failed() {
                 return;
@@ -99,6 +105,15 @@ pub(super) fn build<'scope>(
                 if !operator.work_on_part()? {
                     activator.activate();
                 }
+                if clocked && let Some(wait) = operator.ring()? {
+                    // Activations in the future do not replace each other: set another only if it is earlier.
+                    let now = Instant::now();
+                    let due = now + wait.clamp(LEAST_WAIT, LONGEST_WAIT);
+                    if alarm.is_none_or(|alarm| alarm <= now || due < alarm) {
+                        alarm = Some(due);
+                        activator.activate_after(due - now);
+                    }
+                }
                 Ok(fired)
             });
             match fired {
@@ -112,6 +127,12 @@ pub(super) fn build<'scope>(
     });
     streams
 }
+
+/// No operator is woken by the clock more often than this.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
+
+/// One that waits longer looks at the clock all the same; the machine may have slept meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// After so many turns sources wait until all is fired: otherwise a job whose windows give more results than a worker has time for
 /// would read ever further ahead of them.
@@ -230,6 +251,20 @@ impl Stateful {
         add(&self.task.stats().busy_ns, sent_ns - start_ns);
         send(&mut self.pushers, &self.caps, &mut self.outbox, born, sent_ns);
         sent_ns
+    }
+
+    /// Does what is due by the clock; says how long it is until more will be.
+    fn ring(&mut self) -> Result<Option<Duration>> {
+        if self.task.shared.is_crowded(self.task.in_flight) {
+            return Ok(Some(RETRY));
+        }
+        let start_ns = self.task.shared.probe.now_ns();
+        let next = self.logic.ring(&mut self.outbox)?;
+        if !self.outbox.is_empty() {
+            self.task.shared.rings.fetch_add(1, Ordering::Relaxed);
+            self.flush(Born { ns: start_ns, fired: true, pressed: true }, start_ns);
+        }
+        Ok(next)
     }
 
     fn downgrade(&mut self, watermark: EventTime) {

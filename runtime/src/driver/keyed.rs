@@ -1,6 +1,7 @@
 //! Operators with keyed state: restored at the start, snapshotted at the end of every epoch.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use millstream_state::StateError;
 use millstream_state::evolve::Migrations;
@@ -12,6 +13,7 @@ use millstream_state::snapshot::{Key, Pressure, State};
 use super::combine::{Combine, CombineLogic, CombinedRows};
 use super::{EpochLogic, Outbox, Task, guard};
 use crate::bench::probe::Born;
+use crate::clock::ProcessingTime;
 use crate::error::{Error, Result, shown_key};
 use crate::inspect::Shown;
 use crate::moment::Epoch;
@@ -184,6 +186,12 @@ impl<O: KeyedOperator> KeyedLogic<O> {
         Ok(KeyedLogic { operator, state, entries: 0, cx, on_combined, pressed: (0, Pressure::None), task })
     }
 
+    fn look_at_clock(&mut self) {
+        if self.operator.uses_clock() {
+            self.cx.now = self.task.clock.now();
+        }
+    }
+
     /// Where memory is limited: has the state let go of what it can, and asks for a checkpoint where it needs one.
     fn weigh(&mut self, epoch: Epoch) {
         if self.task.state_bytes.is_none() {
@@ -276,6 +284,7 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
     fn apply(&mut self, epoch: Epoch, rows: Box<dyn AnyRows>, born: Born, out: &mut Outbox) -> Result<()> {
         self.cx.row = 0;
         self.cx.pressed = born.pressed;
+        self.look_at_clock();
         if let Some(on_combined) = self.on_combined
             && !is::<KeyedRows<O::Key, O::In>>(&*rows)
         {
@@ -291,9 +300,10 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
             return Ok(());
         }
         let mut rows = *downcast::<KeyedRows<O::Key, O::In>>(rows);
-        self.task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
+        let count = rows.records.len() as u64;
         let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
         let result = guard(&self.task.name, || operator.on_batch(cx, state, &mut rows));
+        self.task.stats().records_in.fetch_add(count, Ordering::Relaxed);
         if let Err(error) = result {
             return Err(blame_of(error, &rows, self.cx.row, &self.task));
         }
@@ -302,7 +312,25 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
         Ok(())
     }
 
+    fn uses_clock(&self) -> bool {
+        self.operator.uses_clock()
+    }
+
+    fn ring(&mut self, out: &mut Outbox) -> Result<Option<Duration>> {
+        self.look_at_clock();
+        let now = self.cx.now;
+        let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
+        let next = guard(&self.task.name, || operator.on_clock(cx, state, now)).map_err(|error| {
+            let none = Blame::Nobody("it failed by the clock, not over a record");
+            error.blaming(format!("what was due by the clock at {now}"), none)
+        })?;
+        self.drain(out);
+        let until = |next: ProcessingTime| next.micros().saturating_sub(now.micros()).max(0) as u64;
+        Ok(next.map(|next| Duration::from_micros(until(next))))
+    }
+
     fn fire(&mut self, watermark: EventTime, out: &mut Outbox) -> Result<Fired> {
+        self.look_at_clock();
         let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
         let place = || format!("the firing for watermark {watermark}");
         let fired = guard(&self.task.name, || operator.on_watermark(cx, state, watermark));

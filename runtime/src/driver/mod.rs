@@ -21,11 +21,13 @@ pub(crate) use stateless::{Division, Keying, Plain, StatelessFactory, StatelessL
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use millstream_state::manifest::Manifest;
 use millstream_state::rocks::StateDb;
 
 use crate::bench::probe::Born;
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
 use crate::operator::Fired;
@@ -70,6 +72,8 @@ pub(crate) struct Task {
     pub restored: Option<Arc<Manifest>>,
     /// In a replay: where sources stop reading.
     pub until: Option<Arc<Manifest>>,
+    /// Where processing time comes from.
+    pub clock: Clock,
 }
 
 impl Task {
@@ -88,6 +92,14 @@ pub(crate) trait EpochLogic {
     /// Event time has come to `watermark`. Sinks are not told.
     fn fire(&mut self, _watermark: EventTime, _out: &mut Outbox) -> Result<Fired> {
         Ok(Fired::All)
+    }
+    /// Whether it is to be told of processing time.
+    fn uses_clock(&self) -> bool {
+        false
+    }
+    /// Does what is due by the clock, and says how long it is until more will be.
+    fn ring(&mut self, _out: &mut Outbox) -> Result<Option<Duration>> {
+        Ok(None)
     }
     /// Everything of `epoch` has been applied: fixes this operator's part in the checkpoint.
     fn close(&mut self, epoch: Epoch) -> Result<()>;
