@@ -8,10 +8,10 @@
 
 use std::cmp::Ordering;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, Held, Origin};
+use super::{Aggregate, EventTime, Origin, bytes_of};
 
 /// The value of the record with the least event time; ties go to the least `(split, record)`, then to the least bytes.
 ///
@@ -52,6 +52,48 @@ impl<F> Last<F> {
     {
         Last { of }
     }
+}
+
+/// What aggregates keep of a record: a value, and when and where it came from. (Checkpoints from before there were schemas know it by this module's
+/// path.)
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Held<T> {
+    at: EventTime,
+    record: u64,
+    split: u32,
+    pub(super) value: T,
+}
+
+impl<T> Held<T> {
+    pub(super) fn new(origin: &Origin, value: T) -> Self {
+        let Origin { at, split, record } = *origin;
+        Held { at, record, split, value }
+    }
+
+    pub(super) fn origin(&self) -> Origin {
+        Origin { at: self.at, split: self.split, record: self.record }
+    }
+
+    /// Whether it comes before or after the place of another, as far as time and position tell.
+    pub(super) fn place_of(&self, origin: &Origin) -> Ordering {
+        (self.at, self.split, self.record).cmp(&(origin.at, origin.split, origin.record))
+    }
+}
+
+impl<T: Serialize> Held<T> {
+    /// The order of two held values, complete up to values with the same bytes.
+    pub(super) fn compare(&self, other: &Self) -> Ordering {
+        self.place_of(&other.origin()).then_with(|| bytes_of(&self.value).cmp(&bytes_of(&other.value)))
+    }
+}
+
+/// Puts a value to others where `compare` says; they are in that order. Most come last.
+pub(super) fn insert<T>(all: &mut Vec<Held<T>>, held: Held<T>, compare: impl Fn(&Held<T>, &Held<T>) -> Ordering) {
+    let place = match all.last() {
+        Some(last) if compare(last, &held).is_gt() => all.partition_point(|own| compare(own, &held).is_le()),
+        _ => all.len(),
+    };
+    all.insert(place, held);
 }
 
 /// Takes the value of one record if it wins over the one held: comes before it (`Less`) or after it (`Greater`).
@@ -138,7 +180,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::super::EventTime;
     use super::super::oracle::any_order;
     use super::*;
     use proptest::prelude::*;

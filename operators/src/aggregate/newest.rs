@@ -8,7 +8,7 @@
 use millstream_runtime::time::EventSpan;
 use millstream_state::snapshot::Value;
 
-use super::held::insert;
+use super::first_last::insert;
 use super::{Aggregate, Held, Origin};
 
 /// An aggregate of only the newest records of a window, by event time, then position, then bytes.

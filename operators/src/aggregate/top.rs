@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 
 use millstream_state::snapshot::Value;
 
-use super::held::insert;
+use super::first_last::insert;
 use super::{Aggregate, Comparable, Held, Origin};
 
 /// The records with the greatest measure, the greatest first, at most so many. Of those with the same measure the one that happened first
