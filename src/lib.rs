@@ -145,6 +145,7 @@ pub mod prelude {
     pub use millstream_operators::map::MapExt;
     pub use millstream_operators::process::{Process, ProcessContext, ProcessExt};
     pub use millstream_operators::split::SplitExt;
+    pub use millstream_operators::table::{Delta, IntoTableExt, Row, Table, UpsertExt};
     pub use millstream_operators::top::TopExt;
     pub use millstream_operators::window::{
         Assigned, Calendar, Change, CountWindowExt, Early, Global, Pane, Session, Sliding, Timing, Tumbling, Update,

@@ -31,6 +31,7 @@ mod lateness;
 pub mod map;
 pub mod process;
 pub mod split;
+pub mod table;
 pub mod top;
 mod waking;
 pub mod window;

@@ -246,7 +246,7 @@ fn shape(job: &str, graph: &Graph, names: &[String], splits: &HashMap<usize, Vec
                 shape.operators.push((name, operator, state));
             }
             Body::Sink(_) => shape.sinks.push(name),
-            Body::Stateless(_) | Body::Union => {}
+            Body::Stateless(_) | Body::Union | Body::Region(_) => {}
         }
     }
     shape
@@ -340,7 +340,9 @@ fn operator_infos(
                 });
                 (crate::checkpoint::Kind::Keyed { id }, operator, state)
             }
-            Body::Stateless(_) | Body::Union => (crate::checkpoint::Kind::Other, String::new(), String::new()),
+            Body::Stateless(_) | Body::Union | Body::Region(_) => {
+                (crate::checkpoint::Kind::Other, String::new(), String::new())
+            }
         };
         let states = schemas.entries(&name);
         OperatorInfo { name, kind, detail, state, states }
@@ -498,6 +500,10 @@ impl Plan {
                     Box::new(move || Ok(Physical::Stateless { logic, input, outputs }))
                 }
                 Body::Union => Box::new(move || Ok(Physical::Union { inputs })),
+                Body::Region(factory) => {
+                    let region = factory.region();
+                    Box::new(move || Ok(Physical::Region { region, inputs }))
+                }
                 Body::Keyed(keyed) => {
                     let logic = keyed.build(task.clone());
                     // On one worker nothing travels.

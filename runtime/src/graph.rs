@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
+use crate::dataflow::RegionFactory;
 use crate::driver::{KeyedFactory, SinkFactory, SourceFactory, StatelessFactory};
 use crate::error::{Error, Result};
 
@@ -18,6 +19,8 @@ pub(crate) enum Body {
     Source(Box<dyn SourceFactory>),
     Stateless(Box<dyn StatelessFactory>),
     Union,
+    /// What differential runs: a reduction or a join of collections that change.
+    Region(Box<dyn RegionFactory>),
     Keyed(Box<dyn KeyedFactory>),
     Sink(Box<dyn SinkFactory>),
 }
@@ -153,6 +156,12 @@ impl Graph {
                 (Body::Keyed(keyed), 0) if keyed.depends_on_order() => {
                     return Repeats::Never(format!(
                         "`{name}` ({}) depends on the order in which records meet",
+                        node.kind
+                    ));
+                }
+                (Body::Region(_), _) => {
+                    return Repeats::Never(format!(
+                        "when `{name}` ({}) tells of a change depends on batches",
                         node.kind
                     ));
                 }

@@ -41,4 +41,5 @@ mod supervisor;
 pub mod time;
 pub mod watermark;
 
+pub use dataflow::{Delta, Row};
 pub use shared::StopMode;

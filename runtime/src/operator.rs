@@ -136,6 +136,21 @@ pub trait KeyedOperator: Send + 'static {
         false
     }
 
+    /// The run begins, with the state that was restored. What is emitted here comes before everything else, under the least moment there
+    /// is: for operators whose state others behind them have to know.
+    ///
+    /// # Errors
+    /// An error fails the job.
+    fn on_start(&mut self, cx: &mut Context<Self::In, Self::Out>, state: &mut Self::State) -> Result<()> {
+        let _ = (cx, state);
+        Ok(())
+    }
+
+    /// Whether its state has to be in memory, whatever the limit.
+    fn stays_in_memory(&self) -> bool {
+        false
+    }
+
     /// Takes a batch in. `rows` stays with the driver; an operator may take what it needs out of it, but must leave the rest in its
     /// place: should it fail, row [`Context::row`] is named, and may be set aside.
     ///

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use millstream_state::snapshot::Key;
 
+use crate::dataflow::{Delta, Join, Reduce, Row, Since};
 use crate::driver::{Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode, Wrapping};
 use crate::graph::{Body, Graph, Port};
 use crate::operator::{Combining, Divider, Either, KeyedOperator, Stage};
@@ -91,6 +92,14 @@ impl<T: Data> Stream<T> {
         let detail = short_type_name(std::any::type_name::<K>());
         let node = lock(&self.graph).add("key_by", detail, vec![self.port], &["out"], body);
         KeyedStream { graph: self.graph, port: Port { node, output: 0 }, types: PhantomData }
+    }
+
+    /// Leaves out what operators [hand over at the start of a run](crate::operator::KeyedOperator::on_start), and what is made of it.
+    #[must_use]
+    pub fn since_start(self) -> Stream<T> {
+        let body = Body::Region(Box::new(Since));
+        let node = lock(&self.graph).add("changes", String::new(), vec![self.port], &["out"], body);
+        Stream::new(self.graph, node, 0)
     }
 
     /// Ends the stream in a sink.
@@ -182,6 +191,39 @@ impl<K: Key, T: Data> KeyedStream<K, T> {
         let node = graph.add(kind, detail, vec![self.port], &["out", "late"], Body::Keyed(factory));
         drop(graph);
         (Stream::new(Arc::clone(&self.graph), node, 0), Stream::new(self.graph, node, 1))
+    }
+}
+
+/// Changes of a collection, by key; differential dataflow keeps what it needs of the rows in memory, and in no checkpoint. Use
+/// the operators of tables instead, which see to it that it is there again after a restart.
+impl<K: Key + Row, V: Row> KeyedStream<K, Delta<K, V>> {
+    /// The changes of what `logic` makes of the rows of each key, which it sees with how many there are of each, whenever they have changed. It is
+    /// not called for a key without rows, for which there are none.
+    #[must_use]
+    pub fn reduce_changes<O: Row>(
+        self,
+        kind: &'static str,
+        logic: impl FnMut(&K, &[(&V, i64)], &mut Vec<(O, i64)>) + Clone + Send + 'static,
+    ) -> Stream<Delta<K, O>> {
+        let body = Body::Region(Box::new(Reduce::new(logic)));
+        let node = lock(&self.graph).add(kind, String::new(), vec![self.port], &["out"], body);
+        Stream::new(self.graph, node, 0)
+    }
+
+    /// The changes of all pairs of a row of this collection and one of `other` with the same key.
+    ///
+    /// # Panics
+    /// When the streams belong to different jobs.
+    #[must_use]
+    pub fn join_changes<W: Row>(
+        self,
+        kind: &'static str,
+        other: KeyedStream<K, Delta<K, W>>,
+    ) -> Stream<Delta<K, (V, W)>> {
+        assert!(Arc::ptr_eq(&self.graph, &other.graph), "collections of two different jobs cannot be joined");
+        let body = Body::Region(Box::new(Join::<K, V, W>::new()));
+        let node = lock(&self.graph).add(kind, String::new(), vec![self.port, other.port], &["out"], body);
+        Stream::new(self.graph, node, 0)
     }
 }
 

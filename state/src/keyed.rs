@@ -159,6 +159,15 @@ impl<K: Key, V: Value> KeyedState<K, V> {
         self.shards[shard_of(hash)].get(hash, key)
     }
 
+    /// Every key and value, in no particular order. Only where memory is not limited are all at hand.
+    ///
+    /// # Panics
+    /// When memory is limited.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        assert!(self.limit.is_none(), "entries may be away");
+        self.shards.iter().flat_map(Table::iter)
+    }
+
     /// Has the values of these keys in memory, to be changed. Next to no work unless the state is spilled.
     ///
     /// # Errors

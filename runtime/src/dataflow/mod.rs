@@ -1,15 +1,18 @@
-//! The only module that names timely: moments as timestamps, batches as containers, logics as operators.
+//! The only module that names timely, and differential: moments as timestamps, batches as containers, logics as operators.
 //!
 //! Every operator that can hold something back (a source, a keyed operator) holds one capability per output, at the least
 //! moment under which it may still send. Stateless operators hold none: what they make travels under the moment of what
 //! they were given.
 
+mod changes;
 mod combine;
 mod source;
 mod stateful;
 mod stateless;
 mod worker;
 
+pub use changes::{Delta, Row};
+pub(crate) use changes::{Join, Reduce, RegionFactory, Since};
 pub(crate) use worker::{Physical, WorkerThreads, run_workers};
 
 use std::sync::atomic::Ordering;
@@ -65,11 +68,11 @@ impl Refines<()> for Moment {
 }
 
 /// A stream of batches between operators.
-type Stream<'scope> = timely::dataflow::Stream<'scope, Moment, Packet>;
+pub(crate) type Stream<'scope> = timely::dataflow::Stream<'scope, Moment, Packet>;
 
 /// A batch as timely sees it: a container with a number of records.
 #[derive(Default)]
-struct Packet {
+pub(crate) struct Packet {
     rows: Option<Box<dyn AnyRows>>,
     born: Born,
     /// When it left the operator before.

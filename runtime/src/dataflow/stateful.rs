@@ -88,11 +88,17 @@ pub(super) fn build<'scope>(
             is_sink: outputs == 0,
             task,
         };
-        operator.downgrade(EventTime::MIN);
+        // What is sent before the operator runs is not accounted for, and everybody would wait for it for ever.
+        let mut started = false;
         let mut alarm: Option<Instant> = None;
         move |frontiers| {
             if shared.has_failed() {
                 return;
+            }
+            if !started {
+                started = true;
+                operator.start();
+                operator.downgrade(EventTime::MIN);
             }
             receive(&mut inbox);
             if counted {
@@ -251,6 +257,15 @@ impl Stateful {
         add(&self.task.stats().busy_ns, sent_ns - start_ns);
         send(&mut self.pushers, &self.caps, &mut self.outbox, born, sent_ns);
         sent_ns
+    }
+
+    /// Hands over what comes before everything else, under the capabilities that are there before time begins.
+    fn start(&mut self) {
+        let start_ns = self.task.shared.probe.now_ns();
+        match self.logic.start(&mut self.outbox) {
+            Ok(()) => drop(self.flush(Born { ns: start_ns, fired: true, pressed: true }, start_ns)),
+            Err(error) => self.task.shared.fail(error),
+        }
     }
 
     /// Does what is due by the clock; says how long it is until more will be.

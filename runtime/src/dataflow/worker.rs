@@ -13,6 +13,7 @@ use timely::dataflow::Scope;
 use timely::dataflow::operators::Concatenate;
 use timely::worker::Worker;
 
+use super::changes::Region;
 use super::{Stream, combine, source, stateful, stateless};
 use crate::driver::{CombineLogic, EpochLogic, LateWaker, SourceLogic, StatelessLogic, Task, panic_text};
 use crate::error::{Error, Result};
@@ -25,6 +26,7 @@ pub(crate) enum Physical {
     Source { logic: Box<dyn SourceLogic>, waker: LateWaker },
     Stateless { logic: StatelessLogic, input: Port, outputs: usize },
     Union { inputs: Vec<Port> },
+    Region { region: Box<dyn Region>, inputs: Vec<Port> },
     Keyed { logic: Box<dyn EpochLogic>, combiner: Option<Box<dyn CombineLogic>>, input: Port },
     Sink { logic: Box<dyn EpochLogic>, input: Port },
 }
@@ -119,6 +121,9 @@ fn assemble(scope: Scope<'_, Moment>, plan: WorkerPlan) {
                 stateless::build(scope, &task, logic, outputs, input(&port))
             }
             Physical::Union { inputs } => vec![scope.concatenate(inputs.iter().map(input).collect::<Vec<_>>())],
+            Physical::Region { region, inputs } => {
+                vec![region.build(scope, &task, inputs.iter().map(input).collect())]
+            }
             Physical::Keyed { logic, combiner, input: port } => {
                 let input = match combiner {
                     Some(combiner) => combine::build(scope, &task, combiner, input(&port)),

@@ -147,7 +147,9 @@ fn restore<O: KeyedOperator>(operator: &O, task: &Task) -> Result<O::State> {
     let Some(db) = &task.db else { return Ok(state) };
     let db = db.read().unwrap_or_else(std::sync::PoisonError::into_inner);
     state.track();
-    if let Some(bytes) = task.state_bytes {
+    if let Some(bytes) = task.state_bytes
+        && !operator.stays_in_memory()
+    {
         state.limit(bytes, db.stored(task.state_id));
     }
     let entry = task.restored.as_ref().and_then(|m| m.operators.iter().find(|entry| entry.name == task.name));
@@ -309,6 +311,13 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
         }
         self.drain(out);
         self.weigh(epoch);
+        Ok(())
+    }
+
+    fn start(&mut self, out: &mut Outbox) -> Result<()> {
+        let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
+        guard(&self.task.name, || operator.on_start(cx, state))?;
+        self.drain(out);
         Ok(())
     }
 

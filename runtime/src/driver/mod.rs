@@ -93,6 +93,10 @@ pub(crate) trait EpochLogic {
     fn fire(&mut self, _watermark: EventTime, _out: &mut Outbox) -> Result<Fired> {
         Ok(Fired::All)
     }
+    /// The run begins.
+    fn start(&mut self, _out: &mut Outbox) -> Result<()> {
+        Ok(())
+    }
     /// Whether it is to be told of processing time.
     fn uses_clock(&self) -> bool {
         false

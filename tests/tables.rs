@@ -1,0 +1,203 @@
+//! Tables against an oracle that adds everything up: on any number of workers, in batches of any size, with and without checkpoints and
+//! memory, and through crashes and other numbers of workers.
+//!
+//! `MILLSTREAM_CASES=10000 cargo test --test tables` looks longer than the default of 200 cases.
+
+#[allow(dead_code)] // shared with other tests
+mod oracle;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use millstream::prelude::*;
+use oracle::trial::*;
+use oracle::{Fault, Item, Pace, Script, cases, judge, run};
+use proptest::prelude::*;
+
+/// A table as a map: how many there are of each row.
+type Naive<K, V> = BTreeMap<(K, V), i64>;
+
+/// What a change of the first table is: some rows come, some go, some that never came.
+fn change(item: &Item) -> Delta<u64, i64> {
+    (item.key, item.value.rem_euclid(5), if item.value.rem_euclid(3) == 0 { -1 } else { 2 })
+}
+
+/// The row of the second table: a key's row is gone now and then.
+fn upsert(item: &Item) -> Option<String> {
+    (item.value.rem_euclid(4) != 0).then(|| format!("row {}", item.value.rem_euclid(6)))
+}
+
+#[derive(Clone)]
+struct Outlets {
+    counts: Collected<Delta<u64, i64>>,
+    distinct: Collected<Delta<u64, i64>>,
+    upserts: Collected<Delta<u64, String>>,
+    pairs: Collected<Delta<u64, (i64, String)>>,
+    sums: Collected<Delta<String, i64>>,
+}
+
+impl Outlets {
+    fn new() -> Self {
+        Outlets {
+            counts: Collected::new(),
+            distinct: Collected::new(),
+            upserts: Collected::new(),
+            pairs: Collected::new(),
+            sums: Collected::new(),
+        }
+    }
+
+    /// Two tables of the same records, and what can be made of them.
+    fn attach(&self, job: &Job, case: &Case, pace: Pace, faults: &[Fault]) {
+        let source = Script::new(case.splits.clone()).pace(pace).faults(faults);
+        let items = job.source(source, watermarks(case.delay)).inspect(strikes(faults));
+        let first = items.clone().changes_into_table(|item| change(&item)).name("first");
+        let second = items.key_by(|item| item.key).upserts_into_table(upsert).name("second");
+        first.clone().count().changes().sink(self.counts.sink());
+        first.clone().filter(|_, row| *row != 4).distinct().changes().sink(self.distinct.sink());
+        second.clone().changes().sink(self.upserts.sink());
+        let pairs = first.join(second);
+        pairs.clone().changes().sink(self.pairs.sink());
+        // A reduction behind a join, by another key.
+        pairs
+            .map(|key, (row, text)| (text, row + key as i64))
+            .sum(|row| *row)
+            .changes()
+            .sink(self.sums.sink());
+    }
+
+    fn compare(&self, case: &Case) -> Result<(), TestCaseError> {
+        let mut first: Naive<u64, i64> = BTreeMap::new();
+        for (key, row, by) in case.splits.iter().flatten().map(change) {
+            *first.entry((key, row)).or_default() += by;
+        }
+        first.retain(|_, count| *count != 0);
+
+        let mut in_time: Vec<Item> = judge(&case.splits, case.delay)
+            .into_iter()
+            .filter(|(item, watermark)| watermark.is_none_or(|watermark| i128::from(item.at) >= watermark))
+            .map(|(item, _)| item)
+            .collect();
+        in_time.sort_by_key(|item| (item.at, item.split, item.number));
+        let mut second = BTreeMap::new();
+        for item in in_time {
+            match upsert(&item) {
+                Some(row) => drop(second.insert(item.key, row)),
+                None => drop(second.remove(&item.key)),
+            }
+        }
+
+        let (mut counts, mut distinct, mut pairs, mut sums) =
+            (BTreeMap::<u64, i64>::new(), Naive::new(), Naive::new(), BTreeMap::<String, i64>::new());
+        for ((key, row), count) in &first {
+            *counts.entry(*key).or_default() += count;
+            if *count > 0 && *row != 4 {
+                distinct.insert((*key, *row), 1);
+            }
+            if let Some(text) = second.get(key) {
+                pairs.insert((*key, (*row, text.clone())), *count);
+                *sums.entry(text.clone()).or_default() += (row + *key as i64) * count;
+            }
+        }
+        let once = |(key, row)| ((key, row), 1);
+        prop_assert_eq!(added_up(&self.counts), counts.into_iter().map(once).collect());
+        prop_assert_eq!(added_up(&self.distinct), distinct);
+        prop_assert_eq!(added_up(&self.upserts), second.into_iter().map(|(key, row)| ((key, row), 1)).collect());
+        prop_assert_eq!(added_up(&self.pairs), pairs);
+        prop_assert_eq!(added_up(&self.sums), sums.into_iter().map(|(key, row)| ((key, row), 1)).collect());
+        Ok(())
+    }
+}
+
+/// The table that changes make.
+fn added_up<K: Ord + Data, V: Ord + Data>(changes: &Collected<Delta<K, V>>) -> Naive<K, V> {
+    let mut table = BTreeMap::new();
+    for (key, row, by) in values(changes.take()) {
+        *table.entry((key, row)).or_default() += by;
+    }
+    table.retain(|_, count| *count != 0);
+    table
+}
+
+proptest! {
+    #![proptest_config(config(cases(50)))]
+
+    #[test]
+    fn tables_are_as_the_oracle_says(case in any_case(4, 100), setups in setups()) {
+        for setup in setups {
+            let (dir, outlets) = (tempdir(), Outlets::new());
+            let job = new_job(&setup, &dir);
+            outlets.attach(&job, &case, setup.pace, &[]);
+            run(job).expect("the job finishes");
+            outlets.compare(&case)?;
+        }
+    }
+
+    #[test]
+    fn crashes_and_other_numbers_of_workers_change_nothing(
+        case in any_case(4, 100),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        let outlets = Outlets::new();
+        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
+        run_through(&troubles, &splits, &workers, &setup, |job, faults| outlets.attach(job, &case, setup.pace, faults))?;
+        outlets.compare(&case)?;
+    }
+}
+
+/// A table knows after a restart what it knew before, and tells only what is new.
+#[test]
+fn after_a_restart_only_what_is_new_is_told() {
+    let (dir, changes) = (tempdir(), Collected::new());
+    let start = |workers: usize| {
+        let (sender, source) = channel::<Item>(10);
+        let job = Job::new("count").workers(workers).checkpoint_dir(dir.path());
+        let items = job.source(source, watermarks(0)).name("items");
+        let counts = items.into_table(|item| (item.key, item.value)).name("rows").count();
+        counts.changes().sink(changes.sink());
+        (sender, job.start().expect("starts"))
+    };
+    let item = |key: u64, value: i64| Item { split: 0, number: 0, at: 0, key, value };
+    let stopped = |handle: JobHandle| {
+        handle.stop(StopMode::WithCheckpoint);
+        oracle::finish(handle).expect("stops");
+        sorted(values(changes.take()))
+    };
+    let read = |handle: &JobHandle, records: u64| {
+        while handle.status().records_in < records {
+            std::thread::park_timeout(Duration::from_micros(100));
+        }
+    };
+    let (sender, handle) = start(1);
+    for (key, value) in [(1, 5), (1, 6), (2, 5)] {
+        sender.send(item(key, value)).expect("the job reads");
+    }
+    read(&handle, 3);
+    let told = stopped(handle);
+    assert_eq!(told.iter().filter(|(key, ..)| *key == 2).collect::<Vec<_>>(), [&(2, 1, 1)]);
+    let (sender, handle) = start(3);
+    sender.send(item(1, 7)).expect("the job reads");
+    read(&handle, 1);
+    assert_eq!(stopped(handle), [(1, 2, -1), (1, 3, 1)]);
+    let (_sender, handle) = start(2);
+    assert_eq!(stopped(handle), []);
+}
+
+#[test]
+fn a_reduction_that_panics_fails_the_job_and_names_operator_and_key() {
+    oracle::quiet();
+    let job = Job::new("panics");
+    job.source(from_vec(vec![1u64, 2]), Watermarks::none(|_: &u64| EventTime::EPOCH))
+        .into_table(|number| (number, ()))
+        .reduce(|key, _, out: &mut Vec<((), i64)>| {
+            assert!(*key != 2, "boom");
+            out.push(((), 1));
+        })
+        .name("careful")
+        .changes()
+        .sink(Collected::new().sink());
+    let error = run(job).expect_err("fails").to_string();
+    assert!(error.contains("boom") && error.contains("careful") && error.contains("the key 2"), "{error}");
+}
