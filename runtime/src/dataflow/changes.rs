@@ -100,7 +100,11 @@ where
             if of.shared.has_failed() {
                 return;
             }
-            if let Err(error) = guard(&of.name, || Ok(logic(key, rows, out))) {
+            let called = guard(&of.name, || {
+                logic(key, rows, out);
+                Ok(())
+            });
+            if let Err(error) = called {
                 of.shared.fail(error.note(format!("it was called for the key {key:?}")));
             }
         };
