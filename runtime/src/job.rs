@@ -107,6 +107,8 @@ pub struct Job {
     pub(crate) load: Option<OpenLoop>,
     /// It was measured before.
     pub(crate) measured: bool,
+    /// Somebody wants to know when it is at rest.
+    pub(crate) watched: bool,
     /// What is replayed, when it is a replay.
     pub(crate) replayed: Option<Arc<Replayed>>,
     pub(crate) graph: SharedGraph,
@@ -131,6 +133,7 @@ impl Job {
             settings: Settings::default(),
             load: None,
             measured: false,
+            watched: false,
             replayed: None,
             graph: Arc::new(Mutex::new(Graph::default())),
             migrations: Migrations::default(),
@@ -267,6 +270,14 @@ impl Job {
     #[must_use]
     pub fn set_aside_after(mut self, failures: u32) -> Self {
         self.settings.set_aside_after = Some(failures);
+        self
+    }
+
+    /// Keeps track of what is processed, so that [`JobHandle::wait_for_rest`] can tell; for `millstream::testing`.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn watched(mut self) -> Self {
+        self.watched = true;
         self
     }
 
