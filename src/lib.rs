@@ -84,6 +84,9 @@ pub mod guide {
     pub mod joins {}
 }
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 /// Types with versions: how checkpoints outlive changes of what they hold.
 ///
 /// A type that is kept (a key, a value, or a part of either) may be changed after its form of before was put under another
