@@ -100,6 +100,13 @@ impl Live {
             Live(Arc::clone(rest))
         })
     }
+
+    /// Its work has failed: it counts for ever, so a job that fails is never at rest, however long it takes until everybody knows.
+    pub(crate) fn has_failed(live: Option<Live>) {
+        if let Some(live) = live {
+            live.0.batches.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Clone for Live {

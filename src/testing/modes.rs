@@ -25,7 +25,7 @@ pub enum Mode {
     Rescaled,
     /// Crashed after every step, on two workers, with a checkpoint before every second one: so one or two steps are done again each time.
     Crashed,
-    /// With next to no memory for state, and a checkpoint after every step, so that state leaves memory and is read back.
+    /// As [`Restarted`](Self::Restarted), with no memory to speak of for state: what can leave memory does, and is read back when it is needed.
     LittleMemory,
 }
 
@@ -48,7 +48,7 @@ impl Mode {
     }
 
     pub(super) fn memory(self) -> Option<u64> {
-        (self == Mode::LittleMemory).then_some(4096)
+        (self == Mode::LittleMemory).then_some(LITTLE_MEMORY)
     }
 
     /// Whether operators work as under a load.
@@ -66,10 +66,9 @@ impl Mode {
         const WORKERS: [usize; 4] = [3, 2, 5, 1];
         match self {
             Mode::Steps | Mode::Batch | Mode::Workers => Ok(()),
-            Mode::Restarted => trial.restart(),
+            Mode::Restarted | Mode::LittleMemory => trial.restart(),
             Mode::Rescaled => trial.rescale(WORKERS[number % WORKERS.len()]),
             Mode::Crashed => trial.crash(),
-            Mode::LittleMemory => trial.checkpoint(),
         }
     }
 }
@@ -87,6 +86,9 @@ impl fmt::Display for Mode {
         })
     }
 }
+
+/// In bytes: less than the state of one key.
+const LITTLE_MEMORY: u64 = 16;
 
 /// What a script found to be wrong: in which mode, at which step, and what.
 #[derive(Clone, Debug)]

@@ -47,12 +47,16 @@ pub(super) enum Action {
     State(StateCheck),
 }
 
+/// Gives records to a split.
+pub(super) type Give = Box<dyn Fn(&dyn AnyFeed, usize) -> Result<()>>;
+/// Compares what came out; returns in lines what is wrong.
 pub(super) type OutputCheck = Box<dyn Fn(&dyn AnyRecords) -> Option<Vec<String>>>;
+/// Compares what is in a checkpoint; returns in lines what is wrong.
 pub(super) type StateCheck = Box<dyn Fn(&CheckpointView) -> Result<Option<Vec<String>>>>;
 
 /// What a split is given.
 pub(super) enum Given {
-    Records(Box<dyn Fn(&dyn AnyFeed, usize) -> Result<()>>),
+    Records(Give),
     Watermark(EventTime),
     End,
 }

@@ -52,7 +52,13 @@ impl std::fmt::Debug for Bench<'_> {
 #[derive(Default)]
 struct Wiring {
     inputs: RefCell<Vec<(usize, Arc<dyn AnyFeed>)>>,
-    outputs: RefCell<Vec<(usize, String, Arc<dyn AnyShelf>)>>,
+    outputs: RefCell<Vec<Collecting>>,
+}
+
+struct Collecting {
+    id: usize,
+    name: String,
+    shelf: Arc<dyn AnyShelf>,
 }
 
 impl Bench<'_> {
@@ -87,10 +93,10 @@ impl Bench<'_> {
     pub fn output<T: Data + PartialEq + std::fmt::Debug>(&self, output: &Output<T>, stream: Stream<T>) {
         self.connect(output.id, &output.name);
         let mut outputs = self.wiring.outputs.borrow_mut();
-        let known = outputs.iter().find(|(id, ..)| *id == output.id).map(|(.., shelf)| shelf.clone());
+        let known = outputs.iter().find(|known| known.id == output.id).map(|known| known.shelf.clone());
         let shelf = known.unwrap_or_else(|| {
             let shelf: Arc<dyn AnyShelf> = Arc::new(Shelf::<T>::new());
-            outputs.push((output.id, output.name.clone(), shelf.clone()));
+            outputs.push(Collecting { id: output.id, name: output.name.clone(), shelf: shelf.clone() });
             shelf
         });
         let Ok(shelf) = shelf.into_any().downcast::<Shelf<T>>() else { unreachable!("an output has one type") };
@@ -287,7 +293,7 @@ impl Trial {
 
     fn shelf(&self, output: usize) -> Result<Arc<dyn AnyShelf>> {
         let outputs = self.wiring.outputs.borrow();
-        let found = outputs.iter().find(|(id, ..)| *id == output).map(|(.., shelf)| shelf.clone());
+        let found = outputs.iter().find(|known| known.id == output).map(|known| known.shelf.clone());
         found.ok_or_else(|| {
             Error::config("an output that the job does not have").hint("connect it with `Bench::output`")
         })
@@ -348,7 +354,7 @@ impl Trial {
     /// When the job does not have that output.
     pub fn take<T: Data + PartialEq + std::fmt::Debug>(&self, output: &Output<T>) -> Vec<Record<T>> {
         let outputs = self.wiring.outputs.borrow();
-        let shelf = outputs.iter().find(|(id, ..)| *id == output.id).map(|(.., shelf)| shelf.as_any());
+        let shelf = outputs.iter().find(|known| known.id == output.id).map(|known| known.shelf.as_any());
         match shelf.and_then(|shelf| shelf.downcast_ref::<Shelf<T>>()) {
             Some(shelf) => shelf.take_records(),
             None => panic!("the job has no output `{}`", output.name),
@@ -366,7 +372,7 @@ impl Trial {
     /// What came out of every output since the last time.
     pub(super) fn take_all(&self) -> Vec<(usize, String, Box<dyn AnyRecords>)> {
         let outputs = self.wiring.outputs.borrow();
-        outputs.iter().map(|(id, name, shelf)| (*id, name.clone(), shelf.take())).collect()
+        outputs.iter().map(|Collecting { id, name, shelf }| (*id, name.clone(), shelf.take())).collect()
     }
 
     /// How far event time has come: the least watermark of all sources; [`EventTime::MAX`] when all have ended.
@@ -411,7 +417,7 @@ impl Trial {
             self.join()?;
         }
         self.begin()?;
-        for (_, name, shelf) in &*self.wiring.outputs.borrow() {
+        for Collecting { name, shelf, .. } in &*self.wiring.outputs.borrow() {
             let missing = shelf.missing();
             if !missing.is_empty() {
                 let missing = missing.join("\n  ");

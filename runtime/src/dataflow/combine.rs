@@ -53,7 +53,7 @@ pub(super) fn build<'scope>(
                 input.for_each(|cap, packet| {
                     let (Some(rows), Ok(())) = (packet.rows.take(), &result) else { return };
                     // Until it is sent on, or held.
-                    let _live = packet.live.take();
+                    let live = packet.live.take();
                     sent_ns = packet.sent_ns;
                     if std::mem::take(&mut idle) {
                         stats.queue.record(start_ns.saturating_sub(sent_ns), 1);
@@ -77,7 +77,10 @@ pub(super) fn build<'scope>(
                             outputs[0].activate().give(&cap, &mut packet);
                         }
                         Ok(None) => {}
-                        Err(error) => result = Err(error),
+                        Err(error) => {
+                            Live::has_failed(live);
+                            result = Err(error);
+                        }
                     }
                     // Batches of several sources may come under moments that go back.
                     let held_from = held.as_ref().map(|held| *held.time());

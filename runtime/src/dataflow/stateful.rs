@@ -221,7 +221,10 @@ impl Stateful {
         waited.record(start_ns.saturating_sub(arrival.sent_ns), 1);
         let Arrival { rows, born, live, .. } = arrival;
         let count = rows.len() as u64;
-        self.logic.apply(self.epoch, rows, born, &mut self.outbox)?;
+        if let Err(error) = self.logic.apply(self.epoch, rows, born, &mut self.outbox) {
+            Live::has_failed(live);
+            return Err(error);
+        }
         let done_ns = self.flush(born, start_ns);
         drop(live);
         if self.is_sink {

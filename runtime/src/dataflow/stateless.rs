@@ -36,7 +36,7 @@ pub(super) fn build<'scope>(
             input.for_each(|cap, packet| {
                 let Some(rows) = packet.rows.take() else { return };
                 // Until what is made of it is sent.
-                let _live = packet.live.take();
+                let live = packet.live.take();
                 if shared.has_failed() {
                     return;
                 }
@@ -48,7 +48,10 @@ pub(super) fn build<'scope>(
                             sessions[output].give(&cap, &mut packet);
                         }
                     }
-                    Err(error) => shared.fail(error),
+                    Err(error) => {
+                        Live::has_failed(live);
+                        shared.fail(error);
+                    }
                 }
             });
         }
