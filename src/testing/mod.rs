@@ -149,8 +149,8 @@ impl Kit {
         self
     }
 
-    /// Changes settings of the job, in every mode: `kit.settings(|job| job.batch_size(1))`. Workers and the directory of checkpoints are
-    /// the kit's own.
+    /// Changes settings of the job, in every mode: `kit.settings(|job| job.batch_size(1))`. Workers, the directory of checkpoints
+    /// and restarts after failures are the kit's own.
     #[must_use]
     pub fn settings(mut self, adjust: impl Fn(Job) -> Job + Send + Sync + 'static) -> Self {
         self.adjust = Some(Arc::new(adjust));

@@ -12,6 +12,7 @@ use millstream_runtime::handle::{JobHandle, Status};
 use millstream_runtime::inspect::CheckpointView;
 use millstream_runtime::job::Job;
 use millstream_runtime::record::{Data, Record};
+use millstream_runtime::restart::RestartPolicy;
 use millstream_runtime::stream::Stream;
 use millstream_runtime::time::EventTime;
 use millstream_runtime::watermark::Watermarks;
@@ -198,17 +199,20 @@ impl Trial {
 
     /// The job, described anew.
     fn describe(&self) -> Job {
-        let mut job = Job::new("trial")
-            .workers(self.workers)
-            .checkpoint_dir(self.dir.path().join("checkpoints"))
-            .checkpoint_every(NEVER)
-            .watched();
+        let mut job = Job::new("trial").checkpoint_every(NEVER);
         if let Some(bytes) = self.memory {
             job = job.memory(bytes);
         }
         if let Some(adjust) = &self.adjust {
             job = adjust(job);
         }
+        // Whoever drives it decides when it starts, and from what.
+        job = job
+            .workers(self.workers)
+            .checkpoint_dir(self.dir.path().join("checkpoints"))
+            .start_from(StartFrom::Newest)
+            .restart(RestartPolicy::never())
+            .watched();
         (self.build)(&Bench { job: &job, wiring: &self.wiring, connected: RefCell::default() });
         job
     }
