@@ -445,7 +445,7 @@ fn connect() {
 // ---- the kit itself --------------------------------------------------------------------------------------------------
 
 /// What it says of a script that fails.
-fn failure(kit: &Kit, script: impl IntoIterator<Item = Step>) -> Failure {
+fn failure(kit: &Kit<'_>, script: impl IntoIterator<Item = Step>) -> Failure {
     kit.try_in_all_modes(script).expect_err("something is wrong")
 }
 
@@ -573,7 +573,7 @@ fn what_is_not_as_expected_is_said_with_its_place() {
     assert!(failure.at.contains("output.expect([2])"), "{failure}");
 }
 
-fn wrong_after(kit: &Kit, script: [Step; 3]) -> Failure {
+fn wrong_after(kit: &Kit<'_>, script: [Step; 3]) -> Failure {
     failure(kit, script)
 }
 
@@ -729,6 +729,44 @@ fn the_state_of_a_process_function_can_be_looked_at() -> Result<(), Error> {
     let error = view.state::<String, u64>("bursts").expect_err("another type").to_string();
     assert!(error.contains("was asked for as"), "{error}");
     Ok(())
+}
+
+/// A job may have sources and sinks besides those of the test, and settings of its own.
+#[test]
+fn a_job_with_a_source_and_a_sink_of_its_own() {
+    let (orders, joined, committed) = (Input::new("orders"), Output::new("joined"), Collected::new());
+    let build = |bench: &Bench<'_>| {
+        let names = from_vec(vec![(1u64, "tea"), (2, "coffee")]);
+        let names = bench.job().source(names, Watermarks::none(|_| EventTime::EPOCH));
+        let named = names.map(|(number, name)| (number, name.to_string())).key_by(|(number, _)| *number);
+        let pairs = bench.input(&orders).key_by(|order: &u64| *order).interval_join(named, secs(100), EventSpan::ZERO);
+        let names = pairs.map(|(_, (_, name))| name);
+        names.clone().sink(committed.sink());
+        bench.output(&joined, names);
+    };
+    let kit = Kit::new(build).settings(|job| job.batch_size(1).checkpoint_every(Duration::from_millis(1)));
+    let joins =
+        || [orders.at(5, 2), orders.at(6, 3), orders.watermark(7), joined.expect_at([(5, "coffee".to_string())])];
+    kit.in_all_modes(joins());
+    committed.take();
+
+    let mut trial = kit.start().expect("starts");
+    for step in joins().into_iter().chain([checkpoint(), crash(), orders.at(8, 1), orders.end()]) {
+        trial.step(step).expect("goes well");
+    }
+    assert_eq!(trial.values(&joined), ["tea"]);
+    assert_eq!(committed.values(), ["coffee", "tea"]);
+}
+
+#[test]
+#[should_panic(expected = "`orders` is connected twice")]
+fn an_input_is_read_once() {
+    let orders = Input::<u64>::new("orders");
+    let kit = Kit::new(|bench| {
+        let twice = [bench.input(&orders), bench.input(&orders)];
+        bench.output(&Output::new("all"), bench.input(&orders).union(twice));
+    });
+    let _ = kit.start();
 }
 
 #[test]

@@ -81,20 +81,20 @@ use trial::{Adjust, Build, Setup};
 
 /// How a job under test is described, and run.
 #[derive(Clone)]
-pub struct Kit {
-    build: Build,
-    adjust: Option<Adjust>,
+pub struct Kit<'a> {
+    build: Build<'a>,
+    adjust: Option<Adjust<'a>>,
     patience: Option<Duration>,
     except: Vec<Mode>,
 }
 
-impl std::fmt::Debug for Kit {
+impl std::fmt::Debug for Kit<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kit").field("except", &self.except).finish_non_exhaustive()
     }
 }
 
-impl Kit {
+impl<'a> Kit<'a> {
     /// A job of any shape: `build` connects inputs and outputs on a [`Bench`]. It is called for every start of the job, and must
     /// describe the same one each time.
     ///
@@ -102,18 +102,14 @@ impl Kit {
     /// use millstream::prelude::*;
     /// use millstream::testing::*;
     ///
-    /// let (words, numbers) = (Input::new("words"), Input::<u64>::new("numbers"));
-    /// let lengths = Output::new("lengths");
-    /// let kit = Kit::new({
-    ///     let (words, numbers, lengths) = (words.clone(), numbers.clone(), lengths.clone());
-    ///     move |bench| {
-    ///         let of_words = bench.input(&words).map(|word: &str| word.len() as u64);
-    ///         bench.output(&lengths, of_words.union([bench.input(&numbers)]));
-    ///     }
+    /// let (words, numbers, lengths) = (Input::new("words"), Input::new("numbers"), Output::new("lengths"));
+    /// let kit = Kit::new(|bench| {
+    ///     let of_words = bench.input(&words).map(|word: &str| word.len() as u64);
+    ///     bench.output(&lengths, of_words.union([bench.input(&numbers)]));
     /// });
     /// kit.in_all_modes([words.at(1, "four"), numbers.at(2, 7), lengths.expect([4, 7])]);
     /// ```
-    pub fn new(build: impl Fn(&Bench<'_>) + Send + Sync + 'static) -> Self {
+    pub fn new(build: impl Fn(&Bench<'_>) + Send + Sync + 'a) -> Self {
         Kit { build: Arc::new(build), adjust: None, patience: None, except: Vec::new() }
     }
 
@@ -136,7 +132,7 @@ impl Kit {
     ///     paid.expect_at([(30, (1, 1))]),
     /// ]);
     /// ```
-    pub fn of<I: Inputs, O: Outputs>(build: impl Fn(I) -> O + Send + Sync + 'static) -> (Kit, I::Handles, O::Handles) {
+    pub fn of<I: Inputs, O: Outputs>(build: impl Fn(I) -> O + Send + Sync + 'a) -> (Self, I::Handles, O::Handles) {
         let (inputs, outputs) = (I::handles(), O::handles());
         let (read, written) = (inputs.clone(), outputs.clone());
         (Kit::new(move |bench| build(I::read(bench, &read)).write(bench, &written)), inputs, outputs)
@@ -152,7 +148,7 @@ impl Kit {
     /// Changes settings of the job, in every mode: `kit.settings(|job| job.batch_size(1))`. Workers, the directory of checkpoints
     /// and restarts after failures are the kit's own.
     #[must_use]
-    pub fn settings(mut self, adjust: impl Fn(Job) -> Job + Send + Sync + 'static) -> Self {
+    pub fn settings(mut self, adjust: impl Fn(Job) -> Job + Send + Sync + 'a) -> Self {
         self.adjust = Some(Arc::new(adjust));
         self
     }
@@ -168,11 +164,11 @@ impl Kit {
     ///
     /// # Errors
     /// When the job is not as it must be.
-    pub fn start(&self) -> Result<Trial> {
+    pub fn start(&self) -> Result<Trial<'a>> {
         self.start_in(Mode::Steps)
     }
 
-    fn start_in(&self, mode: Mode) -> Result<Trial> {
+    fn start_in(&self, mode: Mode) -> Result<Trial<'a>> {
         Trial::start(Setup {
             build: Arc::clone(&self.build),
             adjust: self.adjust.clone(),
@@ -226,7 +222,7 @@ impl Kit {
 /// As [`Kit::in_all_modes`].
 #[track_caller]
 pub fn check<T, O, W>(
-    build: impl Fn(Stream<T>) -> Stream<O> + Send + Sync + 'static,
+    build: impl Fn(Stream<T>) -> Stream<O> + Send + Sync,
     records: impl IntoIterator<Item = (W, T)>,
     expected: impl IntoIterator<Item = O>,
 ) where

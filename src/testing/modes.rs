@@ -57,12 +57,12 @@ impl Mode {
     }
 
     /// What happens before the `number`-th step that gives something, counted from 0.
-    fn before(self, number: usize, trial: &mut Trial) -> Result<()> {
+    fn before(self, number: usize, trial: &mut Trial<'_>) -> Result<()> {
         if self == Mode::Crashed && number % 2 == 1 { trial.checkpoint() } else { Ok(()) }
     }
 
     /// What happens after it.
-    fn after(self, number: usize, trial: &mut Trial) -> Result<()> {
+    fn after(self, number: usize, trial: &mut Trial<'_>) -> Result<()> {
         const WORKERS: [usize; 4] = [3, 2, 5, 1];
         match self {
             Mode::Steps | Mode::Batch | Mode::Workers => Ok(()),
@@ -120,7 +120,7 @@ pub(super) type Taken = Vec<(usize, String, Box<dyn AnyRecords>)>;
 pub(super) type Trace = Vec<Taken>;
 
 /// Runs a script step by step, and meets its expectations.
-pub(super) fn run_reference(start: Result<Trial>, steps: &[Step]) -> Result<Trace, Failure> {
+pub(super) fn run_reference(start: Result<Trial<'_>>, steps: &[Step]) -> Result<Trace, Failure> {
     let run = Run { mode: Mode::Steps, steps };
     let mut trial = start.map_err(|error| run.fail(0..1, lines_of(&error)))?;
     let mut trace = Trace::new();
@@ -165,7 +165,7 @@ pub(super) fn run_reference(start: Result<Trial>, steps: &[Step]) -> Result<Trac
 }
 
 /// Runs a script in one mode, and compares what comes out with what came step by step.
-pub(super) fn run(mode: Mode, start: Result<Trial>, steps: &[Step], reference: &Trace) -> Result<(), Failure> {
+pub(super) fn run(mode: Mode, start: Result<Trial<'_>>, steps: &[Step], reference: &Trace) -> Result<(), Failure> {
     let run = Run { mode, steps };
     let mut trial = start.map_err(|error| run.fail(0..1, lines_of(&error)))?;
     // The first step whose results have not been compared.
@@ -210,7 +210,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Takes a step as it is.
-    fn take(&self, place: usize, trial: &mut Trial) -> Result<(), Failure> {
+    fn take(&self, place: usize, trial: &mut Trial<'_>) -> Result<(), Failure> {
         let at = place..place + 1;
         match trial.perform(&self.steps[place]) {
             Ok(None) => Ok(()),
@@ -220,7 +220,7 @@ impl Run<'_> {
     }
 
     /// Takes a step that gives something, with what the mode does before and after it.
-    fn take_with_trouble(&self, place: usize, trial: &mut Trial) -> Result<(), Failure> {
+    fn take_with_trouble(&self, place: usize, trial: &mut Trial<'_>) -> Result<(), Failure> {
         let gives = |step: &&Step| matches!(step.action, Action::Give { .. });
         let number = self.steps[..place].iter().filter(gives).count();
         let failed = |error: Error| self.fail(place..place + 1, lines_of(&error));
@@ -230,7 +230,7 @@ impl Run<'_> {
     }
 
     /// Lets all be read that these steps have laid down.
-    fn open(&self, steps: Range<usize>, trial: &mut Trial, reference: &Trace) -> Result<(), Failure> {
+    fn open(&self, steps: Range<usize>, trial: &mut Trial<'_>, reference: &Trace) -> Result<(), Failure> {
         if steps.is_empty() {
             return Ok(());
         }
@@ -239,13 +239,13 @@ impl Run<'_> {
     }
 
     /// Ends the input.
-    fn end(&self, trial: &mut Trial) -> Result<(), Failure> {
+    fn end(&self, trial: &mut Trial<'_>) -> Result<(), Failure> {
         let ended = trial.lay_ends().and_then(|()| trial.open());
         ended.map_err(|error| self.fail(self.steps.len()..self.steps.len() + 1, lines_of(&error)))
     }
 
     /// Compares what came out with what came of the same steps, taken one by one.
-    fn compare(&self, steps: Range<usize>, trial: &Trial, reference: &Trace) -> Result<(), Failure> {
+    fn compare(&self, steps: Range<usize>, trial: &Trial<'_>, reference: &Trace) -> Result<(), Failure> {
         for (place, (_, name, got)) in trial.take_all().into_iter().enumerate() {
             let mut expected = got.none();
             reference[steps.clone()].iter().for_each(|taken| expected.extend(&*taken[place].2));

@@ -25,10 +25,10 @@ use super::output::{AnyRecords, AnyShelf, Output, Shelf, ShelfSink};
 use super::step::{Action, Given, Step};
 
 /// Describes the job under test: connects inputs and outputs with what is between them.
-pub(super) type Build = Arc<dyn Fn(&Bench<'_>) + Send + Sync>;
+pub(super) type Build<'a> = Arc<dyn Fn(&Bench<'_>) + Send + Sync + 'a>;
 
 /// Changes the settings of a job under test.
-pub(super) type Adjust = Arc<dyn Fn(Job) -> Job + Send + Sync>;
+pub(super) type Adjust<'a> = Arc<dyn Fn(Job) -> Job + Send + Sync + 'a>;
 
 /// How long a step may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -138,9 +138,9 @@ impl Bench<'_> {
 ///
 /// After an error in user code the job is down, as it would be outside of a test; [`crash`](Self::crash) starts it again from its
 /// last checkpoint.
-pub struct Trial {
-    build: Build,
-    adjust: Option<Adjust>,
+pub struct Trial<'a> {
+    build: Build<'a>,
+    adjust: Option<Adjust<'a>>,
     patience: Duration,
     workers: usize,
     memory: Option<u64>,
@@ -155,7 +155,7 @@ pub struct Trial {
     dir: TempDir,
 }
 
-impl std::fmt::Debug for Trial {
+impl std::fmt::Debug for Trial<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Trial")
             .field("handle", &self.handle)
@@ -165,9 +165,9 @@ impl std::fmt::Debug for Trial {
 }
 
 /// How a trial is started.
-pub(super) struct Setup {
-    pub build: Build,
-    pub adjust: Option<Adjust>,
+pub(super) struct Setup<'a> {
+    pub build: Build<'a>,
+    pub adjust: Option<Adjust<'a>>,
     pub patience: Option<Duration>,
     pub workers: usize,
     pub memory: Option<u64>,
@@ -175,8 +175,8 @@ pub(super) struct Setup {
     pub pressed: bool,
 }
 
-impl Trial {
-    pub(super) fn start(setup: Setup) -> Result<Self> {
+impl<'a> Trial<'a> {
+    pub(super) fn start(setup: Setup<'a>) -> Result<Self> {
         let dir = tempfile::tempdir().map_err(|error| Error::external("no temporary directory").because(error))?;
         let Setup { build, adjust, patience, workers, memory, pressed } = setup;
         let mut trial = Trial {
@@ -474,7 +474,7 @@ impl Trial {
     }
 }
 
-impl Drop for Trial {
+impl Drop for Trial<'_> {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.take() {
             handle.stop(StopMode::Now);
