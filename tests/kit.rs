@@ -838,6 +838,9 @@ fn steps_that_make_no_sense_are_refused() -> Result<(), Error> {
     assert!(refused(Input::<u8>::new("other").at(1, 1)).contains("an input that the job does not have"));
     assert!(refused(Output::<u8>::new("other").expect([])).contains("an output that the job does not have"));
     assert!(refused(rescale(0)).contains("0 workers"));
+    let failure = failure(&kit.settings(|job| job.batch_size(0)), []);
+    assert_eq!((failure.mode, failure.step), (Mode::Steps, 0));
+    assert!(failure.to_string().starts_with("step by step, when the job was to start\n  a batch size"), "{failure}");
     Ok(())
 }
 

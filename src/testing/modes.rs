@@ -96,7 +96,7 @@ const LITTLE_MEMORY: u64 = 16;
 pub struct Failure {
     /// How the script was run.
     pub mode: Mode,
-    /// At which step, counted from 1; one more than there are means the end of the input, which follows every script.
+    /// At which step, counted from 1; 0 is the start of the job, and one more than there are the end of the input, which follows every script.
     pub step: usize,
     /// The step, and where it stands in the program, as far as there is one.
     pub at: String,
@@ -122,7 +122,7 @@ pub(super) type Trace = Vec<Taken>;
 /// Runs a script step by step, and meets its expectations.
 pub(super) fn run_reference(start: Result<Trial<'_>>, steps: &[Step]) -> Result<Trace, Failure> {
     let run = Run { mode: Mode::Steps, steps };
-    let mut trial = start.map_err(|error| run.fail(0..1, lines_of(&error)))?;
+    let mut trial = start.map_err(|error| run.fail(0..0, lines_of(&error)))?;
     let mut trace = Trace::new();
     // What came out since it was last expected.
     let mut since = trial.take_all();
@@ -167,7 +167,7 @@ pub(super) fn run_reference(start: Result<Trial<'_>>, steps: &[Step]) -> Result<
 /// Runs a script in one mode, and compares what comes out with what came step by step.
 pub(super) fn run(mode: Mode, start: Result<Trial<'_>>, steps: &[Step], reference: &Trace) -> Result<(), Failure> {
     let run = Run { mode, steps };
-    let mut trial = start.map_err(|error| run.fail(0..1, lines_of(&error)))?;
+    let mut trial = start.map_err(|error| run.fail(0..0, lines_of(&error)))?;
     // The first step whose results have not been compared.
     let mut first = 0;
     for (place, step) in steps.iter().enumerate() {
@@ -260,10 +260,11 @@ impl Run<'_> {
 
     fn fail(&self, steps: Range<usize>, found: Vec<String>) -> Failure {
         let (first, last, of) = (steps.start + 1, steps.end, self.steps.len());
-        let at = match self.steps.get(last - 1) {
-            None => "at the end of the input, which follows every script".to_string(),
-            Some(step) if first == last => format!("step {last} of {of}, at {}: {}", step.place, step.text),
-            Some(step) => format!("steps {first} to {last} of {of}, up to {}", step.place),
+        let at = match last.checked_sub(1).map(|place| self.steps.get(place)) {
+            None => "when the job was to start".to_string(),
+            Some(None) => "at the end of the input, which follows every script".to_string(),
+            Some(Some(step)) if first == last => format!("step {last} of {of}, at {}: {}", step.place, step.text),
+            Some(Some(step)) => format!("steps {first} to {last} of {of}, up to {}", step.place),
         };
         Failure { mode: self.mode, step: last, at, found }
     }

@@ -384,7 +384,7 @@ impl<'a> Trial<'a> {
         if self.finished { EventTime::MAX } else { self.status().watermark() }
     }
 
-    /// What the job has counted since it was started, or started again.
+    /// What the job has counted since it was started, or started again. A watermark counts as two records of its source.
     pub fn status(&self) -> Status {
         self.handle.as_ref().map_or_else(Status::default, JobHandle::status)
     }
