@@ -61,7 +61,7 @@
 //!
 //! Where to go from here: the [`guide`] tells of [windows](guide::windows), [time](guide::time), [state and timers](guide::state_and_timers) and
 //! [joins](guide::joins); [`operators`] has the table of all operators, [`aggregate`] the aggregates, [`connectors`] the
-//! sources and sinks; `ARCHITECTURE.md` in the repository tells how a record and a checkpoint live.
+//! sources and sinks; `testing`, a feature, tests of jobs; `ARCHITECTURE.md` in the repository tells how a record and a checkpoint live.
 
 pub use millstream_connectors as connectors;
 pub use millstream_operators as operators;
@@ -82,7 +82,13 @@ pub mod guide {
     pub mod state_and_timers {}
     #[doc = include_str!("guide/joins.md")]
     pub mod joins {}
+    #[cfg(feature = "testing")]
+    #[doc = include_str!("guide/testing.md")]
+    pub mod testing {}
 }
+
+#[cfg(feature = "testing")]
+pub mod testing;
 
 /// Types with versions: how checkpoints outlive changes of what they hold.
 ///

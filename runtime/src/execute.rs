@@ -22,6 +22,7 @@ use crate::journal::What;
 use crate::poison::{LeftOut, SplitName};
 use crate::recovery::{Shape, Start, choose};
 use crate::replay::Replayed;
+use crate::rest::Rest;
 use crate::savepoint::Savepoints;
 use crate::schema::Schemas;
 use crate::shared::{Shared, lock};
@@ -132,7 +133,8 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     let splits = numbered(&graph, splits);
     let sinks = splits_of_sinks(&graph, &splits);
     let probe = Probe::new(job.load.as_ref(), splits.values().map(Vec::len).sum(), sinks);
-    let shared = Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, probe, sender));
+    let rest = job.watched.then(|| rest(&graph));
+    let shared = Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, probe, rest, sender));
     let operators = operator_infos(&graph, &names, restored.as_deref(), &shape.schemas);
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
@@ -213,6 +215,15 @@ fn splits(graph: &Graph, names: &[String]) -> Result<HashMap<usize, Vec<String>>
         all.insert(node, splits);
     }
     Ok(all)
+}
+
+/// What keeps track of whether all is processed.
+fn rest(graph: &Graph) -> Rest {
+    let is_source = |node: &usize| matches!(graph.nodes[*node].body, Body::Source(_));
+    let stands_behind = |node: &usize| takes_part(&graph.nodes[*node].body) && !is_source(node);
+    let nodes = 0..graph.nodes.len();
+    let upstream = nodes.clone().filter(stands_behind).map(|node| (node, graph.sources_of(node)));
+    Rest::new(nodes.clone().filter(is_source).collect(), upstream.collect())
 }
 
 /// The splits of every source, numbered over the whole job.

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bench::Percentiles;
 use crate::bench::times::Times;
@@ -168,6 +168,24 @@ impl JobHandle {
             .wait_timeout_while(state, time, |state| !state.finished)
             .unwrap_or_else(PoisonError::into_inner);
         state.finished
+    }
+
+    /// Waits until everything that sources gave is processed: `true`, or the job has ended: `false`. For a job that was
+    /// [`watched`](crate::job::Job::watched); for `millstream::testing`. `all_read` says whether sources were asked for all that they
+    /// have, and must stay true once it is; it is asked after every step of a worker.
+    ///
+    /// # Errors
+    /// When that has not come to pass after `patience`, which user code that hangs would wait for.
+    #[doc(hidden)]
+    pub fn wait_for_rest(&self, patience: Duration, all_read: impl Fn() -> bool) -> Result<bool> {
+        let Some(shared) = self.shared() else { return Ok(false) };
+        let Some(rest) = &shared.rest else { return Err(Error::internal("nobody keeps track of this job")) };
+        let is_over = || self.is_finished() || (all_read() && rest.is_reached(&shared) && !rest.is_ending(&shared));
+        if rest.wait_until(Instant::now() + patience, is_over) {
+            return Ok(!self.is_finished());
+        }
+        let holds = self.status().who_holds(Epoch::MAX);
+        Err(Error::external(format!("what the job was given is not processed after {patience:?}: {holds}")))
     }
 
     pub(crate) fn shared(&self) -> Option<Arc<Shared>> {

@@ -28,6 +28,7 @@ mod progress;
 pub mod record;
 mod recovery;
 pub mod replay;
+mod rest;
 pub mod restart;
 pub mod rows;
 pub mod savepoint;

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use millstream_state::reader::Reader;
 use millstream_state::snapshot::{Key, State};
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,12 @@ pub trait KeyedOperator: Send + 'static {
     /// `state-0` and so on.
     fn state_names(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// What reads its states in checkpoints, in the order of the tuple. Those of the state itself, unless users should be able to ask for less than
+    /// what is kept.
+    fn readers(&self) -> Vec<Reader> {
+        self.state(0..0).readers()
     }
 
     /// The event time that a number in a state, by its place in the tuple, stands for: that of a slice or window; for a mark, all

@@ -1,7 +1,7 @@
 //! What the workers and the coordinator of one run share: flags, counters, and the channel of reports.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -13,6 +13,7 @@ use crate::bench::times::Times;
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::moment::Epoch;
+use crate::rest::Rest;
 use crate::savepoint::Request;
 use crate::sink::Finish;
 use crate::time::EventTime;
@@ -82,6 +83,8 @@ pub(crate) struct Shared {
     pub firing: Padded<AtomicI64>,
     /// When events were due and how long results took.
     pub probe: Probe,
+    /// Knows when all is processed, where somebody wants to know.
+    pub rest: Option<Arc<Rest>>,
     /// Per node: what its instances have restored.
     pub restored: Vec<Restored>,
     /// Per node, then per worker.
@@ -103,6 +106,8 @@ pub(crate) struct Padded<T>(pub T);
 pub(crate) struct Stats {
     /// The epoch it is in.
     pub epoch: AtomicU64,
+    /// For a source that is kept track of: it was asked, and has nothing more until it is woken.
+    pub resting: AtomicBool,
     /// Its watermark, in microseconds.
     pub watermark_us: AtomicI64,
     pub records_in: AtomicU64,
@@ -166,7 +171,14 @@ impl Restored {
 }
 
 impl Shared {
-    pub(crate) fn new(nodes: usize, workers: usize, first_epoch: Epoch, probe: Probe, reports: Sender<Report>) -> Self {
+    pub(crate) fn new(
+        nodes: usize,
+        workers: usize,
+        first_epoch: Epoch,
+        probe: Probe,
+        rest: Option<Rest>,
+        reports: Sender<Report>,
+    ) -> Self {
         let stats = || {
             Padded(Stats {
                 epoch: AtomicU64::new(first_epoch),
@@ -189,6 +201,7 @@ impl Shared {
             stashed: Padded::default(),
             firing: Padded::default(),
             probe,
+            rest: rest.map(Arc::new),
             restored: (0..nodes).map(|_| Restored::new(workers)).collect(),
             stats: (0..nodes).map(|_| (0..workers).map(|_| stats()).collect()).collect(),
             reports,

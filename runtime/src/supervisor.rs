@@ -40,6 +40,8 @@ pub(crate) struct Blueprint {
     pub name: String,
     pub settings: Settings,
     pub load: Option<OpenLoop>,
+    /// Somebody wants to know when it is at rest.
+    pub watched: bool,
     /// What is replayed, when it is a replay.
     pub replayed: Option<Arc<Replayed>>,
     pub graph: SharedGraph,
@@ -111,6 +113,7 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
         name: job.name.clone(),
         settings: job.settings.clone(),
         load: job.load.clone(),
+        watched: job.watched,
         replayed: job.replayed.clone(),
         graph: Arc::clone(&job.graph),
         migrations: job.migrations.clone(),
@@ -134,6 +137,9 @@ pub(crate) fn start(job: &Job) -> Result<JobHandle> {
         done(result.unwrap_or_else(|panic| {
             Err(Error::internal(format!("the coordinator panicked: {}", panic_text(&*panic))))
         }));
+        if let Some(rest) = &control.shared().rest {
+            rest.turned();
+        }
     };
     let thread = std::thread::Builder::new().name("millstream-coordinator".into()).spawn(run);
     thread.map_err(|error| Error::external("cannot start the coordinator's thread").because(error))?;

@@ -70,11 +70,23 @@ impl Wanted {
     }
 }
 
+/// A value of which users of the operator know only a part: what else it holds is the operator's own business.
+pub trait Holds: Value {
+    /// What users know.
+    type Part: Value;
+    /// That part, if there is one for the key.
+    fn part(self) -> Option<Self::Part>;
+}
+
+/// Takes the bytes of a part out of those of a value.
+pub type TakePart = fn(&[u8]) -> Result<Option<Vec<u8>>>;
+
 /// See the module.
 #[derive(Clone, Copy)]
 pub struct Reader {
     form: Form,
     types: Option<(Shown, Shown)>,
+    part: Option<(TypeId, TakePart)>,
     check_key: fn(KeyGroup, &[u8]) -> Result<()>,
     find: fn(&str) -> Result<Wanted>,
 }
@@ -91,9 +103,16 @@ impl Reader {
         Reader {
             form: Form::Keyed,
             types: Some((shown::<K>(), shown::<V>())),
+            part: None,
             check_key: check_key::<K>,
             find: find::<K>,
         }
+    }
+
+    /// As [`keyed`](Self::keyed), for values that can also be asked for as a part of them.
+    pub fn keyed_with_part<K: Key, V: Holds>() -> Reader {
+        let take: TakePart = |bytes| codec::decode::<V>(bytes)?.part().map(|part| codec::encode(&part)).transpose();
+        Reader { part: Some((TypeId::of::<V::Part>(), take)), ..Reader::keyed::<K, V>() }
     }
 
     /// For one value per slice and key.
@@ -112,7 +131,7 @@ impl Reader {
             let reason = "it has no keys that could be looked for".into();
             Err(StateError::Codec { what: "this state".into(), reason })
         };
-        Reader { form: Form::Opaque, types: None, check_key: |_, _| Ok(()), find }
+        Reader { form: Form::Opaque, types: None, part: None, check_key: |_, _| Ok(()), find }
     }
 
     /// How its entries are told apart.
@@ -128,6 +147,12 @@ impl Reader {
     /// Whether its keys and values are of these types.
     pub fn is_of<K: 'static, V: 'static>(&self) -> bool {
         self.types.is_some_and(|(key, value)| key.id == TypeId::of::<K>() && value.id == TypeId::of::<V>())
+    }
+
+    /// What takes a part of this type out of its values, where its keys are of that type and its values have such a part.
+    pub fn part_of<K: 'static, P: 'static>(&self) -> Option<TakePart> {
+        let keys = self.types.is_some_and(|(key, _)| key.id == TypeId::of::<K>());
+        self.part.filter(|(part, _)| keys && *part == TypeId::of::<P>()).map(|(_, take)| take)
     }
 
     /// Adds the rows of a stored entry to `rows`; only those of one key, if one is `wanted`.

@@ -11,7 +11,8 @@ use millstream_runtime::record::Data;
 use millstream_runtime::rows::KeyedRows;
 use millstream_runtime::time::{EventSpan, EventTime};
 use millstream_state::codec;
-use millstream_state::snapshot::{Key, Value};
+use millstream_state::reader::{Holds, Reader};
+use millstream_state::snapshot::{Key, State as _, Value};
 use serde::{Deserialize, Serialize};
 
 use super::{Process, ProcessContext};
@@ -169,6 +170,14 @@ impl<S, W> Entry<S, W> {
     }
 }
 
+impl<S: Value, W: Value> Holds for Entry<S, W> {
+    type Part = S;
+
+    fn part(self) -> Option<S> {
+        self.kept.state
+    }
+}
+
 impl<S: Value, W: Value> Waits for Entry<S, W> {
     fn alarms(&mut self) -> &mut Alarms {
         &mut self.alarms
@@ -212,6 +221,12 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
 
     fn state_names(&self) -> &'static [&'static str] {
         &["keys", "timers", "passed", "clock"]
+    }
+
+    fn readers(&self) -> Vec<Reader> {
+        let mut readers = self.state(0..0).readers();
+        readers[0] = Reader::keyed_with_part::<K, Entry<P::State, M::Waiting>>();
+        readers
     }
 
     fn state_times(&self, state: usize, number: i64) -> Option<Range<EventTime>> {

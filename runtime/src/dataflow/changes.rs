@@ -27,6 +27,7 @@ use super::{ByKeyGroup, Packet, Stream, only};
 use crate::bench::probe::Born;
 use crate::driver::{Task, guard};
 use crate::moment::Moment;
+use crate::rest::Live;
 use crate::rows::{KeyedRows, Rows, downcast};
 use crate::shared::add;
 
@@ -214,6 +215,7 @@ fn arranged<'scope, K: Key + Row, V: Row>(
             let mut session = pusher.activate();
             input.for_each(|cap, packet| {
                 let Some(rows) = packet.rows.take() else { return };
+                let _live = packet.live.take();
                 if task.workers > 1 {
                     shared.in_flight[task.worker].0.fetch_sub(rows.len() as i64, Ordering::Relaxed);
                 }
@@ -262,7 +264,8 @@ fn give<'scope, K: Key + Row, V: Row>(
                     }
                     let born = Born { ns: sent_ns, fired: true, pressed: true };
                     let cap = cap.delayed(&moment, 0);
-                    session.give(&cap, &mut Packet { rows: Some(Box::new(rows)), born, sent_ns });
+                    let live = Live::new(&task.shared);
+                    session.give(&cap, &mut Packet { rows: Some(Box::new(rows)), born, sent_ns, live });
                 }
                 updates.clear();
             });

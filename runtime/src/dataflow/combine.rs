@@ -14,6 +14,7 @@ use crate::bench::probe::Born;
 use crate::driver::{CombineLogic, Outbox, Task};
 use crate::error::Result;
 use crate::moment::Moment;
+use crate::rest::Live;
 use crate::shared::add;
 use crate::time::EventTime;
 
@@ -51,6 +52,8 @@ pub(super) fn build<'scope>(
                 let mut idle = true;
                 input.for_each(|cap, packet| {
                     let (Some(rows), Ok(())) = (packet.rows.take(), &result) else { return };
+                    // Until it is sent on, or held.
+                    let live = packet.live.take();
                     sent_ns = packet.sent_ns;
                     if std::mem::take(&mut idle) {
                         stats.queue.record(start_ns.saturating_sub(sent_ns), 1);
@@ -69,11 +72,15 @@ pub(super) fn build<'scope>(
                     };
                     match rows {
                         Ok(Some(rows)) => {
-                            let mut packet = Packet { rows: Some(rows), born: packet.born, sent_ns };
+                            let live = Live::new(&shared);
+                            let mut packet = Packet { rows: Some(rows), born: packet.born, sent_ns, live };
                             outputs[0].activate().give(&cap, &mut packet);
                         }
                         Ok(None) => {}
-                        Err(error) => result = Err(error),
+                        Err(error) => {
+                            Live::has_failed(live);
+                            result = Err(error);
+                        }
                     }
                     // Batches of several sources may come under moments that go back.
                     let held_from = held.as_ref().map(|held| *held.time());
@@ -100,7 +107,7 @@ pub(super) fn build<'scope>(
                 logic.release(if everything { EventTime::MAX } else { bound.watermark }, &mut outbox)?;
                 let sent_ns = shared.probe.now_ns();
                 busy(sent_ns);
-                send(&mut outputs, std::slice::from_ref(cap), &mut outbox, born, sent_ns);
+                send(&mut outputs, std::slice::from_ref(cap), &mut outbox, born, sent_ns, &shared);
                 if logic.is_empty() {
                     (held, born) = (None, UNBORN);
                 } else {

@@ -31,8 +31,9 @@ use timely::progress::timestamp::{PathSummary, Refines};
 use crate::bench::probe::Born;
 use crate::driver::{Outbox, Task};
 use crate::moment::Moment;
+use crate::rest::Live;
 use crate::rows::{AnyRows, kind_of};
-use crate::shared::add;
+use crate::shared::{Shared, add};
 use crate::time::EventTime;
 
 impl PartialOrder for Moment {
@@ -77,11 +78,18 @@ pub(crate) struct Packet {
     born: Born,
     /// When it left the operator before.
     sent_ns: u64,
+    /// Counts it, where somebody wants to know when there are no more.
+    live: Option<Live>,
 }
 
 impl Clone for Packet {
     fn clone(&self) -> Self {
-        Packet { rows: self.rows.as_ref().map(|rows| rows.copy()), ..*self }
+        Packet {
+            rows: self.rows.as_ref().map(|rows| rows.copy()),
+            born: self.born,
+            sent_ns: self.sent_ns,
+            live: self.live.clone(),
+        }
     }
 }
 
@@ -123,9 +131,11 @@ fn send<C: CapabilityTrait<Moment>>(
     outbox: &mut Outbox,
     born: Born,
     sent_ns: u64,
+    shared: &Shared,
 ) {
     for (output, rows) in outbox.drain(..) {
-        outputs[output].activate().give(&caps[output], &mut Packet { rows: Some(rows), born, sent_ns });
+        let mut packet = Packet { rows: Some(rows), born, sent_ns, live: Live::new(shared) };
+        outputs[output].activate().give(&caps[output], &mut packet);
     }
 }
 
@@ -138,7 +148,8 @@ fn downgrade(task: &Task, caps: &mut [Capability<Moment>], to: Moment) {
     }
     let stats = task.stats();
     stats.epoch.store(to.epoch, Ordering::Relaxed);
-    stats.watermark_us.store(to.watermark.micros(), Ordering::Relaxed);
+    // Whoever sees it sees what was sent before.
+    stats.watermark_us.store(to.watermark.micros(), Ordering::Release);
 }
 
 /// How soon an operator that had to wait for flow control looks again.
@@ -153,13 +164,21 @@ struct ByKeyGroup {
     /// Of what is pending, the earliest.
     born: Born,
     sent_ns: u64,
+    /// Counts what is pending as a batch.
+    live: Option<Live>,
     /// That of the operator for which they are.
     task: Task,
 }
 
 impl ByKeyGroup {
     fn new(task: Task, workers: usize) -> Self {
-        ByKeyGroup { pending: (0..workers).map(|_| None).collect(), born: Born::default(), sent_ns: 0, task }
+        ByKeyGroup {
+            pending: (0..workers).map(|_| None).collect(),
+            born: Born::default(),
+            sent_ns: 0,
+            live: None,
+            task,
+        }
     }
 
     fn send<T: Clone, P: Push<Message<T, Packet>>>(&mut self, least: usize, stamp: &Stamp<T>, pushers: &mut [P]) {
@@ -167,7 +186,8 @@ impl ByKeyGroup {
             let full = |rows: &mut Box<dyn AnyRows>| rows.len() >= least;
             if let Some(rows) = self.pending[worker].take_if(full) {
                 self.task.shared.in_flight[worker].0.fetch_add(rows.len() as i64, Ordering::Relaxed);
-                let mut packet = Packet { rows: Some(rows), born: self.born, sent_ns: self.sent_ns };
+                let live = Live::new(&self.task.shared);
+                let mut packet = Packet { rows: Some(rows), born: self.born, sent_ns: self.sent_ns, live };
                 Message::push_at(&mut packet, stamp.clone(), pusher);
             }
         }
@@ -193,6 +213,7 @@ impl Distributor<Packet> for ByKeyGroup {
             self.born = if empty { packet.born } else { self.born.with(packet.born) };
             self.sent_ns = if empty { packet.sent_ns } else { self.sent_ns.min(packet.sent_ns) };
             rows.scatter(&mut self.pending);
+            self.live = packet.live.take().or(self.live.take());
             self.send(EXCHANGE_BATCH, stamp, pushers);
             add(&self.task.stats().dealing_ns, self.task.shared.probe.now_ns() - start_ns);
         }
@@ -200,5 +221,6 @@ impl Distributor<Packet> for ByKeyGroup {
 
     fn flush<T: Clone, P: Push<Message<T, Packet>>>(&mut self, stamp: &Stamp<T>, pushers: &mut [P]) {
         self.send(1, stamp, pushers);
+        self.live = None;
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn build<'scope>(
         let mut outputs = [records, bad];
         let mut epoch = task.first_epoch;
         let start = Moment::new(epoch, logic.watermark());
-        caps.iter_mut().for_each(|cap| cap.downgrade(&start));
+        downgrade(&task, &mut caps, start);
         let mut outbox = Outbox::new();
         let mut ended = false;
         let mut alarm: Option<Instant> = None;
@@ -64,6 +64,12 @@ pub(super) fn build<'scope>(
                 if shared.hold.load(Ordering::SeqCst) || ended {
                     return Ok(());
                 }
+                let resting = |resting| {
+                    if shared.rest.is_some() {
+                        task.stats().resting.store(resting, Ordering::SeqCst);
+                    }
+                };
+                resting(false);
                 let mut rest = Some(Duration::ZERO);
                 for _ in 0..BATCHES_A_TURN {
                     if congested(&shared, epoch, task.in_flight) {
@@ -77,7 +83,7 @@ pub(super) fn build<'scope>(
                             add(&task.stats().busy_ns, sent_ns - start_ns);
                             // Its oldest record was read after the reading began: a latency is rather too long than too short.
                             let born = Born { ns: due_ns.unwrap_or(start_ns), fired: false, pressed };
-                            send(&mut outputs, &caps, &mut outbox, born, sent_ns);
+                            send(&mut outputs, &caps, &mut outbox, born, sent_ns, &shared);
                             downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
                         }
                         Polled::Again => add(&task.stats().busy_ns, shared.probe.now_ns() - start_ns),
@@ -86,11 +92,13 @@ pub(super) fn build<'scope>(
                             break;
                         }
                         Polled::Empty => {
+                            resting(true);
                             rest = None;
                             break;
                         }
                         Polled::Ended => {
                             downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
+                            resting(true);
                             ended = true;
                             shared.report(Report::Ended);
                             rest = None;

@@ -19,6 +19,7 @@ use crate::driver::{EpochLogic, Outbox, Task};
 use crate::error::{Error, Result};
 use crate::moment::{Epoch, Moment};
 use crate::operator::Fired;
+use crate::rest::Live;
 use crate::rows::AnyRows;
 use crate::shared::{Report, add};
 use crate::time::EventTime;
@@ -31,12 +32,15 @@ struct Arrival {
     rows: Box<dyn AnyRows>,
     born: Born,
     sent_ns: u64,
+    /// Counts it, until what was made of it is sent.
+    live: Option<Live>,
 }
 
 impl Arrival {
     fn new(stamp: &Stamp<Moment>, packet: &mut Packet) -> Option<Self> {
         let rows = packet.rows.take()?;
-        Some(Arrival { moment: only(stamp), rows, born: packet.born, sent_ns: packet.sent_ns })
+        let live = packet.live.take();
+        Some(Arrival { moment: only(stamp), rows, born: packet.born, sent_ns: packet.sent_ns, live })
     }
 }
 
@@ -242,9 +246,14 @@ impl Stateful {
         let stats = self.task.stats();
         let waited = if self.travelled { &stats.exchange } else { &stats.queue };
         waited.record(start_ns.saturating_sub(arrival.sent_ns), 1);
-        let (born, count) = (arrival.born, arrival.rows.len() as u64);
-        self.logic.apply(self.epoch, arrival.rows, born, &mut self.outbox)?;
+        let Arrival { rows, born, live, .. } = arrival;
+        let count = rows.len() as u64;
+        if let Err(error) = self.logic.apply(self.epoch, rows, born, &mut self.outbox) {
+            Live::has_failed(live);
+            return Err(error);
+        }
         let done_ns = self.flush(born, start_ns);
+        drop(live);
         if self.is_sink {
             self.task.stats().taken(born, done_ns, count);
         }
@@ -255,7 +264,7 @@ impl Stateful {
     fn flush(&mut self, born: Born, start_ns: u64) -> u64 {
         let sent_ns = self.task.shared.probe.now_ns();
         add(&self.task.stats().busy_ns, sent_ns - start_ns);
-        send(&mut self.pushers, &self.caps, &mut self.outbox, born, sent_ns);
+        send(&mut self.pushers, &self.caps, &mut self.outbox, born, sent_ns, &self.task.shared);
         sent_ns
     }
 

@@ -10,6 +10,7 @@ use timely::progress::operate::FrontierInterest;
 use super::{Packet, Stream};
 use crate::driver::{Outbox, StatelessLogic, Task};
 use crate::moment::Moment;
+use crate::rest::Live;
 
 pub(super) fn build<'scope>(
     scope: Scope<'scope, Moment>,
@@ -34,16 +35,23 @@ pub(super) fn build<'scope>(
             let mut sessions: Vec<_> = pushers.iter_mut().map(|pusher| pusher.activate()).collect();
             input.for_each(|cap, packet| {
                 let Some(rows) = packet.rows.take() else { return };
+                // Until what is made of it is sent.
+                let live = packet.live.take();
                 if shared.has_failed() {
                     return;
                 }
                 match logic.apply(rows, packet.sent_ns, &mut outbox) {
                     Ok(sent_ns) => {
                         for (output, rows) in outbox.drain(..) {
-                            sessions[output].give(&cap, &mut Packet { rows: Some(rows), born: packet.born, sent_ns });
+                            let live = Live::new(&shared);
+                            let mut packet = Packet { rows: Some(rows), born: packet.born, sent_ns, live };
+                            sessions[output].give(&cap, &mut packet);
                         }
                     }
-                    Err(error) => shared.fail(error),
+                    Err(error) => {
+                        Live::has_failed(live);
+                        shared.fail(error);
+                    }
                 }
             });
         }

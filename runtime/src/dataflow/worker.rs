@@ -105,6 +105,9 @@ fn work(worker: &mut Worker, plan: WorkerPlan, shared: &Shared) {
     worker.dataflow(|scope| assemble(scope, plan));
     while !shared.has_failed() && !shared.teardown.load(Ordering::SeqCst) {
         worker.step_or_park(Some(NAP));
+        if let Some(rest) = &shared.rest {
+            rest.turned();
+        }
     }
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);

@@ -128,7 +128,7 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
 }
 
 fn shown<O: KeyedOperator + Clone>(operator: &O) -> Shown {
-    let readers = operator.state(0..0).readers();
+    let readers = operator.readers();
     let given = operator.state_names();
     let name = |place: usize| match given.get(place) {
         Some(name) => name.to_string(),

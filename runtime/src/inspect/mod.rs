@@ -229,7 +229,8 @@ impl CheckpointView {
         &self.operators
     }
 
-    /// A state, of keys and values of these types: by the name of its operator, whose first state is meant, or as `operator/state`.
+    /// A state, of keys and values of these types: by the name of its operator, whose first state is meant, or as `operator/state`. Of a process
+    /// function the values are its own state, of keys that have such.
     ///
     /// ```no_run
     /// # use millstream_runtime::{error::Result, job::Job};
@@ -252,7 +253,8 @@ impl CheckpointView {
     pub fn state<K: Key, V: Value>(&self, name: &str) -> Result<StateView<'_, K, V>> {
         let (operator, state) = self.find(name)?;
         let (view, reader) = (&self.operators[operator], self.reader(operator, state)?);
-        if !reader.is_of::<K, V>() {
+        let part = reader.part_of::<K, V>();
+        if !reader.is_of::<K, V>() && part.is_none() {
             let is = match reader.type_names() {
                 Some((key, value)) => format!("has keys `{key}` and values `{value}`"),
                 None => "has no keys".to_string(),
@@ -261,7 +263,7 @@ impl CheckpointView {
             let text = format!("state `{}` {is}, and was asked for as `{key}` and `{value}`", view.states[state].name);
             return Err(Error::config(text).in_operator(&view.name));
         }
-        Ok(StateView::new(self, operator, state))
+        Ok(StateView::new(self, operator, state, part))
     }
 
     /// How much an operator keeps, by state and key group; groups without entries are left out.

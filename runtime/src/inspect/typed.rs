@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use millstream_state::codec;
 use millstream_state::key_group::{KEY_GROUPS, KeyGroup};
-use millstream_state::reader::{Form, Row, Wanted};
+use millstream_state::reader::{Form, Row, TakePart, Wanted};
 use millstream_state::snapshot::{Key, Value};
 use serde::Serialize;
 
@@ -21,6 +21,8 @@ pub struct StateView<'a, K, V> {
     view: &'a CheckpointView,
     operator: usize,
     state: usize,
+    /// What is wanted of every value, if that is not all.
+    part: Option<TakePart>,
     types: PhantomData<fn(K, V)>,
 }
 
@@ -51,8 +53,8 @@ pub struct Difference<K, V> {
 }
 
 impl<'a, K: Key, V: Value> StateView<'a, K, V> {
-    pub(super) fn new(view: &'a CheckpointView, operator: usize, state: usize) -> Self {
-        StateView { view, operator, state, types: PhantomData }
+    pub(super) fn new(view: &'a CheckpointView, operator: usize, state: usize, part: Option<TakePart>) -> Self {
+        StateView { view, operator, state, part, types: PhantomData }
     }
 
     /// The value of a key, where there is one per key.
@@ -100,6 +102,9 @@ impl<'a, K: Key, V: Value> StateView<'a, K, V> {
     /// # Errors
     /// When the checkpoint is damaged.
     pub fn count(&self) -> Result<u64> {
+        if self.part.is_some() {
+            return self.iter().try_fold(0, |count, entry| entry.map(|_| count + 1));
+        }
         let sizes = self.view.sizes(&self.view.operators[self.operator].name)?;
         Ok(sizes.iter().filter(|size| size.state == self.state).filter_map(|size| size.entries).sum())
     }
@@ -122,7 +127,13 @@ impl<'a, K: Key, V: Value> StateView<'a, K, V> {
     }
 
     fn rows(&self, group: KeyGroup, wanted: Option<&[u8]>) -> Result<Vec<Row>> {
-        self.view.rows(self.operator, group, |state| state == self.state, wanted)
+        let rows = self.view.rows(self.operator, group, |state| state == self.state, wanted)?;
+        let Some(take) = self.part else { return Ok(rows) };
+        let part = |row: Row| match take(&row.value) {
+            Ok(part) => part.map(|value| Ok(Row { value, ..row })),
+            Err(error) => Some(Err(error.into())),
+        };
+        guard(&self.view.operators[self.operator].name, || rows.into_iter().filter_map(part).collect())
     }
 
     fn entry(&self, row: &Row) -> Result<Entry<K, V>> {

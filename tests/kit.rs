@@ -1,0 +1,876 @@
+//! The test kit: every operator of the library under it, with expected results written by hand; and the kit itself, which must notice what
+//! is wrong, say where, and never ask before all is done.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use millstream::operator::{Cursor, Stage};
+use millstream::rows::Rows;
+use millstream::testing::*;
+use millstream::{prelude::*, window};
+
+fn secs(seconds: i64) -> EventSpan {
+    EventSpan::secs(seconds)
+}
+
+/// The last instant before a second, at which results of a window that ends there happen.
+fn before(seconds: i64) -> EventTime {
+    EventTime::from_micros(seconds * 1_000_000 - 1)
+}
+
+type Sale = (String, i64);
+
+fn sale(who: &str, cents: i64) -> Sale {
+    (who.to_string(), cents)
+}
+
+fn who(sale: &Sale) -> String {
+    sale.0.clone()
+}
+
+fn cents(sale: &Sale) -> i64 {
+    sale.1
+}
+
+fn pane<T>(key: &str, start: i64, end: i64, value: T) -> (String, window::Window, T) {
+    (key.to_string(), window(start, end), value)
+}
+
+// ---- operators without state -----------------------------------------------------------------------------------------
+
+#[test]
+fn map_and_try_map() {
+    let (kit, input, (doubled, parsed)) = Kit::of(|input: Stream<&'static str>| {
+        let doubled = input.clone().map(|text| format!("{text}{text}"));
+        (doubled, input.try_map(|text| text.parse::<i64>()))
+    });
+    kit.in_all_modes([
+        input.at(1, "1"),
+        doubled.expect_at([(1, "11".to_string())]),
+        parsed.expect_at([(1, 1)]),
+        input.all([(3, "2"), (2, "3")]),
+        checkpoint(),
+        doubled.expect_at([(2, "33".to_string()), (3, "22".to_string())]),
+        crash(),
+        parsed.expect([3, 2]),
+    ]);
+}
+
+#[test]
+fn filter_filter_map_flat_map_and_inspect() {
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    let (kit, input, (even, halves, parts)) = Kit::of(|input: Stream<u64>| {
+        let input = input.inspect(|_| {
+            SEEN.fetch_add(1, Ordering::Relaxed);
+        });
+        let even = input.clone().filter(|number| number % 2 == 0);
+        let halves = input.clone().filter_map(|number| (number % 2 == 0).then_some(number / 2));
+        (even, halves, input.flat_map(|number| 0..number))
+    });
+    kit.in_all_modes([
+        input.at(1, 4),
+        even.expect([4]),
+        halves.expect([2]),
+        parts.expect([0, 1, 2, 3]),
+        input.at(2, 3),
+        rescale(2),
+        input.at(3, 0),
+        input.end(),
+        even.expect_at([(3, 0)]),
+        halves.expect_at([(3, 0)]),
+        parts.expect_at([(2, 0), (2, 1), (2, 2)]),
+    ]);
+    let least = 3 * Mode::ALL.len() as u64;
+    assert!(SEEN.load(Ordering::Relaxed) > least, "each record in each mode, and after crashes again");
+}
+
+#[test]
+fn split_and_partition() {
+    let (kit, input, (numbers, words, small)) = Kit::of(|input: Stream<&'static str>| {
+        let (numbers, words) = input.split(|text| match text.parse::<u8>() {
+            Ok(number) => Side::Main(number),
+            Err(_) => Side::Side(text),
+        });
+        let (small, large) = numbers.partition(|number| *number < 10);
+        (large, words, small)
+    });
+    kit.in_all_modes([
+        input.at(1, "7"),
+        input.at(2, "seven"),
+        input.at(3, "70"),
+        numbers.expect_at([(3, 70)]),
+        words.expect_at([(2, "seven")]),
+        small.expect_at([(1, 7)]),
+        restart(),
+        input.at(0, "eight"),
+        words.expect_at([(0, "eight")]),
+        small.expect([]),
+    ]);
+}
+
+#[test]
+fn union_of_inputs_waits_for_the_slower() {
+    let (kit, (one, two), counts) = Kit::of(|(one, two): (Stream<Sale>, Stream<Sale>)| {
+        one.union([two]).key_by(who).window(Tumbling::of(secs(10))).aggregate(Count)
+    });
+    kit.in_all_modes([
+        one.at(1, sale("ann", 1)),
+        two.at(2, sale("ann", 1)),
+        one.watermark(20),
+        expect_watermark(EventTime::MIN),
+        counts.expect([]),
+        two.watermark(9),
+        expect_watermark(9),
+        two.at(9, sale("ann", 1)),
+        counts.expect([]),
+        two.watermark(10),
+        counts.expect_at([(before(10), pane("ann", 0, 10, 3))]),
+        two.at(15, sale("bob", 1)),
+        two.end(),
+        expect_watermark(20),
+        counts.expect([pane("bob", 10, 20, 1)]),
+        one.end(),
+        expect_watermark(EventTime::MAX),
+    ]);
+}
+
+// ---- operators with state --------------------------------------------------------------------------------------------
+
+#[test]
+fn fold_and_reduce() {
+    let (kit, input, (sums, highest)) = Kit::of(|input: Stream<Sale>| {
+        let keyed = input.key_by(who);
+        let sums = keyed.clone().fold(0, |sum: &mut i64, sale| *sum += sale.1).name("sums");
+        let best = keyed.reduce(|best: &mut Sale, sale| best.1 = best.1.max(sale.1));
+        (sums, best.map(|(_, best)| best))
+    });
+    kit.in_all_modes([
+        input.at(5, sale("ann", 5)),
+        sums.expect_at([(5, sale("ann", 5))]),
+        highest.expect_at([(5, sale("ann", 5))]),
+        expect_state("sums", "ann".to_string(), 5i64),
+        expect_no_state::<String, i64>("sums", "bob".to_string()),
+        input.at(6, sale("bob", 1)),
+        input.watermark(100),
+        // Late records count like others.
+        input.at(4, sale("ann", 2)),
+        sums.expect_at([(6, sale("bob", 1)), (4, sale("ann", 7))]),
+        highest.expect_at([(6, sale("bob", 1)), (4, sale("ann", 5))]),
+        crash(),
+        rescale(4),
+        input.all([(7, sale("ann", 9)), (8, sale("bob", -9))]),
+        expect_state("sums/value", "ann".to_string(), 16i64),
+        expect_state("sums", "bob".to_string(), -8i64),
+        sums.expect_at([(7, sale("ann", 16)), (8, sale("bob", -8))]),
+        highest.expect([sale("ann", 9), sale("bob", 1)]),
+    ]);
+}
+
+#[test]
+fn tumbling_windows() {
+    let (kit, input, (sums, late)) = Kit::of(|input: Stream<Sale>| {
+        input.key_by(who).window(Tumbling::of(secs(10))).aggregate_with_late((Count, Sum::of(cents)))
+    });
+    kit.in_all_modes([
+        input.at(3, sale("ann", 5)),
+        input.at(12, sale("ann", 7)),
+        input.at(4, sale("ann", 1)),
+        sums.expect([]),
+        input.watermark(13),
+        expect_watermark(13),
+        sums.expect_at([(before(10), pane("ann", 0, 10, (2, 6)))]),
+        input.at(9, sale("bob", 9)),
+        late.expect_at([(9, sale("bob", 9))]),
+        // Behind the watermark, but its window is not over.
+        input.at(10, sale("bob", 9)),
+        late.expect([]),
+        rescale(3),
+        input.watermark(12),
+        expect_watermark(13),
+        sums.expect([]),
+        input.end(),
+        sums.expect([pane("ann", 10, 20, (1, 7)), pane("bob", 10, 20, (1, 9))]),
+    ]);
+}
+
+#[test]
+fn sliding_windows() {
+    let (kit, input, (sums, late)) = Kit::of(|input: Stream<Sale>| {
+        input
+            .key_by(who)
+            .window(Sliding::of(secs(10), secs(5)))
+            .aggregate_with_late((Sum::of(cents), Max::of(cents)))
+    });
+    kit.in_all_modes([
+        input.at(3, sale("ann", 5)),
+        input.at(7, sale("ann", 2)),
+        input.watermark(5),
+        sums.expect_at([(before(5), pane("ann", -5, 5, (5, 5)))]),
+        input.watermark(12),
+        sums.expect_at([(before(10), pane("ann", 0, 10, (7, 5)))]),
+        // Too late for the window that ends at 10, not for the one that ends at 15.
+        input.at(6, sale("ann", 9)),
+        late.expect([]),
+        input.at(4, sale("ann", 100)),
+        late.expect_at([(4, sale("ann", 100))]),
+        checkpoint(),
+        input.watermark(16),
+        crash(),
+        sums.expect_at([(before(15), pane("ann", 5, 15, (11, 9)))]),
+        input.watermark(100),
+        sums.expect([]),
+    ]);
+}
+
+#[test]
+fn session_windows() {
+    let (kit, input, (counts, late)) =
+        Kit::of(|input: Stream<Sale>| input.key_by(who).window(Session::with_gap(secs(10))).aggregate_with_late(Count));
+    kit.in_all_modes([
+        input.at(1, sale("ann", 0)),
+        input.at(15, sale("ann", 0)),
+        input.at(12, sale("bob", 0)),
+        input.watermark(5),
+        counts.expect([]),
+        // Joins the two of before.
+        input.at(8, sale("ann", 0)),
+        input.watermark(20),
+        counts.expect([]),
+        input.watermark(22),
+        counts.expect_at([(before(22), pane("bob", 12, 22, 1))]),
+        restart(),
+        input.at(21, sale("ann", 0)),
+        late.expect([sale("ann", 0)]),
+        input.watermark(30),
+        counts.expect_at([(before(25), pane("ann", 1, 25, 3))]),
+        input.at(31, sale("ann", 0)),
+        input.end(),
+        counts.expect([pane("ann", 31, 41, 1)]),
+    ]);
+}
+
+#[test]
+fn a_window_behind_a_window() {
+    let (kit, input, most) = Kit::of(|input: Stream<Sale>| {
+        let sums = input.key_by(who).window(Tumbling::of(secs(5))).aggregate(Sum::of(cents));
+        let windows = sums.key_by(|_| ()).window(Tumbling::of(secs(10)));
+        windows
+            .aggregate(Max::of(|(_, _, sum): &(String, window::Window, i64)| *sum))
+            .map(|(_, _, most)| most)
+    });
+    kit.in_all_modes([
+        input.at(1, sale("ann", 5)),
+        input.at(2, sale("bob", 7)),
+        input.at(3, sale("ann", 4)),
+        input.watermark(8),
+        most.expect([]),
+        input.watermark(10),
+        most.expect_at([(before(10), 9)]),
+    ]);
+}
+
+/// Emits the sum of what came since the last record but 10 seconds, when it is over.
+#[derive(Clone)]
+struct Bursts;
+
+impl Process<String, Sale> for Bursts {
+    type State = i64;
+    type Out = (String, i64);
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, String, i64, (String, i64)>, sale: &Sale) -> Result<(), Error> {
+        *cx.state().get_or_insert(0) += sale.1;
+        if let Some(before) = cx.next_timer() {
+            cx.delete_timer(before);
+        }
+        cx.set_timer(cx.now() + secs(10));
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut ProcessContext<'_, String, i64, (String, i64)>, _: EventTime) -> Result<(), Error> {
+        if let Some(sum) = cx.state().take() {
+            let out = (cx.key().clone(), sum);
+            cx.emit(out);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn process_in_order() {
+    let (kit, input, (bursts, late)) =
+        Kit::of(|input: Stream<Sale>| input.key_by(who).process_in_order_with_late(Bursts));
+    kit.in_all_modes([
+        input.at(8, sale("ann", 1)),
+        input.at(1, sale("ann", 2)),
+        input.at(30, sale("ann", 4)),
+        bursts.expect([]),
+        input.watermark(10),
+        bursts.expect([]),
+        input.at(9, sale("ann", 8)),
+        late.expect_at([(9, sale("ann", 8))]),
+        checkpoint(),
+        input.watermark(18),
+        bursts.expect_at([(18, sale("ann", 3))]),
+        crash(),
+        input.end(),
+        bursts.expect_at([(40, sale("ann", 4))]),
+    ]);
+}
+
+#[test]
+fn process_as_records_come() {
+    let (kit, input, bursts) = Kit::of(|input: Stream<Sale>| input.key_by(who).process(Bursts).name("bursts"));
+    // How many timers are called before a record comes depends on how much is read at once.
+    kit.except([Mode::Batch, Mode::Workers]).in_all_modes([
+        input.at(1, sale("ann", 2)),
+        input.at(2, sale("bob", 1)),
+        input.watermark(11),
+        bursts.expect_at([(11, sale("ann", 2))]),
+        input.at(12, sale("ann", 4)),
+        rescale(3),
+        input.at(11, sale("bob", 4)),
+        bursts.expect([]),
+        expect_state("bursts", "bob".to_string(), 5i64),
+        expect_no_state::<_, i64>("bursts", "cy".to_string()),
+        input.watermark(21),
+        expect_no_state::<_, i64>("bursts", "bob".to_string()),
+        input.end(),
+        bursts.expect_at([(22, sale("ann", 4)), (21, sale("bob", 5))]),
+    ]);
+}
+
+#[test]
+fn deduplicate() {
+    let (kit, input, (once, late)) = Kit::of(|input: Stream<Sale>| input.key_by(who).deduplicate_with_late(secs(10)));
+    kit.in_all_modes([
+        input.at(3, sale("ann", 2)),
+        input.at(1, sale("ann", 1)),
+        input.at(11, sale("ann", 4)),
+        input.watermark(5),
+        once.expect_at([(1, sale("ann", 1))]),
+        expect_state("process-1", "ann".to_string(), EventTime::from_secs(11)),
+        input.at(4, sale("bob", 1)),
+        late.expect([sale("bob", 1)]),
+        crash(),
+        input.watermark(12),
+        once.expect_at([(11, sale("ann", 4))]),
+        input.at(13, sale("bob", 7)),
+        input.end(),
+        once.expect([sale("bob", 7)]),
+    ]);
+}
+
+fn pair(who: &str, ordered: i64, paid: i64) -> (String, i64, i64) {
+    (who.to_string(), ordered, paid)
+}
+
+#[test]
+fn interval_join() {
+    let (kit, (orders, payments), (paid, late)) = Kit::of(|(orders, payments): (Stream<Sale>, Stream<Sale>)| {
+        let pairs = orders.key_by(who).interval_join_with_late(payments.key_by(who), secs(1), secs(10));
+        (pairs.0.map(|(order, payment)| (order.0, order.1, payment.1)), pairs.1)
+    });
+    kit.in_all_modes([
+        orders.at(1, sale("ann", 1)),
+        orders.at(5, sale("bob", 2)),
+        payments.at(11, sale("ann", 10)),
+        payments.at(4, sale("bob", 20)),
+        payments.at(3, sale("bob", 30)),
+        payments.at(12, sale("ann", 40)),
+        orders.watermark(12),
+        paid.expect([]),
+        rescale(2),
+        payments.watermark(12),
+        // Joined are what is 1 s before to 10 s after; at the time of the later one.
+        paid.expect_at([(11, pair("ann", 1, 10)), (5, pair("bob", 2, 20))]),
+        orders.at(11, sale("cy", 3)),
+        late.expect([Either::First(sale("cy", 3))]),
+        payments.at(11, sale("cy", 3)),
+        late.expect([Either::Second(sale("cy", 3))]),
+        crash(),
+        orders.end(),
+        payments.at(14, sale("bob", 50)),
+        payments.end(),
+        paid.expect_at([(14, pair("bob", 2, 50))]),
+    ]);
+}
+
+/// The price that counts when a sale happens, and nothing before there is one.
+#[derive(Clone)]
+struct Priced;
+
+impl Process<String, Either<Sale, Sale>> for Priced {
+    type State = i64;
+    type Out = (String, i64);
+
+    fn on_record(
+        &mut self,
+        cx: &mut ProcessContext<'_, String, i64, (String, i64)>,
+        record: &Either<Sale, Sale>,
+    ) -> Result<(), Error> {
+        match (record, *cx.state()) {
+            (Either::First((_, number)), Some(price)) => {
+                let out = (cx.key().clone(), number * price);
+                cx.emit(out);
+            }
+            (Either::First(_), None) => {}
+            (Either::Second((_, price)), _) => *cx.state() = Some(*price),
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn connect() {
+    let (kit, (sales, prices), priced) = Kit::of(|(sales, prices): (Stream<Sale>, Stream<Sale>)| {
+        sales.key_by(who).connect(prices.key_by(who)).process_in_order(Priced)
+    });
+    kit.in_all_modes([
+        sales.at(1, sale("tea", 1)),
+        sales.at(4, sale("tea", 2)),
+        prices.at(2, sale("tea", 100)),
+        prices.at(5, sale("tea", 150)),
+        sales.at(6, sale("tea", 3)),
+        prices.watermark(10),
+        priced.expect([]),
+        sales.watermark(5),
+        priced.expect_at([(4, sale("tea", 200))]),
+        crash(),
+        sales.watermark(7),
+        priced.expect_at([(6, sale("tea", 450))]),
+    ]);
+}
+
+// ---- the kit itself --------------------------------------------------------------------------------------------------
+
+/// What it says of a script that fails.
+fn failure(kit: &Kit<'_>, script: impl IntoIterator<Item = Step>) -> Failure {
+    kit.try_in_all_modes(script).expect_err("something is wrong")
+}
+
+#[test]
+fn state_outside_of_checkpoints_is_found() {
+    let (kit, input, output) = Kit::of(|input: Stream<char>| {
+        let mut count = 0;
+        input.map(move |letter| {
+            count += 1;
+            (letter, count)
+        })
+    });
+    let failure = failure(&kit, [input.at(1, 'a'), input.at(2, 'b'), output.expect([('a', 1), ('b', 2)])]);
+    assert_eq!((failure.mode, failure.step), (Mode::Restarted, 2));
+    let text = failure.to_string();
+    let (first, rest) = text.split_once('\n').expect("several lines");
+    assert!(first.starts_with("restarted after every step, step 2 of 3, at tests/kit.rs:"), "{text}");
+    assert!(first.ends_with(": input.at(1970-01-01T00:00:02Z, 'b')"), "{text}");
+    assert_eq!(
+        rest,
+        "  `output` has not got what it got step by step\n  missing:  ('b', 2) at 1970-01-01T00:00:02Z\n  too much: ('b', 1) at \
+         1970-01-01T00:00:02Z"
+    );
+}
+
+/// Says with every value how many came with it.
+#[derive(Clone)]
+struct InBatches;
+
+impl Stage for InBatches {
+    type In = u8;
+    type Out = (u8, usize);
+
+    fn apply(&mut self, rows: Rows<u8>, _: &mut Cursor) -> Result<Rows<(u8, usize)>, Error> {
+        let (count, mut out) = (rows.records.len(), Rows::default());
+        rows.records.into_iter().for_each(|record| out.push(record.at, (record.value, count), None));
+        Ok(out)
+    }
+}
+
+#[test]
+fn dependence_on_batches_is_found() {
+    let (kit, input, output) = Kit::of(|input: Stream<u8>| input.stage("in batches", InBatches));
+    let expected = || output.expect([(1, 1), (2, 1)]);
+    let script = || [input.at(1, 1), input.at(2, 2), expected(), checkpoint()];
+    let failure = failure(&kit, script());
+    assert_eq!((failure.mode, failure.step), (Mode::Batch, 3), "{failure}");
+    assert!(failure.to_string().starts_with("in one batch, steps 1 to 3 of 4, up to tests/kit.rs:"), "{failure}");
+    assert!(failure.found.contains(&"too much: (2, 2) at 1970-01-01T00:00:02Z".to_string()), "{failure}");
+    kit.clone().except([Mode::Batch, Mode::Workers]).in_all_modes(script().into_iter().take(3));
+}
+
+#[test]
+fn state_that_does_not_belong_to_a_key_is_found() {
+    let (kit, input, output) = Kit::of(|input: Stream<Sale>| {
+        let mut all = 0;
+        input.key_by(who).fold(0, move |sum: &mut i64, sale| {
+            all += sale.1;
+            *sum = all;
+        })
+    });
+    // Nobody says what is expected: modes are compared with each other.
+    let script = "abcdefgh".chars().zip(1..).map(|(who, number)| input.at(number, sale(&who.to_string(), 1)));
+    let failure = failure(&kit, script.chain([input.watermark(9)]));
+    assert_eq!(failure.mode, Mode::Workers, "{failure}");
+    assert!(failure.found[0].contains("`output` has not got what it got step by step"), "{failure}");
+    drop(output);
+}
+
+/// What is wrong shows only when the input ends, which the kit does by itself.
+#[test]
+fn state_that_nobody_has_looked_at_is_found_at_the_end() {
+    #[derive(Clone)]
+    struct Forgetful(i64);
+
+    impl Process<String, Sale> for Forgetful {
+        type State = ();
+        type Out = i64;
+
+        fn on_record(&mut self, cx: &mut ProcessContext<'_, String, (), i64>, sale: &Sale) -> Result<(), Error> {
+            self.0 += sale.1;
+            cx.set_timer(EventTime::from_secs(1_000));
+            Ok(())
+        }
+
+        fn on_timer(&mut self, cx: &mut ProcessContext<'_, String, (), i64>, _: EventTime) -> Result<(), Error> {
+            let sum = self.0;
+            cx.emit(sum);
+            Ok(())
+        }
+    }
+
+    let (kit, input, output) = Kit::of(|input: Stream<Sale>| input.key_by(who).process(Forgetful(0)));
+    let failure = failure(&kit, [input.at(1, sale("ann", 5)), input.at(2, sale("ann", 6)), output.expect([])]);
+    assert_eq!((failure.mode, failure.step), (Mode::Restarted, 4));
+    let text = failure.to_string();
+    assert!(
+        text.starts_with("restarted after every step, at the end of the input, which follows every script\n"),
+        "{text}"
+    );
+    assert!(text.ends_with("missing:  11 at 1970-01-01T00:16:40Z\n  too much: 0 at 1970-01-01T00:16:40Z"), "{text}");
+}
+
+#[test]
+fn what_is_not_as_expected_is_said_with_its_place() {
+    let (kit, input, output) = Kit::of(|input: Stream<u8>| input.map(|number| number * 2));
+    let doubled = || [input.at(1, 1), input.all([(2, 2), (2, 2)])];
+    let wrong = |expected: Step| failure(&kit, doubled().into_iter().chain([expected]));
+
+    let failure = wrong(output.expect([2, 4, 5]));
+    assert_eq!((failure.mode, failure.step), (Mode::Steps, 3));
+    assert_eq!(failure.found, ["missing:  5", "too much: 4 at 1970-01-01T00:00:02Z"]);
+    let failure = wrong(output.expect_at([(1, 2), (2, 4), (3, 4)]));
+    assert_eq!(failure.found, ["missing:  4 at 1970-01-01T00:00:03Z", "too much: 4 at 1970-01-01T00:00:02Z"]);
+    let failure = wrong(output.expect([4, 4]));
+    assert_eq!(failure.found, ["too much: 2 at 1970-01-01T00:00:01Z"]);
+    let failure = wrong(expect_watermark(1));
+    assert!(failure.found[0].starts_with("it is -9223372036854775808us"), "{failure}");
+    kit.in_all_modes(doubled().into_iter().chain([output.expect([4, 2, 4])]));
+
+    // What comes after the last expectation of an output is too much.
+    let failure = wrong_after(&kit, [input.at(1, 1), output.expect([2]), input.at(2, 7)]);
+    assert_eq!((failure.mode, failure.step), (Mode::Steps, 2));
+    assert_eq!(failure.found, ["more came out of `output` after that", "too much: 14 at 1970-01-01T00:00:02Z"]);
+    assert!(failure.at.contains("output.expect([2])"), "{failure}");
+}
+
+fn wrong_after(kit: &Kit<'_>, script: [Step; 3]) -> Failure {
+    failure(kit, script)
+}
+
+#[test]
+fn what_is_not_kept_as_expected_is_said() {
+    let (kit, input, _) =
+        Kit::of(|input: Stream<Sale>| input.key_by(who).fold(0, |sum: &mut i64, sale| *sum += sale.1).name("sums"));
+    let found = |expected: Step| failure(&kit, [input.at(1, sale("ann", 5)), expected]).found;
+    let ann = || "ann".to_string();
+    assert_eq!(found(expect_state("sums", ann(), 6i64)), ["it is 5"]);
+    assert_eq!(found(expect_state("sums", "bob".to_string(), 6i64)), ["nothing is kept for that key"]);
+    assert_eq!(found(expect_no_state::<_, i64>("sums", ann())), ["it is 5"]);
+    assert!(found(expect_state("sums", ann(), 5u64))[0].contains("was asked for as"));
+    assert!(found(expect_state("sum", ann(), 5i64))[0].contains("has no operator `sum`"));
+}
+
+#[test]
+fn records_in_values_out() {
+    check(
+        |input: Stream<Sale>| {
+            let windows = input.key_by(who).window(Tumbling::of(secs(10)));
+            windows.aggregate(Count).map(|(who, window, count)| format!("{who} {count} until {}", window.end))
+        },
+        // The third is late: after the second the watermark is at 12.
+        [(1, sale("ann", 1)), (12, sale("ann", 1)), (9, sale("ann", 1)), (10, sale("ann", 1))],
+        ["ann 1 until 1970-01-01T00:00:10Z".to_string(), "ann 2 until 1970-01-01T00:00:20Z".to_string()],
+    );
+}
+
+#[test]
+#[should_panic(expected = "step by step, step 4 of 4")]
+fn values_that_are_missing_fail_a_test() {
+    check(|input: Stream<u8>| input, [("1970-01-01T00:00:01Z", 1)], [1, 2]);
+}
+
+/// Splits have watermarks of their own: who is late is judged by the record's, and operators wait for the least.
+#[test]
+fn several_splits() {
+    let (kit, input, (counts, late)) =
+        Kit::of(|input: Stream<Sale>| input.key_by(who).window(Tumbling::of(secs(10))).aggregate_with_late(Count));
+    let input = input.with_splits(3);
+    let (first, second, third) = (input.split(0), input.split(1), input.split(2));
+    kit.in_all_modes([
+        first.at(3, sale("ann", 1)),
+        first.watermark(10),
+        expect_watermark(EventTime::MIN),
+        first.at(4, sale("ann", 1)),
+        late.expect([sale("ann", 1)]),
+        second.at(4, sale("ann", 1)),
+        second.watermark(30),
+        third.end(),
+        expect_watermark(10),
+        counts.expect([pane("ann", 0, 10, 2)]),
+        rescale(2),
+        first.at(12, sale("ann", 1)),
+        input.watermark(20),
+        expect_watermark(20),
+        counts.expect([pane("ann", 10, 20, 1)]),
+        first.end(),
+        expect_watermark(30),
+        input.end(),
+        expect_watermark(EventTime::MAX),
+    ]);
+}
+
+#[test]
+fn times_at_the_ends_of_time() {
+    let (kit, input, output) = Kit::of(|input: Stream<u8>| input);
+    kit.in_all_modes([
+        input.at(EventTime::MIN, 1),
+        expect_watermark(EventTime::MIN),
+        input.at(EventTime::MIN, 2),
+        input.watermark(EventTime::MIN),
+        input.at(EventTime::MAX, 3),
+        expect_watermark(EventTime::MIN),
+        input.watermark(EventTime::MAX),
+        // Only the end is the end.
+        expect_watermark(EventTime::from_micros(i64::MAX - 1)),
+        output.expect_at([(EventTime::MIN, 1), (EventTime::MIN, 2), (EventTime::MAX, 3)]),
+    ]);
+}
+
+// ---- one step at a time ----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_trial_answers_after_every_step() -> Result<(), Error> {
+    let (kit, input, output) =
+        Kit::of(|input: Stream<Sale>| input.key_by(who).fold(0, |sum: &mut i64, sale| *sum += sale.1).name("sums"));
+    let mut trial = kit.start()?;
+    trial.step(input.at(1, sale("ann", 5)))?;
+    assert_eq!(trial.take(&output), [Record { at: EventTime::from_secs(1), value: sale("ann", 5) }]);
+    trial.checkpoint()?;
+    trial.step(input.at(3, sale("bob", 1)))?;
+    trial.step(input.at(2, sale("ann", 2)))?;
+    trial.step(input.watermark(2))?;
+    assert_eq!(trial.watermark(), EventTime::from_secs(2));
+    assert_eq!(trial.values(&output), [sale("ann", 7), sale("bob", 1)], "by event time");
+
+    trial.crash()?;
+    assert_eq!(trial.status().records_in, 4, "two records and a watermark, which is two, were read again");
+    assert_eq!(trial.watermark(), EventTime::from_secs(2));
+    assert_eq!(trial.values(&output), []);
+    trial.rescale(3)?;
+    assert_eq!(trial.status().records_in, 0, "nothing is read again after a stop");
+    assert_eq!(trial.watermark(), EventTime::from_secs(2), "what a source was restored with is shown at once");
+    assert_eq!(trial.state::<String, i64>("sums", &"ann".to_string())?, Some(7));
+    assert_eq!(trial.state::<String, i64>("sums", &"cy".to_string())?, None);
+    let view = trial.look()?;
+    let sums = view.state::<String, i64>("sums")?;
+    let mut all = sums
+        .iter()
+        .map(|entry| entry.map(|entry| (entry.key, entry.value)))
+        .collect::<Result<Vec<_>, _>>()?;
+    all.sort();
+    assert_eq!(all, [sale("ann", 7), sale("bob", 1)]);
+
+    let error = trial.step(output.expect([sale("cy", 1)])).expect_err("it is not there").to_string();
+    assert_eq!(error, "output.expect([(\"cy\", 1)]):\n  missing:  (\"cy\", 1)");
+    trial.step(input.end())?;
+    assert_eq!(trial.watermark(), EventTime::MAX);
+    let error = trial.step(input.at(4, sale("ann", 1))).expect_err("it has ended").to_string();
+    assert!(error.contains("split 0 has ended"), "{error}");
+    assert_eq!(trial.state::<String, i64>("sums", &"bob".to_string())?, Some(1), "in the last checkpoint");
+    // Nothing is left to be done to a job that has finished.
+    trial.crash()?;
+    trial.restart()?;
+    trial.step(output.expect([]))
+}
+
+/// The state of a process function is what its author knows; when it is to be called is not part of that.
+#[test]
+fn the_state_of_a_process_function_can_be_looked_at() -> Result<(), Error> {
+    let (kit, input, _) = Kit::of(|input: Stream<Sale>| input.key_by(who).process_in_order(Bursts).name("bursts"));
+    let mut trial = kit.start()?;
+    trial.step(input.all([(1, sale("ann", 5)), (2, sale("bob", 6)), (15, sale("cy", 7))]))?;
+    trial.step(input.watermark(10))?;
+    let earlier = trial.look()?;
+    trial.step(input.watermark(11))?;
+    trial.step(input.at(11, sale("bob", 1)))?;
+    trial.step(input.watermark(14))?;
+    let view = trial.look()?;
+    let (before, now) = (earlier.state::<String, i64>("bursts")?, view.state::<String, i64>("bursts/keys")?);
+    // What waits for its turn is kept, but is not the function's yet.
+    assert_eq!((before.count()?, now.count()?), (2, 1));
+    assert_eq!(now.iter().map(|entry| entry.map(|entry| entry.value)).collect::<Result<Vec<_>, _>>()?, [7]);
+    let mut changes: Vec<_> = before
+        .diff(&now)
+        .map(|change| change.map(|it| (it.key, it.old, it.new)))
+        .collect::<Result<_, _>>()?;
+    changes.sort();
+    let bob = ("bob".to_string(), Some(6), Some(7));
+    assert_eq!(changes, [("ann".to_string(), Some(5), None), bob]);
+    let error = view.state::<String, u64>("bursts").expect_err("another type").to_string();
+    assert!(error.contains("was asked for as"), "{error}");
+    Ok(())
+}
+
+/// A job may have sources and sinks besides those of the test, and settings of its own.
+#[test]
+fn a_job_with_a_source_and_a_sink_of_its_own() {
+    let (orders, joined, committed) = (Input::new("orders"), Output::new("joined"), Collected::new());
+    let build = |bench: &Bench<'_>| {
+        let names = from_vec(vec![(1u64, "tea"), (2, "coffee")]);
+        let names = bench.job().source(names, Watermarks::none(|_| EventTime::EPOCH));
+        let named = names.map(|(number, name)| (number, name.to_string())).key_by(|(number, _)| *number);
+        let pairs = bench.input(&orders).key_by(|order: &u64| *order).interval_join(named, secs(100), EventSpan::ZERO);
+        let names = pairs.map(|(_, (_, name))| name);
+        names.clone().sink(committed.sink());
+        bench.output(&joined, names);
+    };
+    let kit = Kit::new(build).settings(|job| job.batch_size(1).checkpoint_every(Duration::from_millis(1)));
+    let joins =
+        || [orders.at(5, 2), orders.at(6, 3), orders.watermark(7), joined.expect_at([(5, "coffee".to_string())])];
+    kit.in_all_modes(joins());
+    committed.take();
+
+    let mut trial = kit.start().expect("starts");
+    for step in joins().into_iter().chain([checkpoint(), crash(), orders.at(8, 1), orders.end()]) {
+        trial.step(step).expect("goes well");
+    }
+    assert_eq!(trial.values(&joined), ["tea"]);
+    assert_eq!(committed.values(), ["coffee", "tea"]);
+}
+
+#[test]
+#[should_panic(expected = "`orders` is connected twice")]
+fn an_input_is_read_once() {
+    let orders = Input::<u64>::new("orders");
+    let kit = Kit::new(|bench| {
+        let twice = [bench.input(&orders), bench.input(&orders)];
+        bench.output(&Output::new("all"), bench.input(&orders).union(twice));
+    });
+    let _ = kit.start();
+}
+
+#[test]
+fn what_does_not_come_again_after_a_crash_is_missed() -> Result<(), Error> {
+    let count = Arc::new(AtomicU64::new(0));
+    let (kit, input, output) = Kit::of(move |input: Stream<char>| {
+        let count = count.clone();
+        input.map(move |letter| (letter, count.fetch_add(1, Ordering::Relaxed)))
+    });
+    let mut trial = kit.start()?;
+    trial.step(input.at(1, 'a'))?;
+    trial.step(output.expect([('a', 0)]))?;
+    let error = trial.crash().expect_err("it came out otherwise").to_string();
+    assert!(
+        error.contains("`output` had it before the crash, and it has not come again:\n  ('a', 0) at 1970"),
+        "{error}"
+    );
+    Ok(())
+}
+
+/// A job that fails says why, is down, and starts again from its last checkpoint.
+#[test]
+fn an_error_of_user_code_is_that_of_the_step() -> Result<(), Error> {
+    let broken = Arc::new(AtomicU64::new(1));
+    let of_job = broken.clone();
+    let (kit, input, output) = Kit::of(move |input: Stream<u64>| {
+        let broken = of_job.clone();
+        let checked = input.try_map(move |number| match broken.load(Ordering::Relaxed) {
+            1 if number == 7 => Err("seven"),
+            _ => Ok(number),
+        });
+        checked.key_by(|_| ()).fold(0, |sum: &mut u64, number| *sum += number).map(|(_, sum)| sum)
+    });
+    let mut trial = kit.start()?;
+    trial.step(input.at(1, 1))?;
+    trial.checkpoint()?;
+    let error = trial.step(input.at(2, 7)).expect_err("fails").to_string();
+    assert!(error.contains("operator `map-1`") && error.contains("seven"), "{error}");
+    let error = trial.step(input.at(3, 2)).expect_err("is down").to_string();
+    assert!(error.contains("the job is not running"), "{error}");
+    broken.store(0, Ordering::Relaxed);
+    trial.crash()?;
+    trial.step(input.at(4, 3))?;
+    trial.step(output.expect([1, 8, 10, 13]))?;
+
+    broken.store(1, Ordering::Relaxed);
+    let failure = failure(&kit, [input.at(1, 1), input.at(2, 7)]);
+    assert_eq!((failure.mode, failure.step), (Mode::Steps, 2));
+    assert!(failure.to_string().contains("seven"), "{failure}");
+    Ok(())
+}
+
+#[test]
+fn user_code_that_hangs_is_given_up() {
+    let (kit, input, _) = Kit::of(|input: Stream<u64>| {
+        input.map(|ms| crossbeam_channel::never::<()>().recv_timeout(Duration::from_millis(ms)).is_ok())
+    });
+    let mut trial = kit.patience(Duration::from_millis(50)).start().expect("starts");
+    let error = trial.step(input.at(1, 1_000)).expect_err("takes too long").to_string();
+    assert!(error.contains("is not processed after 50ms"), "{error}");
+}
+
+#[test]
+fn steps_that_make_no_sense_are_refused() -> Result<(), Error> {
+    let (kit, input, _) = Kit::of(|input: Stream<u8>| input);
+    let mut trial = kit.start()?;
+    let mut refused = |step: Step| trial.step(step).expect_err("refused").to_string();
+    assert!(refused(input.split(1).at(1, 1)).contains("there is no split 1, but 1"));
+    assert!(refused(Input::<u8>::new("other").at(1, 1)).contains("an input that the job does not have"));
+    assert!(refused(Output::<u8>::new("other").expect([])).contains("an output that the job does not have"));
+    assert!(refused(rescale(0)).contains("0 workers"));
+    let failure = failure(&kit.settings(|job| job.batch_size(0)), []);
+    assert_eq!((failure.mode, failure.step), (Mode::Steps, 0));
+    assert!(failure.to_string().starts_with("step by step, when the job was to start\n  a batch size"), "{failure}");
+    Ok(())
+}
+
+// ---- nobody asks too early -------------------------------------------------------------------------------------------
+
+/// Two exchanges, a window and timers between an input and its outputs, on any number of workers: all of it is done when a step is.
+#[test]
+fn a_step_is_done_when_it_is_done() -> Result<(), Error> {
+    let (kit, input, (sums, most)) = Kit::of(|input: Stream<(u64, u64)>| {
+        let by_one = input.flat_map(|(key, count)| (0..count).map(move |part| (key, part)));
+        let by_part = by_one.key_by(|it| *it).fold(0, |count: &mut u64, _| *count += 1);
+        let sums = by_part.key_by(|((key, _), _)| *key).fold(0, |sum: &mut u64, _| *sum += 1);
+        let windows = sums.clone().key_by(|(key, _)| *key).window(Tumbling::of(secs(1)));
+        let of_all = windows.aggregate(Max::of(|(_, sum): &(u64, u64)| *sum)).key_by(|_| ());
+        let most = of_all.window(Tumbling::of(secs(1))).aggregate(Max::of(|(_, _, sum): &(u64, _, u64)| *sum));
+        (sums, most.map(|(_, _, most)| most))
+    });
+    for workers in [1, 2, 4] {
+        let mut trial = kit.start()?;
+        trial.rescale(workers)?;
+        for second in 0..300 {
+            let key = second as u64 % 7;
+            trial.step(input.at(second, (key, 5)))?;
+            let before = second as u64 / 7 * 5;
+            let mut got = trial.values(&sums);
+            got.sort_unstable();
+            assert_eq!(got, (1..=5).map(|sum| (key, before + sum)).collect::<Vec<_>>(), "{workers} workers, {second}");
+            trial.step(input.watermark(second + 1))?;
+            assert_eq!(trial.values(&most), [before + 5], "{workers} workers, {second}");
+        }
+    }
+    Ok(())
+}
