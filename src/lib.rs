@@ -67,8 +67,8 @@ pub use millstream_connectors as connectors;
 pub use millstream_operators as operators;
 pub use millstream_operators::{aggregate, process, window};
 pub use millstream_runtime::{
-    StopMode, bench, cli, clock, digest, error, handle, inspect, job, journal, metrics, moment, names, operator,
-    poison, record, replay, restart, rows, savepoint, sink, source, stream, summary, time, watermark,
+    SplitState, StopMode, bench, cli, clock, digest, error, handle, inspect, job, journal, metrics, moment, names,
+    operator, poison, record, replay, restart, rows, savepoint, sink, source, stream, summary, time, watermark,
 };
 pub use millstream_state as state;
 

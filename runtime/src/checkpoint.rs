@@ -21,7 +21,7 @@ use crate::dataflow::WorkerThreads;
 use crate::digest::Digests;
 use crate::driver::{guard, panic_text};
 use crate::error::{Error, Result};
-use crate::handle::Status;
+use crate::handle::{SplitStatus, Status};
 use crate::job::Settings;
 use crate::journal::{Phases, What};
 use crate::metrics;
@@ -31,6 +31,7 @@ use crate::savepoint::Savepoints;
 use crate::shared::{Part, Report, Shared, StopMode};
 use crate::summary::{Outcome, Summary, thousands};
 use crate::supervisor::Held;
+use crate::time::EventTime;
 
 /// What a manifest says of a node, apart from what the workers report.
 #[derive(Clone, Debug)]
@@ -210,6 +211,7 @@ impl Coordinator {
         // The last epoch that an operator wants closed soon, and when one was closed last.
         let (mut pressed, mut closed) = (0, Instant::now());
         let mut progress = Progress::new(self.settings.progress);
+        let mut stalled = None;
         let instances = self.sources * self.settings.workers;
         loop {
             // Without a store nothing is ever due.
@@ -283,6 +285,7 @@ impl Coordinator {
                 note_memory(summary, &status);
                 metrics::publish(&self.job, &status, &held.counted);
                 progress.show(&status, self.started.elapsed());
+                speak_of_stalled(&self.job, &status, &mut stalled);
                 self.savepoints.poll();
                 if let Some(open) = &mut open {
                     self.speak_of_slow(open, &status, now);
@@ -522,6 +525,25 @@ impl Coordinator {
             status.who_holds(open.epoch)
         );
     }
+}
+
+/// Event time that stands still for so long, while other splits go on, is spoken of.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Says, once for each time, which split holds event time back although others go on.
+fn speak_of_stalled(job: &str, status: &Status, told: &mut Option<(String, String, EventTime)>) {
+    let Some(held) = status.held_back_by().filter(|held| held.stands_for >= STALLED) else { return };
+    let goes_on = |other: &&SplitStatus| other.watermark > held.watermark && other.stands_for < held.stands_for;
+    let now = (held.source.clone(), held.split.clone(), held.watermark);
+    if told.as_ref() == Some(&now) || status.splits.iter().find(goes_on).is_none() {
+        return;
+    }
+    tracing::warn!(
+        job,
+        "event time does not go on, and windows do not close: {held}; others go on. If it may be left behind, say so with \
+         `Watermarks::idle_after`"
+    );
+    *told = Some(now);
 }
 
 /// A checkpoint that was published.

@@ -134,7 +134,15 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     let sinks = splits_of_sinks(&graph, &splits);
     let probe = Probe::new(job.load.as_ref(), splits.values().map(Vec::len).sum(), sinks);
     let rest = job.watched.then(|| rest(&graph));
-    let shared = Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, probe, rest, sender));
+    let shared = Arc::new(Shared::new(
+        graph.nodes.len(),
+        settings.workers,
+        first_epoch,
+        probe,
+        rest,
+        split_names(&graph, &names, &splits),
+        sender,
+    ));
     let operators = operator_infos(&graph, &names, restored.as_deref(), &shape.schemas);
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
@@ -231,6 +239,21 @@ fn numbered(graph: &Graph, mut splits: HashMap<usize, Vec<String>>) -> HashMap<u
     let mut numbers = 0..;
     let own = |node| Some((node, numbers.by_ref().zip(splits.remove(&node)?).collect()));
     (0..graph.nodes.len()).filter_map(own).collect()
+}
+
+/// The names of all splits, by their numbers.
+fn split_names(graph: &Graph, names: &[String], splits: &HashMap<usize, Vec<(u32, String)>>) -> Vec<SplitName> {
+    let named = |(node, own): (&usize, &Vec<(u32, String)>)| {
+        let source = names[*node].clone();
+        let replayable = matches!(&graph.nodes[*node].body, Body::Source(source) if source.replayable());
+        let name = move |(number, split): &(u32, String)| {
+            (*number, SplitName { source: source.clone(), split: split.clone(), replayable })
+        };
+        own.iter().map(name).collect::<Vec<_>>()
+    };
+    let mut all: Vec<(u32, SplitName)> = splits.iter().flat_map(named).collect();
+    all.sort_unstable_by_key(|(number, _)| *number);
+    all.into_iter().map(|(_, name)| name).collect()
 }
 
 /// Every sink with the splits upstream of it: only on these its results hang.
@@ -411,17 +434,6 @@ impl Plan {
         restored: Option<Arc<Manifest>>,
         aside: &LeftOut,
     ) -> Self {
-        let named = |(node, own): (&usize, &Vec<(u32, String)>)| {
-            let source = names[*node].clone();
-            let replayable = matches!(&graph.nodes[*node].body, Body::Source(source) if source.replayable());
-            let name = move |(number, split): &(u32, String)| {
-                (*number, SplitName { source: source.clone(), split: split.clone(), replayable })
-            };
-            own.iter().map(name).collect::<Vec<_>>()
-        };
-        let mut all: Vec<(u32, SplitName)> = splits.iter().flat_map(named).collect();
-        all.sort_unstable_by_key(|(number, _)| *number);
-        let all = all.into_iter().map(|(_, name)| name).collect();
         let task = Task {
             node: 0,
             name: String::new(),
@@ -431,7 +443,7 @@ impl Plan {
             batch_size: settings.batch_size,
             in_flight: settings.in_flight,
             first_epoch: shared.announced.load(std::sync::atomic::Ordering::SeqCst),
-            splits: Arc::new(all),
+            splits: Arc::new(split_names(graph, names, &splits)),
             own_splits: (0, 0),
             // With them an operator with state can say which record it failed on.
             positions: graph.positions || settings.set_aside_after.is_some(),

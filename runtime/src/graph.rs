@@ -153,6 +153,9 @@ impl Graph {
                 (Body::Source(_), 1) => {
                     return Repeats::Never(format!("bad records of `{name}` get times that depend on batches"));
                 }
+                (Body::Source(source), _) if source.may_idle() => {
+                    return Repeats::Never(format!("which splits of `{name}` are idle depends on when records come"));
+                }
                 (Body::Keyed(keyed), 0) if keyed.depends_on_order() => {
                     return Repeats::Never(format!(
                         "`{name}` ({}) depends on the order in which records meet",

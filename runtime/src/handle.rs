@@ -15,7 +15,7 @@ use crate::checkpoint::Kind;
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
 use crate::savepoint::{Request, Savepoint};
-use crate::shared::{Padded, Report, Shared, Stats, StopMode, lock};
+use crate::shared::{Padded, Report, Shared, SplitState, Stats, StopMode, lock};
 use crate::summary::Summary;
 use crate::time::EventTime;
 
@@ -345,6 +345,47 @@ pub struct Status {
     pub set_aside: u64,
     /// The operators, in the order in which they were described.
     pub operators: Vec<OperatorStatus>,
+    /// The splits of all sources.
+    pub splits: Vec<SplitStatus>,
+}
+
+/// Where a split of a source stands.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SplitStatus {
+    /// The name of its source.
+    pub source: String,
+    /// Its name.
+    pub split: String,
+    /// Records read from it, by this start and those before.
+    pub records: u64,
+    /// Its watermark.
+    pub watermark: EventTime,
+    /// What it does.
+    pub state: SplitState,
+    /// For how long its watermark has stood where it is.
+    pub stands_for: Duration,
+}
+
+impl std::fmt::Display for SplitStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let why = match self.state {
+            SplitState::Read => "is read, but its records do not move it",
+            SplitState::Quiet => "has nothing to read",
+            SplitState::Ahead => "is ahead of the others and waits for them",
+            SplitState::Idle => "is idle",
+            SplitState::Ended => "has ended",
+        };
+        let (split, source, watermark) = (&self.split, &self.source, self.watermark);
+        if watermark == EventTime::MIN {
+            return write!(f, "split `{split}` of `{source}` {why}, and has no watermark yet");
+        }
+        write!(
+            f,
+            "split `{split}` of `{source}` {why}, and stands at {watermark} for {:.0} s",
+            self.stands_for.as_secs_f64()
+        )
+    }
 }
 
 /// What an operator is.
@@ -458,7 +499,26 @@ impl Status {
             status.state_bytes += operator.state_bytes;
             status.operators.push(operator);
         }
+        let now_ms = shared.probe.now_ns() / 1_000_000;
+        status.splits.extend(shared.splits.iter().map(|(name, Padded(mark))| SplitStatus {
+            source: name.source.clone(),
+            split: name.split.clone(),
+            records: mark.records.load(Ordering::Relaxed),
+            watermark: EventTime::from_micros(mark.watermark_us.load(Ordering::Relaxed)),
+            state: SplitState::of(mark.state.load(Ordering::Relaxed)),
+            stands_for: Duration::from_millis(now_ms.saturating_sub(mark.moved_ms.load(Ordering::Relaxed))),
+        }));
         status
+    }
+
+    /// The split that event time waits for: that with the least watermark of all that are neither idle nor at their end. Nothing, when there
+    /// is none, or all that is read is done with.
+    pub fn held_back_by(&self) -> Option<&SplitStatus> {
+        let holds = |split: &&SplitStatus| !matches!(split.state, SplitState::Idle | SplitState::Ended);
+        self.splits
+            .iter()
+            .filter(holds)
+            .min_by_key(|split| (split.watermark, std::cmp::Reverse(split.stands_for)))
     }
 
     /// How far event time has come: the least watermark over all sources.
@@ -481,6 +541,9 @@ impl Status {
         let marks: Vec<EventTime> = sources.flat_map(|source| &source.instances).map(|(_, at)| *at).collect();
         if let (Some(least), Some(greatest)) = (marks.iter().min(), marks.iter().max()) {
             let _ = write!(text, "sources' watermarks are between {least} and {greatest}");
+        }
+        if let Some(split) = self.held_back_by() {
+            let _ = write!(text, "; {split}");
         }
         text
     }

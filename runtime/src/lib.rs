@@ -43,4 +43,4 @@ pub mod time;
 pub mod watermark;
 
 pub use dataflow::{Delta, Row};
-pub use shared::StopMode;
+pub use shared::{SplitState, StopMode};

@@ -9,6 +9,9 @@ use crate::handle::Status;
 use crate::summary::thousands;
 use crate::time::EventTime;
 
+/// A watermark that has stood for longer is spoken of.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     /// Records and time when it was last shown.
@@ -38,8 +41,10 @@ impl Progress {
         } else {
             format!(", watermark {watermark}")
         };
+        let held = status.held_back_by().filter(|split| split.stands_for >= PATIENCE);
+        let held = held.map(|split| format!("; {split}")).unwrap_or_default();
         bar.set_message(format!(
-            "{} records in ({}/s), {} out, {} late, epoch {}{watermark}",
+            "{} records in ({}/s), {} out, {} late, epoch {}{watermark}{held}",
             thousands(status.records_in),
             thousands(rate as u64),
             thousands(status.records_out),

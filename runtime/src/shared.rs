@@ -1,6 +1,6 @@
 //! What the workers and the coordinator of one run share: flags, counters, and the channel of reports.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::bench::times::Times;
 use crate::digest::Digests;
 use crate::error::Error;
 use crate::moment::Epoch;
+use crate::poison::SplitName;
 use crate::rest::Rest;
 use crate::savepoint::Request;
 use crate::sink::Finish;
@@ -71,6 +72,8 @@ pub(crate) struct Shared {
     pub teardown: AtomicBool,
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
+    /// Where each split stands, by its number over all sources.
+    pub splits: Vec<(SplitName, Padded<SplitMark>)>,
     /// Records on their way to each worker.
     pub in_flight: Vec<Padded<AtomicI64>>,
     /// How often operators did something because the clock said so.
@@ -110,6 +113,8 @@ pub(crate) struct Stats {
     pub resting: AtomicBool,
     /// Its watermark, in microseconds.
     pub watermark_us: AtomicI64,
+    /// For a source: the least watermark of its splits that are neither idle nor at their end; the greatest number if there are none.
+    pub active_us: AtomicI64,
     pub records_in: AtomicU64,
     pub records_out: AtomicU64,
     pub late: AtomicU64,
@@ -145,6 +150,53 @@ pub(crate) fn add(to: &AtomicU64, more: u64) {
     to.store(to.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
+/// Where a split stands. Written by the worker that reads it; read by anybody.
+#[derive(Debug)]
+pub(crate) struct SplitMark {
+    pub watermark_us: AtomicI64,
+    pub records: AtomicU64,
+    /// What it does, as a [`SplitState`].
+    pub state: AtomicU8,
+    /// When its watermark moved last, in milliseconds of the run.
+    pub moved_ms: AtomicU64,
+}
+
+impl Default for SplitMark {
+    fn default() -> Self {
+        SplitMark {
+            watermark_us: AtomicI64::new(i64::MIN),
+            records: AtomicU64::new(0),
+            state: AtomicU8::new(SplitState::Read as u8),
+            moved_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+/// What a split does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SplitState {
+    /// It is being read.
+    Read,
+    /// It has nothing to read, and holds the watermark back.
+    Quiet,
+    /// It is ahead of the others, and waits for them.
+    Ahead,
+    /// It has had nothing to read for so long that it holds nothing back.
+    Idle,
+    /// It has ended.
+    Ended,
+}
+
+impl SplitState {
+    pub(crate) fn of(number: u8) -> Self {
+        [Self::Read, Self::Quiet, Self::Ahead, Self::Idle]
+            .get(number as usize)
+            .copied()
+            .unwrap_or(Self::Ended)
+    }
+}
+
 /// How far the instances of an operator had fired when they were restored.
 #[derive(Debug)]
 pub(crate) struct Restored {
@@ -177,12 +229,14 @@ impl Shared {
         first_epoch: Epoch,
         probe: Probe,
         rest: Option<Rest>,
+        splits: Vec<SplitName>,
         reports: Sender<Report>,
     ) -> Self {
         let stats = || {
             Padded(Stats {
                 epoch: AtomicU64::new(first_epoch),
                 watermark_us: AtomicI64::new(i64::MIN),
+                active_us: AtomicI64::new(i64::MAX),
                 ..Stats::default()
             })
         };
@@ -195,6 +249,7 @@ impl Shared {
             teardown: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             error: Mutex::new(None),
+            splits: splits.into_iter().map(|name| (name, Padded::default())).collect(),
             in_flight: (0..workers).map(|_| Padded::default()).collect(),
             rings: AtomicU64::new(0),
             splits_ended: AtomicU64::new(0),
@@ -247,6 +302,12 @@ impl Shared {
 
     pub(crate) fn wake_workers(&self) {
         lock(&self.threads).iter().for_each(std::thread::Thread::unpark);
+    }
+
+    /// The least watermark of the splits, of all sources, that are neither idle nor at their end.
+    pub(crate) fn least_active(&self) -> Option<EventTime> {
+        let all = self.stats.iter().flatten().map(|stats| stats.0.active_us.load(Ordering::SeqCst));
+        all.min().filter(|least| *least != i64::MAX).map(EventTime::from_micros)
     }
 
     /// Whether more than `limit` records are on their way to some worker.

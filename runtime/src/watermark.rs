@@ -6,6 +6,7 @@
 //! other splits or the wall clock.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -36,12 +37,18 @@ pub trait WatermarkGenerator: Clone + Send + Serialize + DeserializeOwned + 'sta
 pub struct Watermarks<T, F, G> {
     pub(crate) timestamp: F,
     pub(crate) generator: G,
+    pub(crate) pace: Pace,
     item: PhantomData<fn(&T)>,
 }
 
 impl<T, F: Clone, G: Clone> Clone for Watermarks<T, F, G> {
     fn clone(&self) -> Self {
-        Watermarks { timestamp: self.timestamp.clone(), generator: self.generator.clone(), item: PhantomData }
+        Watermarks {
+            timestamp: self.timestamp.clone(),
+            generator: self.generator.clone(),
+            pace: self.pace,
+            item: PhantomData,
+        }
     }
 }
 
@@ -67,8 +74,37 @@ impl<T, F: Fn(&T) -> EventTime> Watermarks<T, F, NoWatermarks> {
 impl<T, F: Fn(&T) -> EventTime, G: WatermarkGenerator> Watermarks<T, F, G> {
     /// Watermarks by a generator of the user's own; every split starts with a clone of it.
     pub fn custom(generator: G, timestamp: F) -> Self {
-        Watermarks { timestamp, generator, item: PhantomData }
+        Watermarks { timestamp, generator, pace: Pace::default(), item: PhantomData }
     }
+}
+
+impl<T, F, G> Watermarks<T, F, G> {
+    /// A split that has had nothing to read for so long, by the clock on the wall, is *idle*: it no longer holds the watermark back. Without
+    /// it, event time stands still while a split is quiet.
+    ///
+    /// When an idle split has records again, it takes over the watermark that its source has come to meanwhile: those that are behind
+    /// that may be late. So which records are late may depend on when they come, and a replay does not compare what comes of such a source. A crash changes nothing that
+    /// was committed. Where all splits are idle the watermark stays; a source that is wholly idle follows the other sources of the job.
+    #[must_use]
+    pub fn idle_after(mut self, quiet: Duration) -> Self {
+        self.pace.idle_after = Some(quiet);
+        self
+    }
+
+    /// Splits of this source are not read while their watermark is more than `span` ahead of the least of all sources of the job that is
+    /// not idle: state does not have to hold what others have not come to yet. Results do not depend on it.
+    #[must_use]
+    pub fn aligned_within(mut self, span: EventSpan) -> Self {
+        self.pace.aligned_within = Some(span);
+        self
+    }
+}
+
+/// How far splits wait for each other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    pub idle_after: Option<Duration>,
+    pub aligned_within: Option<EventSpan>,
 }
 
 /// The generator of [`Watermarks::bounded_out_of_orderness`].

@@ -1,10 +1,11 @@
 //! `checkpoints`: list, show and verify them.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use millstream_state::checkpoint::{Health, Refusal};
-use millstream_state::manifest::Manifest;
+use millstream_state::manifest::{Manifest, SourceEntry, SplitEntry};
 
 use crate::error::{Error, Result};
 use crate::job::Job;
@@ -22,6 +23,11 @@ pub enum CheckpointAction {
         /// Which [default: the newest]
         epoch: Option<u64>,
     },
+    /// List the splits by their watermarks: which of them event time waits for
+    Watermarks {
+        /// In which [default: the newest]
+        epoch: Option<u64>,
+    },
     /// Compare every file with its checksum
     Verify {
         /// Which [default: all]
@@ -33,8 +39,11 @@ pub(super) fn run(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCo
     let store = job.store()?;
     let dir = store.dir();
     let epochs = store.epochs()?;
-    if let Some(CheckpointAction::Show { epoch: Some(epoch) } | CheckpointAction::Verify { epoch: Some(epoch) }) =
-        action
+    if let Some(
+        CheckpointAction::Show { epoch: Some(epoch) }
+        | CheckpointAction::Verify { epoch: Some(epoch) }
+        | CheckpointAction::Watermarks { epoch: Some(epoch) },
+    ) = action
         && !epochs.contains(epoch)
     {
         return Err(refuse(dir, Refusal::Missing { epoch: *epoch, present: epochs }));
@@ -63,6 +72,13 @@ pub(super) fn run(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCo
             println!("{}", json.map_err(|error| Error::internal("a manifest does not print").because(error))?);
             Ok(ExitCode::SUCCESS)
         }
+        Some(CheckpointAction::Watermarks { epoch }) => {
+            let Some(epoch) = epoch.or(epochs.last().copied()) else {
+                return Err(Error::config(format!("no checkpoints in {}", dir.display())));
+            };
+            print!("{}", watermarks(&store.manifest(epoch)?));
+            Ok(ExitCode::SUCCESS)
+        }
         Some(CheckpointAction::Verify { epoch }) => {
             let mut code = ExitCode::SUCCESS;
             if epochs.is_empty() {
@@ -80,6 +96,27 @@ pub(super) fn run(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCo
             Ok(code)
         }
     }
+}
+
+/// Every split, the one that event time waits for first.
+fn watermarks(manifest: &Manifest) -> String {
+    let written = EventTime::from_millis(manifest.written_ms as i64);
+    let mut text = format!("checkpoint {}, written {written}\n", manifest.epoch);
+    let named =
+        |source: &'_ SourceEntry| source.splits.iter().map(|split| (source.name.clone(), split.clone())).collect();
+    let mut splits: Vec<(String, SplitEntry)> =
+        manifest.sources.iter().flat_map(|source| -> Vec<_> { named(source) }).collect();
+    splits.sort_by_key(|(_, split)| (split.ended, split.watermark_us));
+    let _ = writeln!(text, "{:<28}  {:<20}  {:>12}  split", "watermark", "source", "read");
+    for (source, split) in splits {
+        let watermark = match (split.ended, EventTime::from_micros(split.watermark_us)) {
+            (true, _) => "ended".to_string(),
+            (false, EventTime::MIN) => "none yet".to_string(),
+            (false, watermark) => watermark.to_string(),
+        };
+        let _ = writeln!(text, "{watermark:<28}  {source:<20}  {:>12}  {}", thousands(split.records), split.split);
+    }
+    text
 }
 
 fn line(manifest: &Manifest) -> String {

@@ -106,6 +106,10 @@ pub(super) fn build<'scope>(
                         }
                     }
                 }
+                if !ended {
+                    // Where nothing was read, splits may have become idle.
+                    downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
+                }
                 match rest {
                     None => {}
                     // To sleep takes longer than that.

@@ -14,10 +14,10 @@ use crate::bench::probe::{Mark, Numbers, Pacing, Probe};
 use crate::error::{Error, Result};
 use crate::poison::{Blame, InputRecord, record_of};
 use crate::rows::{Lineage, Rows};
-use crate::shared::add;
+use crate::shared::{Padded, SplitState, add};
 use crate::source::{BadRecord, Read, Source, SplitReader, Waker};
 use crate::time::EventTime;
-use crate::watermark::{WatermarkGenerator, Watermarks};
+use crate::watermark::{Pace, WatermarkGenerator, Watermarks};
 
 /// Set once the instance's place in the dataflow is known; wakes it from any thread.
 pub(crate) type LateWaker = Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>;
@@ -26,6 +26,8 @@ pub(crate) trait SourceFactory: Send {
     fn kind(&self) -> &'static str;
     fn replayable(&self) -> bool;
     fn splits(&self) -> Result<Vec<String>>;
+    /// Whether splits may be idle.
+    fn may_idle(&self) -> bool;
     /// Opens those of `splits` (number over the whole job, and name) that belong to this worker.
     fn build(&self, task: Task, splits: Vec<(u32, String)>, waker: LateWaker) -> Result<Box<dyn SourceLogic>>;
     /// Reads one record again, from where its split stood at `entry`; `None` when it takes too long. See [`peek`].
@@ -113,6 +115,10 @@ struct Split<R, G> {
     due: Option<Instant>,
     /// It had nothing when it was last asked.
     empty: bool,
+    /// Since when it has had nothing, where that matters.
+    quiet: Option<Instant>,
+    /// It has had nothing for so long that it holds nothing back.
+    idle: bool,
 }
 
 /// Where a replay stops reading a split: exactly where a checkpoint of the first run stood in it.
@@ -144,6 +150,18 @@ impl Until {
 }
 
 impl<R, G> Split<R, G> {
+    /// Shows where it stands.
+    fn mark(&self, task: &Task, state: SplitState) {
+        let Some((_, Padded(mark))) = task.shared.splits.get(self.number as usize) else { return };
+        mark.records.store(self.records, Ordering::Relaxed);
+        mark.state.store(state as u8, Ordering::Relaxed);
+        let watermark_us = self.watermark.micros();
+        if mark.watermark_us.load(Ordering::Relaxed) != watermark_us {
+            mark.watermark_us.store(watermark_us, Ordering::Relaxed);
+            mark.moved_ms.store(task.shared.probe.now_ns() / 1_000_000, Ordering::Relaxed);
+        }
+    }
+
     /// Whether there is nothing more to read in it, though it may not have ended.
     fn is_over(&self) -> bool {
         self.ended || self.until.is_some_and(|until| !until.ended && self.records >= until.records)
@@ -154,6 +172,7 @@ impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R,
     /// Nothing will come of it again; under a load, since `due_ns`.
     fn end(&mut self, task: &Task, due_ns: Option<u64>) {
         self.ended = true;
+        self.mark(task, SplitState::Ended);
         task.shared.splits_ended.fetch_add(1, Ordering::Relaxed);
         if let Some(due_ns) = due_ns {
             let mark = Mark { watermark: EventTime::MAX, high: EventTime::MAX, due_ns };
@@ -250,6 +269,9 @@ struct Instance<S: Source, F, G> {
     timestamp: F,
     turns: u64,
     woken: Arc<std::sync::atomic::AtomicBool>,
+    pace: Pace,
+    /// How far event time has come here; it never goes back, whatever splits become idle or come back.
+    reached: EventTime,
     task: Task,
 }
 
@@ -265,6 +287,10 @@ where
 
     fn replayable(&self) -> bool {
         self.source.replayable()
+    }
+
+    fn may_idle(&self) -> bool {
+        self.watermarks.pace.idle_after.is_some()
     }
 
     fn splits(&self) -> Result<Vec<String>> {
@@ -327,10 +353,15 @@ where
                 until,
                 due: None,
                 empty: false,
+                quiet: None,
+                idle: false,
             });
         }
         let timestamp = self.watermarks.timestamp.clone();
-        Ok(Box::new(Instance::<S, F, G> { splits: opened, timestamp, turns: 0, woken, task }))
+        let (pace, reached) = (self.watermarks.pace, EventTime::MIN);
+        let instance = Instance::<S, F, G> { splits: opened, timestamp, turns: 0, woken, pace, reached, task };
+        instance.publish();
+        Ok(Box::new(instance))
     }
 
     fn peek(
@@ -350,15 +381,17 @@ where
     G: WatermarkGenerator,
 {
     fn watermark(&self) -> EventTime {
-        let active = self.splits.iter().filter(|split| !split.ended);
-        let watermark =
-            |split: &Split<S::Reader, G>| split.held.as_ref().map_or(split.watermark, |held| held.watermark);
-        active.map(watermark).min().unwrap_or(EventTime::MAX)
+        if self.splits.iter().all(|split| split.ended) {
+            return EventTime::MAX;
+        }
+        self.active().unwrap_or(EventTime::MIN).max(self.reached)
     }
 
     fn cut(&self) -> Result<Vec<SplitEntry>> {
         let entry = |split: &Split<S::Reader, G>| match &split.held {
             Some(held) => Ok(held.before.clone()),
+            // One that comes back takes over how far event time has come, also after a restart.
+            None if split.idle => Ok(SplitEntry { watermark_us: self.watermark().micros(), ..split.entry()? }),
             None => split.entry(),
         };
         guard(&self.task.name, || self.splits.iter().map(entry).collect())
@@ -374,10 +407,17 @@ where
             let now = Instant::now();
             self.splits.iter_mut().for_each(|split| split.due = split.due.filter(|due| *due > now));
         }
+        self.leave_idle_behind();
+        let least = self.pace.aligned_within.and_then(|span| Some(self.task.shared.least_active()? + span));
+        let (reached, idle_after) = (self.watermark(), self.pace.idle_after);
         let ready = self.splits.iter_mut().filter(|split| !split.is_over() && !split.empty && split.due.is_none());
         let Some(split) = ready.min_by_key(|split| (split.watermark, split.turn)) else {
             return Ok(self.resting());
         };
+        if least.is_some_and(|least| split.watermark > least) {
+            split.mark(&self.task, SplitState::Ahead);
+            return Ok(Polled::Later(AHEAD));
+        }
         let name = &self.task.name;
         // A batch ends where a record is to be left out, so that this one is read alone.
         let most = match split.left_out.front() {
@@ -450,15 +490,24 @@ where
         let read = split.within_replay(read, read_records.len() as u64).map_err(|error| error.in_operator(name))?;
         let mut rows = Rows { records: read_records, behind: Vec::new(), lineage: None };
         let mut steps = due_ns.map(|_| Steps { high: split.high, steps: Vec::new() });
+        if split.idle && !rows.records.is_empty() {
+            split.idle = false;
+            split.watermark = split.watermark.max(reached);
+        }
         let Some(generator) = split.generator.take() else { return Err(Error::internal("a split has no watermarks")) };
         let mut row = 0;
         let moved = guard(name, || Ok(observe(&mut rows, generator, split.watermark, steps.as_mut(), &mut row)));
         let (generator, watermark) = moved.map_err(|error| blame(error, row))?;
         split.generator = Some(generator);
         split.goes_on(read, &self.task)?;
+        if idle_after.is_some() {
+            let has_nothing = rows.records.is_empty() && matches!(read, Read::Later(_) | Read::Empty);
+            split.quiet = if has_nothing { split.quiet.or_else(|| Some(Instant::now())) } else { None };
+        }
         let stats = self.task.stats();
         pass_bad(bad, split.watermark, &self.task, out);
         split.watermark = watermark;
+        split.mark(&self.task, SplitState::Read);
         if let (Some(pacing), Some(Steps { high, steps })) = (probe.pacing(), steps) {
             split.high = high;
             let due = |step: &Step| match pacing {
@@ -517,13 +566,62 @@ struct Held {
     ends: bool,
 }
 
-impl<S: Source, F, G> Instance<S, F, G> {
+/// How soon a split that is ahead of the others looks again where these are.
+const AHEAD: Duration = Duration::from_millis(1);
+
+/// How soon an instance whose splits are all idle looks again how far others are.
+const FOLLOW: Duration = Duration::from_millis(20);
+
+impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
+    /// The least watermark of the splits that hold it back.
+    fn active(&self) -> Option<EventTime> {
+        let active = self.splits.iter().filter(|split| !split.ended && !split.idle);
+        let watermark =
+            |split: &Split<S::Reader, G>| split.held.as_ref().map_or(split.watermark, |held| held.watermark);
+        active.map(watermark).min()
+    }
+
+    /// Shows others how far they have to wait for this instance.
+    fn publish(&self) {
+        let active = self.active().unwrap_or(EventTime::MAX);
+        self.task.stats().active_us.store(active.micros(), Ordering::SeqCst);
+    }
+
+    /// Sees which splits are idle now, and where all of them are, how far the others have come.
+    fn leave_idle_behind(&mut self) {
+        if let Some(quiet) = self.pace.idle_after {
+            if self.splits.iter().any(|split| split.quiet.is_some()) {
+                let now = Instant::now();
+                for split in &mut self.splits {
+                    let is_idle = |since: Instant| now.duration_since(since) >= quiet;
+                    split.idle |= !split.ended && split.quiet.is_some_and(is_idle);
+                }
+            }
+            if self.active().is_none()
+                && let Some(least) = self.task.shared.least_active()
+            {
+                self.reached = self.reached.max(least);
+            }
+        }
+        self.reached = self.reached.max(self.active().unwrap_or(EventTime::MIN));
+        self.publish();
+    }
+
     /// No split can be read now: why?
     fn resting(&self) -> Polled {
         if self.splits.iter().all(Split::is_over) {
             return Polled::Ended;
         }
-        match self.splits.iter().filter_map(|split| split.due).min() {
+        let mut wait = self.splits.iter().filter_map(|split| split.due).min();
+        for split in self.splits.iter().filter(|split| !split.ended) {
+            split.mark(&self.task, if split.idle { SplitState::Idle } else { SplitState::Quiet });
+            let idle_at = self.pace.idle_after.zip(split.quiet).map(|(span, since)| since + span);
+            wait = wait.into_iter().chain(idle_at.filter(|_| !split.idle)).min();
+        }
+        if self.active().is_none() && self.task.shared.least_active().is_some() {
+            wait = wait.into_iter().chain([Instant::now() + FOLLOW]).min();
+        }
+        match wait {
             Some(due) => Polled::Later(due.saturating_duration_since(Instant::now())),
             None => Polled::Empty,
         }
