@@ -329,7 +329,7 @@ fn loop_q12(events: &[Event], splits: u64) -> Vec<String> {
 fn loop_q13(events: &[Event], table: &q13::Table) -> Vec<String> {
     let mut rows = Vec::new();
     for b in bids(events) {
-        for (_, value) in table.iter().filter(|(key, _)| **key == b.auction as u64 % 10_000) {
+        if let Some(value) = table.get(&(b.auction as u64 % 10_000)) {
             rows.push(format!("{},{},{},{},{value}", b.auction, b.bidder, b.price, time(b.date_time)));
         }
     }
