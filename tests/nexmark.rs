@@ -8,6 +8,7 @@ mod patience;
 #[path = "../examples/nexmark/queries/mod.rs"]
 mod queries;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::{Command, Stdio};
 
@@ -17,9 +18,9 @@ use millstream::source::{Batch, Read, Source, SplitReader, Waker};
 use millstream::state::store::CheckpointStore;
 use nexmark::EventGenerator;
 use nexmark::config::NexmarkConfig;
-use nexmark::event::{Bid, Event};
+use nexmark::event::{Auction, Bid, Event, Person};
 use patience::{Random, SOON, effort, ms, temp, until, within};
-use queries::{q0, q1, q2, q5, q7, q11, q12, q14, q15, q16, q17, q21, q22};
+use queries::{q0, q1, q2, q3, q4, q5, q6, q7, q8, q9, q11, q12, q13, q14, q15, q16, q17, q18, q19, q20, q21, q22};
 use serde::Serialize;
 
 const COUNT: u64 = 20_000;
@@ -39,6 +40,11 @@ fn configs() -> [(&'static str, NexmarkConfig); 3] {
     ]
 }
 
+/// Ten events in every millisecond, out of order by up to 20 ms, so that much happens at the same instant.
+fn crowded() -> [(&'static str, NexmarkConfig); 1] {
+    [("crowded", NexmarkConfig { out_of_order_group_size: 200, ..events::config() })]
+}
+
 fn generated(config: &NexmarkConfig, count: u64) -> Vec<Event> {
     EventGenerator::new(config.clone()).take(count as usize).collect()
 }
@@ -46,6 +52,20 @@ fn generated(config: &NexmarkConfig, count: u64) -> Vec<Event> {
 fn bids(events: &[Event]) -> impl Iterator<Item = &Bid> {
     events.iter().filter_map(|event| match event {
         Event::Bid(bid) => Some(bid),
+        _ => None,
+    })
+}
+
+fn auctions(events: &[Event]) -> impl Iterator<Item = &Auction> {
+    events.iter().filter_map(|event| match event {
+        Event::Auction(auction) => Some(auction),
+        _ => None,
+    })
+}
+
+fn persons(events: &[Event]) -> impl Iterator<Item = &Person> {
+    events.iter().filter_map(|event| match event {
+        Event::Person(person) => Some(person),
         _ => None,
     })
 }
@@ -62,11 +82,16 @@ struct Reading {
     rate: f64,
 }
 
+/// A query of bids alone as one of all events.
+fn of_bids<R>(query: impl Fn(Stream<Bid>) -> Stream<R>) -> impl Fn(Stream<Event>) -> Stream<R> {
+    move |events| query(queries::bids(events))
+}
+
 /// Describes a query in `job` whose rows go to `rows`.
-fn describe<R: Data>(job: &Job, reading: &Reading, query: impl Fn(Stream<Bid>) -> Stream<R>, rows: &Collected<R>) {
+fn describe<R: Data>(job: &Job, reading: &Reading, query: impl Fn(Stream<Event>) -> Stream<R>, rows: &Collected<R>) {
     let source = Events::new(reading.config.clone(), reading.count).splits(reading.splits).rate(reading.rate);
     let events = job.source(source, Watermarks::bounded_out_of_orderness(reading.delay, events::time));
-    query(queries::bids(events)).sink(rows.sink());
+    query(events).sink(rows.sink());
 }
 
 /// The rows as they would stand in a file, sorted.
@@ -86,27 +111,29 @@ fn sorted(mut lines: Vec<String>) -> Vec<String> {
 /// also told the number of splits.
 fn check<R: Serialize + Data>(
     delay: EventSpan,
-    query: impl Fn(Stream<Bid>) -> Stream<R>,
+    query: impl Fn(Stream<Event>) -> Stream<R>,
     expected: impl Fn(&[Event], u64) -> Vec<String>,
 ) {
-    check_changed(delay, |_| (), query, expected);
+    check_changed(&configs(), delay, |_| (), query, expected);
 }
 
-/// As `check`, with bids that are changed beforehand.
+/// As `check`, with bids that are changed beforehand, on the kinds of events that are given.
 fn check_changed<R: Serialize + Data>(
+    kinds: &[(&str, NexmarkConfig)],
     delay: EventSpan,
     change: fn(&mut Bid),
-    query: impl Fn(Stream<Bid>) -> Stream<R>,
+    query: impl Fn(Stream<Event>) -> Stream<R>,
     expected: impl Fn(&[Event], u64) -> Vec<String>,
 ) {
-    let mut random = Random(17 * effort());
-    for (kind, config) in configs() {
-        let mut events = generated(&config, COUNT);
-        for event in &mut events {
-            if let Event::Bid(bid) = event {
-                change(bid);
-            }
+    let changed = move |mut event: Event| {
+        if let Event::Bid(bid) = &mut event {
+            change(bid);
         }
+        event
+    };
+    let mut random = Random(17 * effort());
+    for (kind, config) in kinds {
+        let events: Vec<Event> = generated(config, COUNT).into_iter().map(changed).collect();
         for workers in 1..=3 {
             let splits = 1 + random.below(6);
             let most = [5, 100, 2_000][random.below(3) as usize];
@@ -114,13 +141,7 @@ fn check_changed<R: Serialize + Data>(
             let reading = Reading { config: config.clone(), count: COUNT, splits, delay, rate: 0.0 };
             let rows = Collected::new();
             let job = Job::new("nexmark").workers(workers).batch_size(batch);
-            let changed = |bids: Stream<Bid>| {
-                query(bids.map(move |mut bid| {
-                    change(&mut bid);
-                    bid
-                }))
-            };
-            describe(&job, &reading, changed, &rows);
+            describe(&job, &reading, |events| query(events.map(changed)), &rows);
             let summary = within(job.start().expect("starts"), SOON).expect("finishes");
             assert_eq!((summary.records_in, summary.late), (COUNT, 0));
             let expected = sorted(expected(&events, splits));
@@ -169,6 +190,44 @@ fn loop_q2(events: &[Event]) -> Vec<String> {
         .collect()
 }
 
+fn loop_q3(events: &[Event]) -> Vec<String> {
+    let mut rows = Vec::new();
+    for auction in auctions(events).filter(|auction| auction.category == 10) {
+        for p in persons(events).filter(|person| person.id == auction.seller) {
+            if ["or", "id", "ca"].contains(&p.state.as_str()) {
+                rows.push(format!("{},{},{},{}", p.name, p.city, p.state, auction.id));
+            }
+        }
+    }
+    rows
+}
+
+/// Every auction with its winning bid.
+fn winners(events: &[Event]) -> Vec<(&Auction, &Bid)> {
+    let bids = groups(events, |bid| bid.auction);
+    let mut winners = Vec::new();
+    for auction in auctions(events) {
+        let mut open: Vec<&Bid> = bids.get(&auction.id).cloned().unwrap_or_default();
+        open.retain(|bid| auction.date_time <= bid.date_time && bid.date_time <= auction.expires);
+        open.sort_by_key(|bid| (bid.date_time, bid.bidder, &bid.extra));
+        open.sort_by_key(|bid| Reverse(bid.price));
+        winners.extend(open.first().map(|bid| (auction, *bid)));
+    }
+    winners
+}
+
+fn loop_q4(events: &[Event]) -> Vec<String> {
+    let mut rows = HashSet::new();
+    let winners = winners(events);
+    for (auction, _) in &winners {
+        let (category, until) = (auction.category, auction.expires);
+        let ended = winners.iter().filter(|(other, _)| other.category == category && other.expires <= until);
+        let prices: Vec<usize> = ended.map(|(_, bid)| bid.price).collect();
+        rows.insert(format!("{category},{},{}", prices.iter().sum::<usize>() / prices.len(), time(until)));
+    }
+    rows.into_iter().collect()
+}
+
 fn loop_q5(events: &[Event]) -> Vec<String> {
     let mut windows: HashMap<u64, HashMap<usize, u64>> = HashMap::new();
     for bid in bids(events) {
@@ -187,6 +246,19 @@ fn loop_q5(events: &[Event]) -> Vec<String> {
     rows
 }
 
+fn loop_q6(events: &[Event]) -> Vec<String> {
+    let mut rows = HashSet::new();
+    let mut winners = winners(events);
+    winners.sort_by_key(|(auction, _)| Reverse((auction.expires, auction.id)));
+    for (auction, _) in &winners {
+        let (seller, until) = (auction.seller, auction.expires);
+        let ended = winners.iter().filter(|(other, _)| other.seller == seller && other.expires <= until);
+        let last: Vec<usize> = ended.take(10).map(|(_, bid)| bid.price).collect();
+        rows.insert(format!("{seller},{},{}", last.iter().sum::<usize>() / last.len(), time(until)));
+    }
+    rows.into_iter().collect()
+}
+
 fn loop_q7(events: &[Event]) -> Vec<String> {
     let mut rows = Vec::new();
     for bids in groups(events, |bid| bid.date_time / 10_000).values() {
@@ -194,6 +266,28 @@ fn loop_q7(events: &[Event]) -> Vec<String> {
         for b in bids.iter().filter(|bid| bid.price == highest) {
             rows.push(format!("{},{},{},{},{}", b.auction, b.bidder, b.price, time(b.date_time), b.extra));
         }
+    }
+    rows
+}
+
+fn loop_q8(events: &[Event]) -> Vec<String> {
+    let mut rows = Vec::new();
+    for p in persons(events) {
+        let window = p.date_time / 10_000;
+        if auctions(events).any(|auction| auction.seller == p.id && auction.date_time / 10_000 == window) {
+            rows.push(format!("{},{},{}", p.id, p.name, time(window * 10_000)));
+        }
+    }
+    rows
+}
+
+fn loop_q9(events: &[Event]) -> Vec<String> {
+    let mut rows = Vec::new();
+    for (a, b) in winners(events) {
+        let (opened, expires, made) = (time(a.date_time), time(a.expires), time(b.date_time));
+        let lot = format!("{},{},{},{},{}", a.id, a.item_name, a.description, a.initial_bid, a.reserve);
+        let lot = format!("{lot},{opened},{expires},{},{},{}", a.seller, a.category, a.extra);
+        rows.push(format!("{lot},{},{},{},{made},{}", b.auction, b.bidder, b.price, b.extra));
     }
     rows
 }
@@ -230,6 +324,16 @@ fn loop_q12(events: &[Event], splits: u64) -> Vec<String> {
         format!("{bidder},{count},{},{}", time(window * 10_000), time(window * 10_000 + 10_000))
     };
     counts.into_iter().map(row).collect()
+}
+
+fn loop_q13(events: &[Event], table: &q13::Table) -> Vec<String> {
+    let mut rows = Vec::new();
+    for b in bids(events) {
+        if let Some(value) = table.get(&(b.auction as u64 % 10_000)) {
+            rows.push(format!("{},{},{},{},{value}", b.auction, b.bidder, b.price, time(b.date_time)));
+        }
+    }
+    rows
 }
 
 fn loop_q14(events: &[Event]) -> Vec<String> {
@@ -302,6 +406,101 @@ fn loop_q17(events: &[Event]) -> Vec<String> {
     rows
 }
 
+/// All columns of a bid.
+fn whole(b: &Bid) -> String {
+    format!("{},{},{},{},{},{},{}", b.auction, b.bidder, b.price, b.channel, b.url, time(b.date_time), b.extra)
+}
+
+/// The bids in the order of event time; those of one instant by split and position.
+fn in_order(events: &[Event], splits: u64) -> Vec<Event> {
+    let mut events: Vec<(u64, &Event)> = (0..).zip(events).collect();
+    events.sort_by_key(|(number, event)| (event.timestamp(), number % splits, *number));
+    events
+        .into_iter()
+        .map(|(_, event)| event.clone())
+        .filter(|event| matches!(event, Event::Bid(_)))
+        .collect()
+}
+
+/// What changes when a bid comes to others of its group, from `first` of those before to `first` of all.
+fn changes<K: Ord>(
+    events: &[Event],
+    splits: u64,
+    key: impl Fn(&Bid) -> K,
+    first: impl Fn(&[&Bid]) -> Vec<String>,
+) -> Vec<String> {
+    let mut rows = Vec::new();
+    for group in groups(&in_order(events, splits), key).values() {
+        let mut before = Vec::new();
+        for count in 1..=group.len() {
+            let after = first(&group[..count]);
+            let only_in = |these: &[String], others: &[String]| {
+                let mut these = these.to_vec();
+                for other in others {
+                    if let Some(same) = these.iter().position(|this| this == other) {
+                        these.remove(same);
+                    }
+                }
+                these
+            };
+            rows.extend(only_in(&before, &after).iter().map(|bid| format!("Retract,{bid}")));
+            rows.extend(only_in(&after, &before).iter().map(|bid| format!("Insert,{bid}")));
+            before = after;
+        }
+    }
+    rows
+}
+
+fn loop_q18(events: &[Event], splits: u64) -> Vec<String> {
+    changes(
+        events,
+        splits,
+        |bid| (bid.bidder, bid.auction),
+        |bids| {
+            let last = bids.iter().map(|bid| bid.date_time).max();
+            bids.iter().filter(|bid| Some(bid.date_time) == last).take(1).map(|bid| whole(bid)).collect()
+        },
+    )
+}
+
+fn loop_q19(events: &[Event], splits: u64) -> Vec<String> {
+    changes(
+        events,
+        splits,
+        |bid| bid.auction,
+        |bids| {
+            let mut bids = bids.to_vec();
+            bids.sort_by_key(|bid| Reverse(bid.price));
+            bids.into_iter().take(10).map(whole).collect()
+        },
+    )
+}
+
+/// What is left of the rows that changes insert when they have retracted what they retract.
+fn left(changes: Vec<String>) -> Vec<String> {
+    let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+    for change in changes {
+        let (kind, row) = change.split_once(',').expect("a kind and a row");
+        *counts.entry(row.to_string()).or_default() += if kind == "Insert" { 1 } else { -1 };
+    }
+    counts
+        .into_iter()
+        .flat_map(|(row, count)| vec![row; usize::try_from(count).expect("it was there")])
+        .collect()
+}
+
+fn loop_q20(events: &[Event]) -> Vec<String> {
+    let mut rows = Vec::new();
+    let all = groups(events, |bid| bid.auction);
+    for a in auctions(events).filter(|auction| auction.category == 10) {
+        let lot = format!("{},{},{},{}", a.item_name, a.description, a.initial_bid, a.reserve);
+        let (opened, expires) = (time(a.date_time), time(a.expires));
+        let lot = format!("{lot},{opened},{expires},{},{},{}", a.seller, a.category, a.extra);
+        rows.extend(all.get(&a.id).into_iter().flatten().map(|bid| format!("{},{lot}", whole(bid))));
+    }
+    rows
+}
+
 fn loop_q21(events: &[Event]) -> Vec<String> {
     let mut rows = Vec::new();
     for b in bids(events) {
@@ -339,29 +538,67 @@ fn loop_q22(events: &[Event]) -> Vec<String> {
 
 const DELAY: EventSpan = events::OUT_OF_ORDERNESS;
 
+/// As little as crowded events allow for, so that event time goes on while they are read.
+const CROWDED_DELAY: EventSpan = EventSpan::millis(20);
+
 #[test]
 fn q0_passes_all_bids_through() {
-    check(DELAY, q0::results, |events, _| loop_q0(events));
+    check(DELAY, of_bids(q0::results), |events, _| loop_q0(events));
 }
 
 #[test]
 fn q1_has_prices_in_euros() {
-    check(DELAY, q1::results, |events, _| loop_q1(events));
+    check(DELAY, of_bids(q1::results), |events, _| loop_q1(events));
 }
 
 #[test]
 fn q2_has_every_123rd_auction() {
-    check(DELAY, q2::results, |events, _| loop_q2(events));
+    check(DELAY, of_bids(q2::results), |events, _| loop_q2(events));
+}
+
+#[test]
+fn q3_finds_sellers_whenever_they_come() {
+    check(DELAY, q3::results, |events, _| loop_q3(events));
+    // Both happen: an auction before its seller, and after.
+    let events = generated(&configs()[0].1, COUNT);
+    let seller = |auction: &Auction| persons(&events).find(|person| person.id == auction.seller).cloned();
+    let before = |auction: &Auction| seller(auction).map(|seller| auction.date_time < seller.date_time);
+    for order in [true, false] {
+        assert!(auctions(&events).any(|auction| before(auction) == Some(order)), "none is before: {order}");
+    }
+}
+
+#[test]
+fn q4_has_the_average_of_what_has_ended() {
+    check(DELAY, q4::results, |events, _| loop_q4(events));
+}
+
+#[test]
+fn auctions_that_end_together_count_together() {
+    check_changed(&crowded(), CROWDED_DELAY, |_| (), q4::results, |events, _| loop_q4(events));
+    check_changed(&crowded(), CROWDED_DELAY, |_| (), q6::results, |events, _| loop_q6(events));
+    let events = generated(&crowded()[0].1, COUNT);
+    let mut ends = HashSet::new();
+    assert!(winners(&events).iter().any(|(auction, _)| !ends.insert((auction.seller, auction.expires))));
 }
 
 #[test]
 fn q5_has_all_auctions_with_the_most_bids() {
-    check(DELAY, q5::results, |events, _| loop_q5(events));
+    check(DELAY, of_bids(q5::results), |events, _| loop_q5(events));
+}
+
+#[test]
+fn q6_has_the_average_of_the_last_ten() {
+    check(DELAY, q6::results, |events, _| loop_q6(events));
+    let events = generated(&configs()[0].1, COUNT);
+    let mut sales: HashMap<usize, u64> = HashMap::new();
+    winners(&events).iter().for_each(|(auction, _)| *sales.entry(auction.seller).or_default() += 1);
+    assert!(sales.values().any(|count| *count > 10), "no seller has more than ten");
 }
 
 #[test]
 fn q7_has_all_highest_bids() {
-    check(DELAY, q7::results, |events, _| loop_q7(events));
+    check(DELAY, of_bids(q7::results), |events, _| loop_q7(events));
 }
 
 #[test]
@@ -374,22 +611,63 @@ fn q7_has_ties_as_often_as_they_were_made() {
         bid.date_time -= bid.date_time % 1_000;
         bid.extra.clear();
     };
-    check_changed(DELAY, few, q7::results, |events, _| loop_q7(events));
+    check_changed(&configs(), DELAY, few, of_bids(q7::results), |events, _| loop_q7(events));
+}
+
+#[test]
+fn q8_has_new_users_who_sell() {
+    check(DELAY, q8::results, |events, _| loop_q8(events));
+}
+
+#[test]
+fn q9_has_the_winning_bids() {
+    check(DELAY, q9::results, |events, _| loop_q9(events));
+}
+
+#[test]
+fn q9_decides_between_bids_of_one_price() {
+    let few = |bid: &mut Bid| bid.price %= 3;
+    check_changed(&configs(), DELAY, few, q9::results, |events, _| loop_q9(events));
+    check_changed(&crowded(), CROWDED_DELAY, few, q9::results, |events, _| loop_q9(events));
+}
+
+#[test]
+fn q9_counts_bids_at_both_ends() {
+    let events = generated(&crowded()[0].1, COUNT);
+    let bids = groups(&events, |bid| bid.auction);
+    let at_an_end = |end: fn(&Auction) -> u64| {
+        let bid_on = |auction: &Auction| bids.get(&auction.id).into_iter().flatten();
+        auctions(&events).any(|auction| bid_on(auction).any(|bid| bid.date_time == end(auction)))
+    };
+    assert!(at_an_end(|auction| auction.date_time) && at_an_end(|auction| auction.expires));
+    check_changed(&crowded(), CROWDED_DELAY, |_| (), q9::results, |events, _| loop_q9(events));
 }
 
 #[test]
 fn q11_counts_until_a_bidder_is_quiet() {
-    check(DELAY, q11::results, |events, _| loop_q11(events));
+    check(DELAY, of_bids(q11::results), |events, _| loop_q11(events));
 }
 
 #[test]
 fn q12_counts_by_a_clock_that_follows_the_events() {
-    check(EventSpan::ZERO, q12::results, loop_q12);
+    check(EventSpan::ZERO, of_bids(q12::results), loop_q12);
+}
+
+#[test]
+fn q13_looks_bids_up_in_a_table() {
+    let all = q13::side_input();
+    check(DELAY, of_bids(|bids| q13::results(bids, all.clone())), |events, _| loop_q13(events, &all));
+}
+
+#[test]
+fn q13_leaves_out_what_the_table_does_not_have() {
+    let few: q13::Table = q13::side_input().into_iter().filter(|(key, _)| key % 7 == 0).collect();
+    check(DELAY, of_bids(|bids| q13::results(bids, few.clone())), |events, _| loop_q13(events, &few));
 }
 
 #[test]
 fn q14_tells_the_kind_of_time() {
-    check(DELAY, q14::results, |events, _| loop_q14(events));
+    check(DELAY, of_bids(q14::results), |events, _| loop_q14(events));
     let days = loop_q14(&generated(&configs()[2].1, COUNT));
     for kind in ["dayTime", "nightTime", "otherTime"] {
         assert!(days.iter().any(|row| row.contains(kind)), "no {kind}");
@@ -398,36 +676,97 @@ fn q14_tells_the_kind_of_time() {
 
 #[test]
 fn q15_counts_days() {
-    check(DELAY, q15::results, |events, _| loop_q15(events));
+    check(DELAY, of_bids(q15::results), |events, _| loop_q15(events));
 }
 
 #[test]
 fn q16_counts_channels() {
-    check(DELAY, q16::results, |events, _| loop_q16(events));
+    check(DELAY, of_bids(q16::results), |events, _| loop_q16(events));
 }
 
 #[test]
 fn q17_counts_auctions() {
-    check(DELAY, q17::results, |events, _| loop_q17(events));
+    check(DELAY, of_bids(q17::results), |events, _| loop_q17(events));
+}
+
+#[test]
+fn q18_changes_with_every_later_bid() {
+    check(DELAY, of_bids(q18::results), loop_q18);
+}
+
+#[test]
+fn q18_takes_the_first_of_one_instant() {
+    check_changed(&crowded(), CROWDED_DELAY, |_| (), of_bids(q18::results), loop_q18);
+}
+
+#[test]
+fn q18_has_one_bid_of_each_in_the_end() {
+    let events = generated(&configs()[0].1, COUNT);
+    let mut last: BTreeMap<(usize, usize), &Bid> = BTreeMap::new();
+    for bid in bids(&events) {
+        let own = last.entry((bid.bidder, bid.auction)).or_insert(bid);
+        if bid.date_time > own.date_time {
+            *own = bid;
+        }
+    }
+    assert_eq!(left(loop_q18(&events, 1)), sorted(last.values().map(|bid| whole(bid)).collect()));
+}
+
+#[test]
+fn q19_changes_when_a_bid_is_among_the_first() {
+    check(DELAY, of_bids(q19::results), loop_q19);
+}
+
+#[test]
+fn q19_has_the_first_of_one_price() {
+    let few = |bid: &mut Bid| bid.price %= 3;
+    check_changed(&configs(), DELAY, few, of_bids(q19::results), loop_q19);
+    check_changed(&crowded(), CROWDED_DELAY, few, of_bids(q19::results), loop_q19);
+}
+
+#[test]
+fn q19_has_ten_bids_of_each_in_the_end() {
+    let events = generated(&configs()[0].1, COUNT);
+    let mut highest = Vec::new();
+    for bids in groups(&events, |bid| bid.auction).values_mut() {
+        bids.sort_by_key(|bid| (Reverse(bid.price), bid.date_time));
+        highest.extend(bids.iter().take(10).map(|bid| whole(bid)));
+    }
+    assert_eq!(left(loop_q19(&events, 1)), sorted(highest));
+}
+
+#[test]
+fn q20_finds_auctions_whenever_they_come() {
+    check(DELAY, q20::results, |events, _| loop_q20(events));
+    // Both happen: a bid before its auction, and after.
+    let events = generated(&configs()[0].1, COUNT);
+    let bids = groups(&events, |bid| bid.auction);
+    for order in [true, false] {
+        let some = |auction: &Auction| {
+            let mut bids = bids.get(&auction.id).into_iter().flatten();
+            bids.any(|bid| (bid.date_time < auction.date_time) == order)
+        };
+        assert!(auctions(&events).any(|auction| auction.category == 10 && some(auction)), "none is before: {order}");
+    }
 }
 
 #[test]
 fn prices_at_the_limits_are_on_the_right_side() {
     const LIMITS: [usize; 8] = [9_999, 10_000, 999_999, 1_000_000, 1_101_321, 1_101_322, 55_066_079, 55_066_080];
     let limits = |bid: &mut Bid| bid.price = LIMITS[bid.price % LIMITS.len()];
-    check_changed(DELAY, limits, q14::results, |events, _| loop_q14(events));
-    check_changed(DELAY, limits, q15::results, |events, _| loop_q15(events));
-    check_changed(DELAY, limits, q17::results, |events, _| loop_q17(events));
+    check_changed(&configs(), DELAY, limits, of_bids(q14::results), |events, _| loop_q14(events));
+    check_changed(&configs(), DELAY, limits, of_bids(q15::results), |events, _| loop_q15(events));
+    check_changed(&configs(), DELAY, limits, of_bids(q17::results), |events, _| loop_q17(events));
 }
 
 #[test]
 fn q21_has_channel_ids() {
-    check(DELAY, q21::results, |events, _| loop_q21(events));
+    check(DELAY, of_bids(q21::results), |events, _| loop_q21(events));
 }
 
 #[test]
 fn q22_has_directories() {
-    check(DELAY, q22::results, |events, _| loop_q22(events));
+    check(DELAY, of_bids(q22::results), |events, _| loop_q22(events));
 }
 
 // ---- the source ------------------------------------------------------------------------------------------------------
@@ -469,7 +808,7 @@ fn a_split_opened_at_a_position_goes_on_as_before() {
 /// end. Returns how often it went on from a checkpoint.
 fn interrupt<R: Serialize + Data>(
     delay: EventSpan,
-    query: impl Fn(Stream<Bid>) -> Stream<R>,
+    query: impl Fn(Stream<Event>) -> Stream<R>,
     expected: impl Fn(&[Event], u64) -> Vec<String>,
 ) -> usize {
     let (dir, rows, mut resumed) = (temp(), Collected::new(), 0);
@@ -500,15 +839,23 @@ fn interrupt<R: Serialize + Data>(
 #[test]
 fn stopped_queries_go_on_where_they_were() {
     let resumed = [
-        interrupt(DELAY, q5::results, |events, _| loop_q5(events)),
-        interrupt(DELAY, q7::results, |events, _| loop_q7(events)),
-        interrupt(DELAY, q11::results, |events, _| loop_q11(events)),
-        interrupt(EventSpan::ZERO, q12::results, loop_q12),
-        interrupt(DELAY, q16::results, |events, _| loop_q16(events)),
-        interrupt(DELAY, q17::results, |events, _| loop_q17(events)),
+        interrupt(DELAY, q3::results, |events, _| loop_q3(events)),
+        interrupt(DELAY, q4::results, |events, _| loop_q4(events)),
+        interrupt(DELAY, of_bids(q5::results), |events, _| loop_q5(events)),
+        interrupt(DELAY, q6::results, |events, _| loop_q6(events)),
+        interrupt(DELAY, of_bids(q7::results), |events, _| loop_q7(events)),
+        interrupt(DELAY, q8::results, |events, _| loop_q8(events)),
+        interrupt(DELAY, q9::results, |events, _| loop_q9(events)),
+        interrupt(DELAY, of_bids(q11::results), |events, _| loop_q11(events)),
+        interrupt(EventSpan::ZERO, of_bids(q12::results), loop_q12),
+        interrupt(DELAY, of_bids(q16::results), |events, _| loop_q16(events)),
+        interrupt(DELAY, of_bids(q17::results), |events, _| loop_q17(events)),
+        interrupt(DELAY, of_bids(q18::results), loop_q18),
+        interrupt(DELAY, of_bids(q19::results), loop_q19),
+        interrupt(DELAY, q20::results, |events, _| loop_q20(events)),
     ];
     // On a machine that is busy enough this thread may come too late to stop one.
-    assert!(resumed.iter().sum::<usize>() >= 5, "went on from a checkpoint only {resumed:?} times");
+    assert!(resumed.iter().sum::<usize>() >= resumed.len(), "went on from a checkpoint only {resumed:?} times");
 }
 
 const Q5_HEADER: &str = "auction,num,window_start,window_end";
@@ -537,6 +884,38 @@ fn the_example_survives_a_kill() {
     let stderr = String::from_utf8_lossy(&second.stderr);
     assert!(second.status.success() && stderr.contains("resumed from checkpoint"), "{stderr}");
     common::assert_same("q5", &common::rows(&output, Q5_HEADER), &sorted(loop_q5(&events)));
+}
+
+const BID: &str = "auction,bidder,price,channel,url,date_time,extra";
+
+#[test]
+fn the_example_writes_joins_and_changes() {
+    const SPLITS: u64 = 3;
+    let events = generated(&events::config(), 20_000);
+    let dir = temp();
+    let check = |query: &str, header: &str, expected: Vec<String>| {
+        let mut command = Command::new(common::built("nexmark"));
+        command
+            .args(["--query", query, "--events", "20000", "--workers", "2", "--splits"])
+            .arg(SPLITS.to_string());
+        let output = command.arg("--output").arg(dir.path()).output().expect("the example runs");
+        assert!(output.status.success(), "{query}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!expected.is_empty(), "{query} has no rows");
+        common::assert_same(query, &common::rows(&dir.path().join(query).join("results"), header), &sorted(expected));
+    };
+    let lot = "item_name,description,initial_bid,reserve";
+    let made = "auction,bidder,price,channel,url,bid_date_time,bid_extra";
+    let auction = format!("id,{lot},date_time,expires,seller,category,extra");
+    let expanded = format!("{made},{lot},auction_date_time,expires,seller,category,auction_extra");
+    check("q3", "name,city,state,id", loop_q3(&events));
+    check("q4", "category,final,expires", loop_q4(&events));
+    check("q6", "seller,avg_price,expires", loop_q6(&events));
+    check("q8", "id,name,stime", loop_q8(&events));
+    check("q9", &format!("{auction},auction,bidder,price,bid_date_time,bid_extra"), loop_q9(&events));
+    check("q13", "auction,bidder,price,date_time,value", loop_q13(&events, &q13::side_input()));
+    check("q18", &format!("change,{BID}"), loop_q18(&events, SPLITS));
+    check("q19", &format!("change,{BID}"), loop_q19(&events, SPLITS));
+    check("q20", &expanded, loop_q20(&events));
 }
 
 #[test]

@@ -13,9 +13,8 @@ use millstream_runtime::stream::Stream;
 use millstream_state::snapshot::{Key, Value};
 
 use super::Joined;
-use crate::aggregate::List;
+use crate::aggregate::{Aggregate, List, Origin};
 use crate::flat_map::FlatMapExt;
-use crate::map::MapExt;
 use crate::window::{Pane, WindowedStream, Windows};
 
 /// Adds `cogroup` to connected streams in windows.
@@ -53,18 +52,48 @@ impl<K: Key, A: Value, B: Value, W: Windows<Either<A, B>>> CoGroupExt<K, A, B> f
     }
 
     fn cogroup_with_late(self) -> Joined<CoGroup<K, A, B>, A, B> {
-        let (out, late) = self.aggregate_with_late(List::of(Either::<A, B>::clone));
-        let divided = out.map(|(key, window, records)| {
-            let (mut first, mut second) = (Vec::new(), Vec::new());
-            for record in records {
-                match record {
-                    Either::First(record) => first.push(record),
-                    Either::Second(record) => second.push(record),
-                }
+        self.aggregate_with_late(Sides(List::of(Either::clone)))
+    }
+}
+
+/// The records of each stream, in order.
+#[derive(Clone)]
+struct Sides<F>(List<F>);
+
+impl<A: Value, B: Value, F> Aggregate<Either<A, B>> for Sides<F>
+where
+    F: Fn(&Either<A, B>) -> Either<A, B> + Clone + Send + 'static,
+{
+    type Acc = <List<F> as Aggregate<Either<A, B>>>::Acc;
+    type Out = (Vec<A>, Vec<B>);
+
+    const NEEDS_POSITION: bool = true;
+
+    fn describe(&self) -> String {
+        "records of two streams".to_string()
+    }
+
+    fn create(&self) -> Self::Acc {
+        self.0.create()
+    }
+
+    fn add(&self, acc: &mut Self::Acc, value: &Either<A, B>, origin: &Origin) {
+        self.0.add(acc, value, origin);
+    }
+
+    fn merge(&self, into: &mut Self::Acc, from: &Self::Acc) {
+        Aggregate::<Either<A, B>>::merge(&self.0, into, from);
+    }
+
+    fn finish(&self, acc: &Self::Acc) -> (Vec<A>, Vec<B>) {
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        for record in Aggregate::<Either<A, B>>::finish(&self.0, acc) {
+            match record {
+                Either::First(record) => first.push(record),
+                Either::Second(record) => second.push(record),
             }
-            (key, window, (first, second))
-        });
-        (divided, late)
+        }
+        (first, second)
     }
 }
 

@@ -360,7 +360,13 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                         left -= 1;
                         self.function.on_processing_timer(&mut ProcessContext { key, now, place, clock, kept, out }, at)
                     }
-                    None => return Ok(()),
+                    None => {
+                        // Many keys may be quiet for long, and should not keep the room that they once needed.
+                        if entry.waiting.is_empty() {
+                            entry.waiting = VecDeque::new();
+                        }
+                        return Ok(());
+                    }
                 },
             };
             called.map_err(|error| error.for_key(key, now))?;
@@ -378,4 +384,33 @@ fn pop_if(timers: &mut BTreeSet<ProcessingTime>, is_due: impl Fn(ProcessingTime)
     let first = timers.first().copied().filter(|at| is_due(*at))?;
     timers.remove(&first);
     Some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct Ignore;
+
+    impl Process<u8, u64> for Ignore {
+        type State = ();
+        type Out = ();
+
+        fn on_record(&mut self, cx: &mut ProcessContext<'_, u8, (), ()>, _: &u64) -> Result<()> {
+            *cx.state() = Some(());
+            Ok(())
+        }
+    }
+
+    /// A key with state stays, perhaps for ever. It used to keep the room of all records that had ever waited at once.
+    #[test]
+    fn when_nothing_waits_any_more_then_no_room_is_kept() {
+        let at = EventTime::from_secs;
+        let mut entry = Entry::new();
+        entry.waiting.extend((0..100).map(|value| Waiting { at: at(1), split: 0, number: value, value }));
+        let mut operator = ProcessOperator::<u8, u64, Ignore, InOrder>::new(Ignore);
+        operator.call(&7, &mut entry, EventTime::MIN, at(2), None).unwrap();
+        assert_eq!((entry.kept.state, entry.waiting.capacity()), (Some(()), 0));
+    }
 }
