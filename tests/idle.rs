@@ -1,0 +1,213 @@
+//! Splits that wait for each other: idle ones, aligned ones, and who is told that event time stands still.
+
+#[allow(dead_code)] // shared with other tests
+mod oracle;
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use millstream::SplitState;
+use millstream::connectors::log::{Log, LogOptions, LogRecord};
+use millstream::prelude::*;
+use oracle::trial::*;
+use oracle::{Item, Pace, Script, finish};
+
+fn item(split: u32, number: u64, at: i64) -> Item {
+    Item { split, number, at, key: 1, value: 1 }
+}
+
+fn wait_until(handle: &JobHandle, done: impl Fn(&Status) -> bool) {
+    let begun = Instant::now();
+    while !done(&handle.status()) {
+        assert!(begun.elapsed() < Duration::from_secs(20) && !handle.is_finished(), "{:#?}", handle.status());
+        std::thread::park_timeout(Duration::from_micros(200));
+    }
+}
+
+/// Two channels, one of them quiet: windows of the other close once that is idle, and what it sends then is judged by how
+/// far event time has come without it.
+#[test]
+fn a_split_that_is_idle_holds_nothing_back() {
+    for workers in [1, 2, 3] {
+        let ((quiet, quiet_source), (busy, busy_source)) = (channel(10), channel(10));
+        let (out, results) = mpsc::channel();
+        let late = Arc::new(AtomicI64::new(0));
+        let counted = Arc::clone(&late);
+        let job = Job::new("idle").workers(workers);
+        let marks = || watermarks(0).idle_after(Duration::from_millis(30));
+        let first = job.source(quiet_source, marks()).name("quiet");
+        let second = job.source(busy_source, marks()).name("busy");
+        let (panes, missed) = first
+            .union([second])
+            .key_by(|item: &Item| item.key)
+            .window(Tumbling::of(EventSpan::micros(10)))
+            .aggregate_with_late(Count);
+        panes.sink(for_each(move |pane: Record<Pane<u64, u64>>| out.send(pane.value).expect("the test waits")));
+        missed.sink(for_each(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }));
+        let handle = job.start().expect("starts");
+        let next = || results.recv_timeout(Duration::from_secs(20)).map(|(_, window, n)| (window.start.micros(), n));
+
+        quiet.send(item(0, 0, 5)).expect("read");
+        busy.send(item(1, 0, 7)).expect("read");
+        busy.send(item(1, 1, 25)).expect("read");
+        // The quiet one stands at 5, until it is idle while the other goes on.
+        let mut more = 2;
+        let first = loop {
+            if let Ok((_, window, count)) = results.recv_timeout(Duration::from_millis(5)) {
+                break (window.start.micros(), count);
+            }
+            busy.send(item(1, more, 25)).expect("read");
+            more += 1;
+            assert!(more < 4_000, "nothing comes");
+        };
+        assert_eq!(first, (0, 2));
+        wait_until(&handle, |status| status.watermark() == EventTime::from_micros(25));
+        let idle = |status: &Status| {
+            status.splits.iter().any(|split| split.source == "quiet" && split.state == SplitState::Idle)
+        };
+        wait_until(&handle, idle);
+        // It comes back behind the others: what is behind them is late, and the rest is not.
+        quiet.send(item(0, 1, 8)).expect("read");
+        quiet.send(item(0, 2, 26)).expect("read");
+        wait_until(&handle, |status| status.records_in == 3 + more);
+        wait_until(&handle, |_| late.load(Ordering::SeqCst) == 1);
+        drop((quiet, busy));
+        finish(handle).expect("finishes");
+        assert_eq!(next(), Ok((20, more)));
+        assert!(results.try_recv().is_err());
+    }
+}
+
+/// All is idle: then nothing is to be gained by going on.
+#[test]
+fn where_all_splits_are_idle_event_time_stays() {
+    let ((one, one_source), (two, two_source)) = (channel(10), channel(10));
+    let job = Job::new("still").workers(2);
+    let marks = || watermarks(0).idle_after(Duration::from_millis(10));
+    job.source(one_source, marks())
+        .union([job.source(two_source, marks())])
+        .sink(for_each(|_: Record<Item>| ()));
+    let handle = job.start().expect("starts");
+    one.send(item(0, 0, 5)).expect("read");
+    two.send(item(1, 0, 50)).expect("read");
+    wait_until(&handle, |status| status.splits.iter().all(|split| split.state == SplitState::Idle));
+    let stood = handle.status().watermark();
+    std::thread::park_timeout(Duration::from_millis(50));
+    assert_eq!(handle.status().watermark(), stood);
+    assert!(stood == EventTime::from_micros(5) || stood == EventTime::from_micros(50), "{stood:?}");
+    assert!(handle.status().held_back_by().is_none());
+    drop((one, two));
+    finish(handle).expect("finishes");
+}
+
+/// An idle split takes what event time had come to along into a checkpoint: after a restart it stands where its source stood.
+#[test]
+fn an_idle_split_is_restored_where_its_source_stood() {
+    let (dir, results) = (tempdir(), Collected::new());
+    let start = |workers: usize| {
+        let log = Log::open(dir.path().join("log"), LogOptions::new().shards(2)).expect("opens");
+        let job = Job::new("restored").workers(workers).checkpoint_dir(dir.path().join("checkpoints"));
+        let times = |record: &LogRecord<Item>| record.value.time();
+        job.source(log.source::<Item>(), Watermarks::monotonous(times).idle_after(Duration::from_millis(20)))
+            .name("log")
+            .key_by(|record| record.value.key)
+            .window(Tumbling::of(EventSpan::micros(10)))
+            .aggregate(Count)
+            .name("counts")
+            .sink(results.sink());
+        (log, job.start().expect("starts"))
+    };
+    // Keys that go to different shards.
+    let (log, handle) = start(2);
+    let mut keys: Vec<String> = Vec::new();
+    for n in 0.. {
+        let key = format!("key {n}");
+        log.append(&key, &item(0, n, 5)).expect("appends");
+        keys.push(key);
+        wait_until(&handle, |status| status.records_in > n);
+        if handle.status().splits.iter().filter(|split| split.records > 0).count() == 2 {
+            break;
+        }
+    }
+    // All keys but the last are of one shard; that goes on alone.
+    let mut more = 0;
+    while handle.status().watermark() != EventTime::from_micros(95) {
+        log.append(&keys[0], &item(0, 100, 95)).expect("appends");
+        more += 1;
+        assert!(more < 4_000, "event time stands still");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    handle.stop(StopMode::WithCheckpoint);
+    finish(handle).expect("stops");
+    drop(log);
+    let (log, handle) = start(1);
+    let last = keys.pop().expect("two shards");
+    log.append(&last, &item(1, 101, 8)).expect("appends");
+    wait_until(&handle, |status| status.late == 1);
+    handle.stop(StopMode::WithCheckpoint);
+    finish(handle).expect("stops");
+    let counted: u64 = values(results.take()).into_iter().map(|(_, _, count)| count).sum();
+    // The window of the last ones has not closed.
+    assert_eq!(counted, keys.len() as u64 + 1);
+}
+
+/// One source could be read at once, the other is slow: the fast one never gets further ahead than it may.
+#[test]
+fn sources_that_are_aligned_stay_together() {
+    for (workers, aligned) in [(1, true), (2, true), (2, false)] {
+        let most = 1_000i64;
+        let records = |split: u32| (0..20_000).map(|n| item(split, n, n as i64)).collect::<Vec<_>>();
+        let (slow_at, furthest) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
+        let job = Job::new("aligned").workers(workers).batch_size(100);
+        let marks = || if aligned { watermarks(0).aligned_within(EventSpan::micros(most)) } else { watermarks(0) };
+        let slow = Arc::clone(&slow_at);
+        let slow_source = Script::new(vec![records(0)]).pace(Pace::Slow(100));
+        let first = job
+            .source(slow_source, marks())
+            .name("slow")
+            .inspect(move |item| slow.store(item.at, Ordering::SeqCst));
+        let (slow, ahead) = (Arc::clone(&slow_at), Arc::clone(&furthest));
+        let second = job.source(Script::new(vec![records(1)]), marks()).name("fast").inspect(move |item| {
+            ahead.fetch_max(item.at - slow.load(Ordering::SeqCst), Ordering::SeqCst);
+        });
+        let counts = Collected::new();
+        first
+            .union([second])
+            .key_by(|item| item.key)
+            .window(Tumbling::of(EventSpan::micros(1_000)))
+            .aggregate(Count)
+            .sink(counts.sink());
+        oracle::run(job).expect("finishes");
+        let counts = values(counts.take());
+        assert!(counts.len() == 20 && counts.iter().all(|(_, _, count)| *count == 2_000));
+        let furthest = furthest.load(Ordering::SeqCst);
+        // What it may be ahead, and the batch that brings it there and is on its way.
+        assert_eq!(furthest <= most + 300, aligned, "{furthest} us ahead on {workers} workers");
+    }
+}
+
+#[test]
+fn a_status_names_the_split_that_holds_event_time_back() {
+    let ((one, one_source), (two, two_source)) = (channel(10), channel(10));
+    let job = Job::new("held").workers(2);
+    let first = job.source(one_source, watermarks(0)).name("first");
+    first
+        .union([job.source(two_source, watermarks(0)).name("second")])
+        .sink(for_each(|_: Record<Item>| ()));
+    let handle = job.start().expect("starts");
+    one.send(item(0, 0, 5)).expect("read");
+    two.send(item(1, 0, 50)).expect("read");
+    wait_until(&handle, |status| status.records_in == 2);
+    let quiet = |status: &Status| status.held_back_by().is_some_and(|split| split.state == SplitState::Quiet);
+    wait_until(&handle, quiet);
+    let status = handle.status();
+    let held = status.held_back_by().expect("one of them");
+    assert_eq!((held.source.as_str(), held.watermark, held.records), ("first", EventTime::from_micros(5), 1));
+    let text = held.to_string();
+    assert!(text.contains("of `first` has nothing to read, and stands at 1970-01-01T00:00:00.000005Z"), "{text}");
+    drop((one, two));
+    finish(handle).expect("finishes");
+}
