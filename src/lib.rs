@@ -59,8 +59,8 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
-//! Where to go from here: the [`guide`] tells of [windows](guide::windows), [time](guide::time), [state and timers](guide::state_and_timers) and
-//! [joins](guide::joins); [`operators`] has the table of all operators, [`aggregate`] the aggregates, [`connectors`] the
+//! Where to go from here: the [`guide`] tells of [windows](guide::windows), [time](guide::time), [state and timers](guide::state_and_timers) [joins](guide::joins)
+//! and [tables](guide::tables); [`operators`] has the table of all operators, [`aggregate`] the aggregates, [`connectors`] the
 //! sources and sinks; `testing`, a feature, tests of jobs; `ARCHITECTURE.md` in the repository tells how a record and a checkpoint live.
 
 pub use millstream_connectors as connectors;
@@ -82,6 +82,8 @@ pub mod guide {
     pub mod state_and_timers {}
     #[doc = include_str!("guide/joins.md")]
     pub mod joins {}
+    #[doc = include_str!("guide/tables.md")]
+    pub mod tables {}
     #[cfg(feature = "testing")]
     #[doc = include_str!("guide/testing.md")]
     pub mod testing {}
