@@ -13,7 +13,7 @@ use millstream_state::codec;
 use millstream_state::snapshot::{Key, Value};
 use serde::{Deserialize, Serialize};
 
-use super::{Process, ProcessContext};
+use super::{Process, ProcessContext, end_of};
 use crate::lateness::Lateness;
 use crate::waking::{self, Waits, WakingState};
 
@@ -89,8 +89,8 @@ impl<T: Value> Turn<T> for InOrder {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Kept<S> {
     pub(super) state: Option<S>,
-    /// When the state is dropped, if nothing comes before.
-    until: Option<EventTime>,
+    /// From when on the state is kept, and when it is dropped, if nothing comes before.
+    span: Option<(EventTime, EventTime)>,
     pub(super) timers: BTreeSet<EventTime>,
 }
 
@@ -137,21 +137,29 @@ impl<S> Kept<S> {
     /// A record has come: the state is kept for as long as `span` says, from `now` on.
     fn renew(&mut self, now: EventTime, span: Option<EventSpan>) {
         // Records may come in any order.
-        let until = span.map(|span| now + span).filter(|_| self.state.is_some());
-        self.until = until.map(|until| self.until.map_or(until, |before| before.max(until)));
+        let since = self.span.map_or(now, |(since, _)| since.max(now));
+        let span = span.filter(|_| self.state.is_some());
+        self.span = span.and_then(|span| Some((since, end_of(since, span)?)));
+    }
+
+    /// A timer was called at `now`: what it has made is kept from then on; what it has left is not kept for longer.
+    fn after_timer(&mut self, now: EventTime, span: Option<EventSpan>) {
+        if self.state.is_none() || self.span.is_none() {
+            self.renew(now, span);
+        }
     }
 
     /// Drops the state if its time is over at `now`.
     fn expire(&mut self, now: EventTime) {
-        if self.until.is_some_and(|until| until <= now) {
-            (self.state, self.until) = (None, None);
+        if self.span.is_some_and(|(_, until)| until <= now) {
+            (self.state, self.span) = (None, None);
         }
     }
 }
 
 impl<S, W> Entry<S, W> {
     fn new() -> Self {
-        Entry { wake: None, kept: Kept { state: None, until: None, timers: BTreeSet::new() }, waiting: VecDeque::new() }
+        Entry { wake: None, kept: Kept { state: None, span: None, timers: BTreeSet::new() }, waiting: VecDeque::new() }
     }
 
     /// When something is to be done next.
@@ -159,7 +167,7 @@ impl<S, W> Entry<S, W> {
         let timer = self.kept.timers.first().copied();
         // Another record of the same instant may still come before it.
         let record = self.waiting.front().map(|waiting| waiting.at + EventSpan::micros(1));
-        timer.into_iter().chain(record).chain(self.kept.until).min()
+        timer.into_iter().chain(record).chain(self.kept.span.map(|(_, until)| until)).min()
     }
 }
 
@@ -275,7 +283,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
             let timer = entry.kept.timers.first().copied().filter(|at| *at <= watermark);
             let record = entry.waiting.front().map(|waiting| waiting.at).filter(|at| *at < watermark || is_end);
             let (kept, out) = (&mut entry.kept, &mut self.out);
-            kept.expire(timer.into_iter().chain(record).min().unwrap_or(watermark));
+            kept.expire(timer.into_iter().chain(record).min().map_or(watermark, |next| next.max(now)));
             let called = match (timer, record) {
                 (Some(at), record) if record.is_none_or(|record| at <= record) => {
                     kept.timers.remove(&at);
@@ -289,9 +297,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                     } else {
                         let called =
                             self.function.on_timer(&mut ProcessContext { key, now, place: (0, 0), kept, out }, at);
-                        if kept.until.is_none() {
-                            kept.renew(now, self.function.keep_for());
-                        }
+                        kept.after_timer(now, self.function.keep_for());
                         called
                     }
                 }
