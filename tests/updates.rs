@@ -192,7 +192,7 @@ impl Outlets {
     }
 }
 
-fn computed(items: &Vec<Item>) -> Computed {
+fn computed(items: &[Item]) -> Computed {
     let first = items.iter().min_by_key(|item| (item.at, item.split, item.number)).expect("not empty");
     let sum = i64::try_from(total(items)).expect("small values");
     (items.len() as u64, sum, (first.split, first.number))
