@@ -119,7 +119,7 @@ fn sizes() -> impl Strategy<Value = (u64, u64)> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(60)))]
+    #![proptest_config(config(cases(40)))]
 
     #[test]
     fn windows_of_so_many_records_are_as_the_oracle_says(
@@ -336,7 +336,7 @@ fn how_many() -> impl Strategy<Value = (usize, i64)> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(50)))]
+    #![proptest_config(config(cases(30)))]
 
     #[test]
     fn the_first_few_change_as_the_oracle_says(
@@ -428,7 +428,7 @@ fn itself(item: &Item) -> Item {
 
 fn keeping((most, within): Bounds) -> impl Aggregate<Item, Out = Kept> {
     let all = List::of(itself);
-    (Top::of(most, measure), all.clone(), Newest::count(most, all.clone()), Newest::within(span(within), all))
+    (Top::of(most, measure), all, Newest::count(most, all), Newest::within(span(within), all))
 }
 
 #[derive(Clone)]
@@ -491,7 +491,7 @@ fn keep_bounds() -> impl Strategy<Value = (Bounds, i64)> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(40)))]
+    #![proptest_config(config(cases(25)))]
 
     #[test]
     fn what_aggregates_keep_is_as_the_oracle_says(

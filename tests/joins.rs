@@ -242,7 +242,7 @@ fn validity() -> impl Strategy<Value = Option<i64>> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(60)))]
+    #![proptest_config(config(cases(40)))]
 
     #[test]
     fn records_have_the_version_that_the_oracle_says(
@@ -465,7 +465,7 @@ fn same<T: Ord + std::fmt::Debug + Data>(
 }
 
 proptest! {
-    #![proptest_config(config(cases(50)))]
+    #![proptest_config(config(cases(30)))]
 
     #[test]
     fn what_meets_in_windows_is_as_the_oracle_says(

@@ -333,7 +333,7 @@ fn compare_forgetful(
 }
 
 proptest! {
-    #![proptest_config(config(cases(60)))]
+    #![proptest_config(config(cases(40)))]
 
     #[test]
     fn state_is_kept_for_as_long_as_the_oracle_says(

@@ -1,7 +1,8 @@
 //! Windows of a number of records instead of a stretch of time.
 //!
 //! **Shape**: keyed in; out comes, for every so many records of a key, what an aggregate makes of them, with the stretch of time from the first
-//! of them to the last: as of all [windows](Window), its end is the instant after. What is left at the end of the input, too few for a window, has no result.
+//! of them to the last: as of all [windows](Window), its end is the instant after. What is left at the end of the input, too few for a
+//! window, has no result.
 //!
 //! **Time**: records are counted in order of event time, then split and position, once it has passed them; so results do not depend on the order in
 //! which they come. A result happened when its last record did. **Lateness** is that of [process functions](crate::process).
