@@ -240,7 +240,7 @@ impl Process<String, Item> for Forgetful {
             _ => cx.state().get_or_insert_default().push(item.value),
         }
         match item.value.rem_euclid(5) {
-            0 => cx.set_timer(now + span(item.value.rem_euclid(60))),
+            0 | 3 => (1..4).for_each(|part| cx.set_timer(now + span(item.value.rem_euclid(60) / part))),
             1 => cx.set_timer(now - span(3)),
             2 => cx.set_timer(now + span(200)),
             _ => {}
@@ -292,7 +292,7 @@ fn forgetful(key: &str, mut items: Vec<Item>, keep: Option<i64>) -> Vec<Seen> {
                 _ => kept.get_or_insert_default().push(item.value),
             }
             match item.value.rem_euclid(5) {
-                0 => drop(timers.insert(now.saturating_add(item.value.rem_euclid(60)))),
+                0 | 3 => timers.extend((1..4).map(|part| now.saturating_add(item.value.rem_euclid(60) / part))),
                 1 => drop(timers.insert(now.saturating_sub(3))),
                 2 => drop(timers.insert(now.saturating_add(200))),
                 _ => {}
@@ -435,6 +435,59 @@ fn state_is_dropped_before_timers_and_records_of_the_instant() {
     assert_eq!(counter(&[(0, 9), (10, 0)], 10), [(0, 1), (9, 101), (10, 1)]);
     // For no time is until the record has been seen.
     assert_eq!(counter(&[(0, 1), (0, 0), (1, 0)], 0), [(0, 1), (0, 1), (1, 100), (1, 1)]);
+}
+
+#[test]
+fn records_out_of_order_make_nothing_last_shorter() {
+    let (job, seen) = (Job::new("out of order").batch_size(1), Collected::new());
+    let records = one_split(&[(50, 0), (20, 0), (55, 0), (30, 0), (65, 0), (64, 0), (74, 0), (75, 0), (85, 0)]);
+    job.source(Script::new(vec![records]).pace(Pace::Slow(1)), watermarks(100))
+        .key_by(|item| item.key)
+        .process(Counter { keep: 10 })
+        .sink(seen.sink());
+    run(job).expect("finishes");
+    let counts: Vec<u64> = values(seen.take()).into_iter().map(|(_, count)| count).collect();
+    // What happens 10 us after the last one finds nothing, though event time is far behind.
+    assert_eq!(counts, [1, 2, 3, 4, 1, 2, 3, 4, 1]);
+}
+
+/// Its first timer takes the state away, and the second one makes another; all say whether there is any.
+#[derive(Clone)]
+struct Remade;
+
+impl Process<u64, Item> for Remade {
+    type State = ();
+    type Out = (i64, bool);
+
+    fn keep_for(&self) -> Option<EventSpan> {
+        Some(span(10))
+    }
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, u64, (), Self::Out>, item: &Item) -> Result<(), Error> {
+        *cx.state() = Some(());
+        [3, 5, 10, 14, 15].iter().for_each(|after| cx.set_timer(item.time() + span(*after)));
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut ProcessContext<'_, u64, (), Self::Out>, at: EventTime) -> Result<(), Error> {
+        match at.micros() {
+            3 => *cx.state() = None,
+            5 => *cx.state() = Some(()),
+            _ => {}
+        }
+        let is_there = cx.state().is_some();
+        cx.emit((at.micros(), is_there));
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_timer_makes_is_kept_from_then_on() {
+    let (job, seen) = (Job::new("remade"), Collected::new());
+    let keyed = job.source(Script::new(vec![one_split(&[(0, 0)])]), watermarks(0)).key_by(|item| item.key);
+    keyed.process_in_order(Remade).sink(seen.sink());
+    run(job).expect("finishes");
+    assert_eq!(values(seen.take()), [(3, false), (5, true), (10, true), (14, true), (15, false)]);
 }
 
 #[test]
@@ -691,6 +744,14 @@ fn only_keys_with_something_to_keep_are_kept() {
     let entries = entries_after_a_while(|keyed| keyed.deduplicate(EventSpan::millis(200)));
     // 200 keys within 200 ms, and as many timers or a few more: a narrow bucket goes as a whole.
     assert!((350..600).contains(&entries), "{entries} entries");
+}
+
+/// A window of a number of records is gone when it is full.
+#[test]
+fn windows_that_are_full_are_not_kept() {
+    let entries = entries_after_a_while(|keyed| keyed.count_window(1).aggregate(Count));
+    // Records that event time has not passed.
+    assert!(entries < 200, "{entries} entries");
 }
 
 /// Nor does one that never lets go, when the time of a key is over.
