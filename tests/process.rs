@@ -439,7 +439,7 @@ fn state_is_dropped_before_timers_and_records_of_the_instant() {
 
 #[test]
 fn records_out_of_order_make_nothing_last_shorter() {
-    let (job, seen) = (Job::new("out of order").batch_size(1), Collected::new());
+    let (job, seen) = (Job::new("out-of-order").batch_size(1), Collected::new());
     let records = one_split(&[(50, 0), (20, 0), (55, 0), (30, 0), (65, 0), (64, 0), (74, 0), (75, 0), (85, 0)]);
     job.source(Script::new(vec![records]).pace(Pace::Slow(1)), watermarks(100))
         .key_by(|item| item.key)
