@@ -123,11 +123,11 @@ fn by_key(case: &Case) -> (BTreeMap<u64, Vec<Item>>, Vec<Item>) {
 /// The first record of a key, and the next that is `within` or more after it.
 fn deduplicated(mut items: Vec<Item>, within: i64) -> Vec<Item> {
     items.sort_by_key(|item| (item.at, item.split, item.number));
-    let mut until = None;
+    let mut until = None::<i128>;
     items.retain(|item| {
-        let stays = until.is_none_or(|until| item.at >= until);
+        let stays = until.is_none_or(|until| i128::from(item.at) >= until);
         if stays {
-            until = Some(item.at.saturating_add(within));
+            until = Some(i128::from(item.at) + i128::from(within));
         }
         stays
     });
@@ -204,6 +204,359 @@ proptest! {
             outlets.attach(keyed(job, &case, setup.pace, faults), within);
         })?;
         outlets.compare(&case, within)?;
+    }
+}
+
+// ---- with a rank, and for a time -------------------------------------------------------------------------------------
+
+/// Keeps what it has seen for a time, and ranks records by their values.
+#[derive(Clone, Copy, Debug)]
+struct Forgetful {
+    keep: Option<i64>,
+}
+
+fn rank(item: &Item) -> u8 {
+    item.value.rem_euclid(3) as u8
+}
+
+impl Process<String, Item> for Forgetful {
+    type State = Vec<i64>;
+    type Out = Seen;
+
+    fn rank(&self, item: &Item) -> u8 {
+        rank(item)
+    }
+
+    fn keep_for(&self) -> Option<EventSpan> {
+        self.keep.map(span)
+    }
+
+    fn on_record(&mut self, cx: &mut Context<'_, Vec<i64>, Seen>, item: &Item) -> Result<(), Error> {
+        let (now, found) = (cx.now(), cx.state().clone().unwrap_or_default());
+        cx.emit((cx.key().clone(), false, now, item.time(), found));
+        match item.value.rem_euclid(11) {
+            0 => *cx.state() = None,
+            1 | 2 => {}
+            _ => cx.state().get_or_insert_default().push(item.value),
+        }
+        match item.value.rem_euclid(5) {
+            0 | 3 => (1..4).for_each(|part| cx.set_timer(now + span(item.value.rem_euclid(60) / part))),
+            1 => cx.set_timer(now - span(3)),
+            2 => cx.set_timer(now + span(200)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// By its time a timer leaves the state, takes it away, or makes one.
+    fn on_timer(&mut self, cx: &mut Context<'_, Vec<i64>, Seen>, at: EventTime) -> Result<(), Error> {
+        let (now, found) = (cx.now(), cx.state().clone().unwrap_or_default());
+        cx.emit((cx.key().clone(), true, now, at, found));
+        match at.micros().rem_euclid(4) {
+            0 => *cx.state() = None,
+            1 | 2 => cx.state().get_or_insert_default().push(at.micros()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What [`Forgetful`] sees of one key, one step after the other, at times that end nowhere.
+fn forgetful(key: &str, mut items: Vec<Item>, keep: Option<i64>) -> Vec<Seen> {
+    items.sort_by_key(|item| (item.at, rank(item), item.split, item.number));
+    let mut items = std::collections::VecDeque::from(items);
+    let (mut kept, mut until) = (None::<Vec<i64>>, None::<i128>);
+    let (mut timers, mut seen, mut now) = (BTreeSet::<i64>::new(), Vec::new(), i64::MIN);
+    let keep = keep.map(i128::from);
+    loop {
+        let timer = timers.first().copied().filter(|timer| items.front().is_none_or(|item| *timer <= item.at));
+        let Some(at) = timer.or(items.front().map(|item| item.at)) else { break };
+        now = now.max(at);
+        if until.is_some_and(|until| until <= i128::from(now)) {
+            (kept, until) = (None, None);
+        }
+        let time = EventTime::from_micros;
+        seen.push((key.to_string(), timer.is_some(), time(now), time(at), kept.clone().unwrap_or_default()));
+        if timer.is_some() {
+            timers.remove(&at);
+            match at.rem_euclid(4) {
+                0 => kept = None,
+                1 | 2 => kept.get_or_insert_default().push(at),
+                _ => {}
+            }
+        } else {
+            let item = items.pop_front().expect("looked at");
+            match item.value.rem_euclid(11) {
+                0 => kept = None,
+                1 | 2 => {}
+                _ => kept.get_or_insert_default().push(item.value),
+            }
+            match item.value.rem_euclid(5) {
+                0 | 3 => timers.extend((1..4).map(|part| now.saturating_add(item.value.rem_euclid(60) / part))),
+                1 => drop(timers.insert(now.saturating_sub(3))),
+                2 => drop(timers.insert(now.saturating_add(200))),
+                _ => {}
+            }
+            until = None;
+        }
+        // From its last record on; one that a timer makes from that on.
+        if kept.is_none() {
+            until = None;
+        } else if until.is_none() {
+            until = keep.map(|keep| i128::from(now) + keep);
+        }
+    }
+    seen
+}
+
+fn keeps() -> impl Strategy<Value = Option<i64>> {
+    let span = prop_oneof![1 => Just(0), 5 => 1i64..60, 2 => 100i64..100_000, 1 => Just(i64::MAX)];
+    prop_oneof![1 => Just(None), 5 => span.prop_map(Some)]
+}
+
+fn compare_forgetful(
+    case: &Case,
+    keep: Option<i64>,
+    seen: &Collected<Seen>,
+    late: &Collected<Item>,
+) -> Result<(), TestCaseError> {
+    let (keys, expected_late) = by_key(case);
+    let mut found = BTreeMap::<String, Vec<Seen>>::new();
+    for record in seen.take() {
+        prop_assert_eq!(record.at, record.value.2);
+        found.entry(record.value.0.clone()).or_default().push(record.value);
+    }
+    let expected = keys.iter().map(|(key, items)| (text(*key), forgetful(&text(*key), items.clone(), keep)));
+    prop_assert_eq!(found, expected.collect::<BTreeMap<_, _>>());
+    prop_assert_eq!(sorted(values(late.take())), sorted(expected_late));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config(cases(40)))]
+
+    #[test]
+    fn state_is_kept_for_as_long_as_the_oracle_says(
+        case in any_case(4, 100),
+        keep in keeps(),
+        setups in setups(),
+    ) {
+        for setup in setups {
+            let (dir, seen, late) = (tempdir(), Collected::new(), Collected::new());
+            let job = new_job(&setup, &dir);
+            let (out, missed) = keyed(&job, &case, setup.pace, &[]).process_in_order_with_late(Forgetful { keep });
+            out.sink(seen.sink());
+            missed.sink(late.sink());
+            run(job).expect("the job finishes");
+            compare_forgetful(&case, keep, &seen, &late)?;
+        }
+    }
+
+    #[test]
+    fn crashes_and_other_numbers_of_workers_keep_state_for_as_long(
+        case in any_case(4, 100),
+        keep in keeps(),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        let (seen, late) = (Collected::new(), Collected::new());
+        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
+        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+            let function = Forgetful { keep };
+            let (out, missed) = keyed(job, &case, setup.pace, faults).process_in_order_with_late(function);
+            out.sink(seen.sink());
+            missed.sink(late.sink());
+        })?;
+        compare_forgetful(&case, keep, &seen, &late)?;
+    }
+}
+
+/// Counts the records of a key, and calls itself when a value says so.
+#[derive(Clone)]
+struct Counter {
+    keep: i64,
+}
+
+impl Process<u64, Item> for Counter {
+    type State = u64;
+    type Out = (EventTime, u64);
+
+    fn rank(&self, item: &Item) -> u8 {
+        u8::from(item.value >= 0)
+    }
+
+    fn keep_for(&self) -> Option<EventSpan> {
+        Some(span(self.keep))
+    }
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, u64, u64, Self::Out>, item: &Item) -> Result<(), Error> {
+        let count = cx.state().get_or_insert_default();
+        *count += 1;
+        let seen = (item.time(), *count);
+        cx.emit(seen);
+        if item.value > 0 {
+            cx.set_timer(item.time() + span(item.value));
+        }
+        Ok(())
+    }
+
+    /// Tells, but is no record, and makes nothing last longer.
+    fn on_timer(&mut self, cx: &mut ProcessContext<'_, u64, u64, Self::Out>, at: EventTime) -> Result<(), Error> {
+        let count = cx.state().unwrap_or(0);
+        cx.emit((at, 100 + count));
+        Ok(())
+    }
+}
+
+/// What is counted of `(time, value)`, in order: as they come, and in order; it must be the same for records in order.
+fn counter(records: &[(i64, i64)], keep: i64) -> Vec<(i64, u64)> {
+    let run_it = |in_order: bool| {
+        let (job, seen) = (Job::new("counter").batch_size(1), Collected::new());
+        let source = Script::new(vec![one_split(records)]).pace(Pace::Slow(1));
+        let keyed = job.source(source, watermarks(0)).key_by(|item| item.key);
+        let counter = Counter { keep };
+        let out = if in_order { keyed.process_in_order(counter) } else { keyed.process(counter) };
+        out.sink(seen.sink());
+        run(job).expect("finishes");
+        values(seen.take()).into_iter().map(|(at, count)| (at.micros(), count)).collect::<Vec<_>>()
+    };
+    let in_order = run_it(true);
+    assert_eq!(sorted(run_it(false)), sorted(in_order.clone()));
+    in_order
+}
+
+#[test]
+fn state_is_dropped_before_timers_and_records_of_the_instant() {
+    assert_eq!(counter(&[(0, 0), (9, 0), (18, 0), (28, 0), (29, 0)], 10), [(0, 1), (9, 2), (18, 3), (28, 1), (29, 2)]);
+    // Timers see it up to the instant before.
+    assert_eq!(counter(&[(0, 9), (100, 10)], 10), [(0, 1), (9, 101), (100, 1), (110, 100)]);
+    // A timer is no record.
+    assert_eq!(counter(&[(0, 9), (10, 0)], 10), [(0, 1), (9, 101), (10, 1)]);
+    // For no time is until the record has been seen.
+    assert_eq!(counter(&[(0, 1), (0, 0), (1, 0)], 0), [(0, 1), (0, 1), (1, 100), (1, 1)]);
+}
+
+#[test]
+fn records_out_of_order_make_nothing_last_shorter() {
+    let (job, seen) = (Job::new("out-of-order").batch_size(1), Collected::new());
+    let records = one_split(&[(50, 0), (20, 0), (55, 0), (30, 0), (65, 0), (64, 0), (74, 0), (75, 0), (85, 0)]);
+    job.source(Script::new(vec![records]).pace(Pace::Slow(1)), watermarks(100))
+        .key_by(|item| item.key)
+        .process(Counter { keep: 10 })
+        .sink(seen.sink());
+    run(job).expect("finishes");
+    let counts: Vec<u64> = values(seen.take()).into_iter().map(|(_, count)| count).collect();
+    // What happens 10 us after the last one finds nothing, though event time is far behind.
+    assert_eq!(counts, [1, 2, 3, 4, 1, 2, 3, 4, 1]);
+}
+
+/// Its first timer takes the state away, and the second one makes another; all say whether there is any.
+#[derive(Clone)]
+struct Remade;
+
+impl Process<u64, Item> for Remade {
+    type State = ();
+    type Out = (i64, bool);
+
+    fn keep_for(&self) -> Option<EventSpan> {
+        Some(span(10))
+    }
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, u64, (), Self::Out>, item: &Item) -> Result<(), Error> {
+        *cx.state() = Some(());
+        [3, 5, 10, 14, 15].iter().for_each(|after| cx.set_timer(item.time() + span(*after)));
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut ProcessContext<'_, u64, (), Self::Out>, at: EventTime) -> Result<(), Error> {
+        match at.micros() {
+            3 => *cx.state() = None,
+            5 => *cx.state() = Some(()),
+            _ => {}
+        }
+        let is_there = cx.state().is_some();
+        cx.emit((at.micros(), is_there));
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_timer_makes_is_kept_from_then_on() {
+    let (job, seen) = (Job::new("remade"), Collected::new());
+    let keyed = job.source(Script::new(vec![one_split(&[(0, 0)])]), watermarks(0)).key_by(|item| item.key);
+    keyed.process_in_order(Remade).sink(seen.sink());
+    run(job).expect("finishes");
+    assert_eq!(values(seen.take()), [(3, false), (5, true), (10, true), (14, true), (15, false)]);
+}
+
+#[test]
+fn the_end_of_time_is_no_end_of_state() {
+    let (least, most) = (i64::MIN, i64::MAX);
+    assert_eq!(counter(&[(0, 0), (most, 0), (most, 0)], most), [(0, 1), (most, 1), (most, 2)]);
+    assert_eq!(counter(&[(1, 0), (most, 0), (most, 0)], most), [(1, 1), (most, 2), (most, 3)]);
+    assert_eq!(counter(&[(least, 0), (-2, 0), (-1, 0)], most), [(least, 1), (-2, 2), (-1, 3)]);
+    assert_eq!(counter(&[(least, 0), (-1, 0), (0, 0)], most), [(least, 1), (-1, 1), (0, 2)]);
+}
+
+#[test]
+fn a_lower_rank_comes_first_at_one_instant_alone() {
+    let (job, seen) = (Job::new("ranks"), Collected::new());
+    let records = one_split(&[(0, 0), (0, -1), (0, 0), (0, -2), (1, 0), (2, -3)]);
+    job.source(Script::new(vec![records]), watermarks(0))
+        .key_by(|item| item.key)
+        .process_in_order(Ranked)
+        .sink(seen.sink());
+    run(job).expect("finishes");
+    assert_eq!(values(seen.take()), [1, 3, 0, 2, 4, 5]);
+}
+
+/// Says in which order records come: those with a value below zero are first.
+#[derive(Clone)]
+struct Ranked;
+
+impl Process<u64, Item> for Ranked {
+    type State = ();
+    type Out = u64;
+
+    fn rank(&self, item: &Item) -> u8 {
+        if item.value < 0 { 0 } else { 255 }
+    }
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, u64, (), u64>, item: &Item) -> Result<(), Error> {
+        cx.emit(item.number);
+        Ok(())
+    }
+}
+
+/// With a shorter time from one start to the next the state is still there for the next record, and then counts the shorter one.
+#[test]
+fn another_time_counts_from_the_next_record_on() {
+    let records = (0..3_000).map(|n| Item { split: 0, number: n, at: n as i64 * 10, key: 0, value: 0 });
+    let records: Vec<Item> = records.collect();
+    for in_order in [true, false] {
+        let (dir, seen) = (tempdir(), Collected::new());
+        let job = |keep: i64| {
+            let job = Job::new("shorter").checkpoint_dir(dir.path());
+            let source = Script::new(vec![records.clone()]).pace(Pace::Slow(2));
+            let keyed = job.source(source, watermarks(0)).key_by(|item| item.key);
+            let counter = Counter { keep };
+            let out = if in_order { keyed.process_in_order(counter) } else { keyed.process(counter) };
+            out.sink(seen.sink());
+            job
+        };
+        let handle = job(1_000_000).start().expect("starts");
+        while handle.status().watermark() < EventTime::from_micros(1_000) {
+            std::thread::park_timeout(std::time::Duration::from_micros(100));
+        }
+        handle.stop(StopMode::WithCheckpoint);
+        oracle::finish(handle).expect("stops");
+        run(job(10)).expect("finishes");
+        let counts: Vec<u64> = values(seen.take()).into_iter().map(|(_, count)| count).collect();
+        let longest = counts.iter().copied().max().expect("some");
+        assert!((100..3_000).contains(&longest), "{longest}");
+        let expected = (1..=longest).chain(std::iter::repeat_n(1, 3_000 - longest as usize));
+        assert_eq!(counts, expected.collect::<Vec<_>>());
     }
 }
 
@@ -366,18 +719,14 @@ fn timers_without_end_and_errors_name_the_key() {
     assert!(error.contains("seven") && error.contains(r#"key "key 0" at 1970-01-01T00:00:01Z"#), "{error}");
 }
 
-/// A function that lets go of everything leaves nothing behind, and keeps what it keeps.
-#[test]
-fn only_keys_with_something_to_keep_are_kept() {
+/// What is kept after 3 s of one record for each of 5,000 keys, one a millisecond.
+fn entries_after_a_while<O: Data>(attach: impl Fn(KeyedStream<u64, Item>) -> Stream<O>) -> u64 {
     let items: Vec<Item> =
         (0..5_000).map(|n| Item { split: 0, number: n, at: n as i64 * 1_000, key: n, value: 0 }).collect();
     let dir = tempdir();
     let job = Job::new("kept").workers(2).checkpoint_dir(dir.path());
-    let once = Collected::new();
-    job.source(Script::new(vec![items]).pace(Pace::Slow(10)), watermarks(0))
-        .key_by(|item| item.key)
-        .deduplicate(EventSpan::millis(200))
-        .sink(once.sink());
+    let source = Script::new(vec![items]).pace(Pace::Slow(10));
+    attach(job.source(source, watermarks(0)).key_by(|item| item.key)).sink(Collected::new().sink());
     let handle = job.start().expect("starts");
     while handle.status().watermark() < EventTime::from_millis(3_000) {
         std::thread::park_timeout(std::time::Duration::from_micros(100));
@@ -386,7 +735,38 @@ fn only_keys_with_something_to_keep_are_kept() {
     oracle::finish(handle).expect("stops");
     let store = millstream::state::store::CheckpointStore::new(dir.path());
     let newest = store.epochs().expect("lists").pop().expect("a checkpoint");
-    let entries = store.manifest(newest).expect("reads").operators[0].entries;
+    store.manifest(newest).expect("reads").operators[0].entries
+}
+
+/// A function that lets go of everything leaves nothing behind, and keeps what it keeps.
+#[test]
+fn only_keys_with_something_to_keep_are_kept() {
+    let entries = entries_after_a_while(|keyed| keyed.deduplicate(EventSpan::millis(200)));
     // 200 keys within 200 ms, and as many timers or a few more: a narrow bucket goes as a whole.
+    assert!((350..600).contains(&entries), "{entries} entries");
+}
+
+/// A window of a number of records is gone when it is full.
+#[test]
+fn windows_that_are_full_are_not_kept() {
+    let entries = entries_after_a_while(|keyed| keyed.count_window(1).aggregate(Count));
+    // Records that event time has not passed.
+    assert!(entries < 200, "{entries} entries");
+}
+
+/// Nor does one that never lets go, when the time of a key is over.
+#[test]
+fn keys_whose_time_is_over_are_not_kept() {
+    let counter = || Counter { keep: 200_000 };
+    let entries = entries_after_a_while(|keyed| keyed.process_in_order(counter()));
+    assert!((350..600).contains(&entries), "{entries} entries");
+    let entries = entries_after_a_while(|keyed| keyed.process(counter()));
+    assert!((350..600).contains(&entries), "{entries} entries");
+    let entries = entries_after_a_while(|keyed| keyed.top_within(EventSpan::millis(200), 3, |item| item.value).0);
+    assert!((350..600).contains(&entries), "{entries} entries");
+    let entries = entries_after_a_while(|keyed| {
+        let versions = keyed.clone();
+        keyed.temporal_join(versions).valid_for(EventSpan::millis(200)).left()
+    });
     assert!((350..600).contains(&entries), "{entries} entries");
 }

@@ -14,7 +14,7 @@ use millstream_runtime::stream::{KeyedStream, Stream};
 use millstream_runtime::time::{EventSpan, EventTime};
 use millstream_state::snapshot::{Key, Value};
 
-use crate::process::{Process, ProcessContext, ProcessExt};
+use crate::process::{Process, ProcessContext, ProcessExt, end_of};
 
 #[derive(Clone, Debug)]
 struct Deduplicate {
@@ -32,9 +32,11 @@ impl<K: Key, T: Data> Process<K, T> for Deduplicate {
 
     fn on_record(&mut self, cx: &mut ProcessContext<'_, K, EventTime, T>, value: &T) -> Result<()> {
         if cx.state().is_none() {
-            let until = cx.now() + self.within;
-            *cx.state() = Some(until);
-            cx.set_timer(until);
+            let until = end_of(cx.now(), self.within);
+            *cx.state() = Some(until.unwrap_or(EventTime::MAX));
+            if let Some(until) = until {
+                cx.set_timer(until);
+            }
             cx.emit(value.clone());
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The first few of every key by a measure, as a stream of changes.
 //!
-//! **Shape**: keyed in; out comes every record that comes to be among the first (`Insert`), and every one that no longer is (`Retract`), with its key.
+//! **Shape**: keyed in; out comes every record that comes to be among the first (`Insert`), and every one that no longer is (`Retract`), with its key;
+//! the one that no longer is before the one that comes to be, so that there are never more than were asked for.
 //! For the first few of a window, once, there is the aggregate [`Top`](crate::aggregate::Top).
 //!
 //! **State**: per key the records that are among the first, and those that event time has not passed. **Time**: of two with the same

@@ -21,7 +21,7 @@ use millstream_runtime::time::{EventSpan, EventTime};
 use millstream_state::snapshot::{Key, Value};
 
 use super::Joined;
-use crate::process::{Process, ProcessContext, ProcessExt};
+use crate::process::{Process, ProcessContext, ProcessExt, end_of};
 
 /// What becomes of a record and its version.
 trait Pairing<A, V>: Send + 'static {
@@ -86,7 +86,7 @@ impl<K: Key, A: Value, V: Value, P: Pairing<A, V>> Process<K, Either<A, V>> for 
             }
             Either::Second(version) => {
                 let now = cx.now();
-                let until = self.valid_for.map(|span| now + span);
+                let until = self.valid_for.and_then(|span| end_of(now, span));
                 if let Some((_, Some(before))) = cx.state().replace((version.clone(), until)) {
                     cx.delete_timer(before);
                 }
@@ -112,7 +112,8 @@ pub struct TemporalJoin<K, A, V> {
 }
 
 impl<K: Key, A: Value, V: Value> TemporalJoin<K, A, V> {
-    /// A version is valid for so long at most, in event time. Keys of which nothing is heard any more leave no state then.
+    /// A version is valid for so long at most, in event time: for records that happened less than `span` after it. When its time is
+    /// over there is none, not the one before it. Keys of which nothing is heard any more leave no state then.
     #[must_use]
     pub fn valid_for(mut self, span: EventSpan) -> Self {
         self.valid_for = Some(span);

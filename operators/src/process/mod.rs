@@ -96,7 +96,11 @@ pub trait Process<K: Key, T>: Clone + Send + 'static {
     }
 
     /// How long the state of a key is kept, in event time, after its last record: then it is dropped, before timers and records of that
-    /// instant. For ever, unless implemented. Timers stay. It may be changed between two starts, and counts from the next record on.
+    /// instant. For ever, unless implemented. Timers stay, and make nothing last longer; but what a timer makes, where there was nothing,
+    /// is kept for as long after it. It may be changed between two starts, and counts from the next record on.
+    ///
+    /// Where records are seen [as they come](ProcessExt::process), one that happened when the time was over drops the state too, though event
+    /// time has not come to it.
     fn keep_for(&self) -> Option<EventSpan> {
         None
     }
@@ -132,6 +136,11 @@ pub trait Process<K: Key, T>: Clone + Send + 'static {
         let _ = (cx, at);
         Ok(())
     }
+}
+
+/// When what begins at `at` and lasts for `span` is over: never, if that is after the last instant there is.
+pub(crate) fn end_of(at: EventTime, span: EventSpan) -> Option<EventTime> {
+    at.micros().checked_add(span.as_micros()).map(EventTime::from_micros)
 }
 
 /// The key that a [`Process`] is called for: its state and timers, and where results go.

@@ -15,7 +15,7 @@ use millstream_state::reader::{Holds, Reader};
 use millstream_state::snapshot::{Key, State as _, Value};
 use serde::{Deserialize, Serialize};
 
-use super::{Process, ProcessContext};
+use super::{Process, ProcessContext, end_of};
 use crate::lateness::Lateness;
 use crate::waking::{self, Alarms, Waits, WakingState};
 
@@ -91,8 +91,8 @@ impl<T: Value> Turn<T> for InOrder {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Kept<S> {
     pub(super) state: Option<S>,
-    /// When the state is dropped, if nothing comes before.
-    until: Option<EventTime>,
+    /// From when on the state is kept, and when it is dropped, if nothing comes before.
+    span: Option<(EventTime, EventTime)>,
     pub(super) timers: BTreeSet<EventTime>,
     /// By the clock.
     pub(super) clock_timers: BTreeSet<ProcessingTime>,
@@ -140,21 +140,29 @@ impl<S> Kept<S> {
     /// A record has come: the state is kept for as long as `span` says, from `now` on.
     fn renew(&mut self, now: EventTime, span: Option<EventSpan>) {
         // Records may come in any order.
-        let until = span.map(|span| now + span).filter(|_| self.state.is_some());
-        self.until = until.map(|until| self.until.map_or(until, |before| before.max(until)));
+        let since = self.span.map_or(now, |(since, _)| since.max(now));
+        let span = span.filter(|_| self.state.is_some());
+        self.span = span.and_then(|span| Some((since, end_of(since, span)?)));
+    }
+
+    /// A timer was called at `now`: what it has made is kept from then on; what it has left is not kept for longer.
+    fn after_timer(&mut self, now: EventTime, span: Option<EventSpan>) {
+        if self.state.is_none() || self.span.is_none() {
+            self.renew(now, span);
+        }
     }
 
     /// Drops the state if its time is over at `now`.
     fn expire(&mut self, now: EventTime) {
-        if self.until.is_some_and(|until| until <= now) {
-            (self.state, self.until) = (None, None);
+        if self.span.is_some_and(|(_, until)| until <= now) {
+            (self.state, self.span) = (None, None);
         }
     }
 }
 
 impl<S, W> Entry<S, W> {
     fn new() -> Self {
-        let kept = Kept { state: None, until: None, timers: BTreeSet::new(), clock_timers: BTreeSet::new() };
+        let kept = Kept { state: None, span: None, timers: BTreeSet::new(), clock_timers: BTreeSet::new() };
         Entry { alarms: Alarms::default(), kept, waiting: VecDeque::new() }
     }
 
@@ -164,7 +172,7 @@ impl<S, W> Entry<S, W> {
         // Another record of the same instant may still come before it.
         let record = self.waiting.front().map(|waiting| waiting.at + EventSpan::micros(1));
         Alarms {
-            time: timer.into_iter().chain(record).chain(self.kept.until).min(),
+            time: timer.into_iter().chain(record).chain(self.kept.span.map(|(_, until)| until)).min(),
             clock: self.kept.clock_timers.first().copied(),
         }
     }
@@ -306,6 +314,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
                 let (kept, out) = (&mut entry.kept, &mut self.out);
                 let mut context = ProcessContext { key, now: since, place: (0, 0), clock: Some(now), kept, out };
                 self.function.on_processing_timer(&mut context, at).map_err(|error| error.for_key(key, since))?;
+                entry.kept.after_timer(since, self.function.keep_for());
                 self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
             }
             Ok(entry.next())
@@ -329,7 +338,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
             let timer = entry.kept.timers.first().copied().filter(|at| *at <= watermark);
             let record = entry.waiting.front().map(|waiting| waiting.at).filter(|at| *at < watermark || is_end);
             let (kept, out) = (&mut entry.kept, &mut self.out);
-            kept.expire(timer.into_iter().chain(record).min().unwrap_or(watermark));
+            kept.expire(timer.into_iter().chain(record).min().map_or(watermark, |next| next.max(now)));
             let place = (0, 0);
             let called = match (timer, record) {
                 (Some(at), record) if record.is_none_or(|record| at <= record) => {
@@ -339,9 +348,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                     }
                     now = now.max(at);
                     let called = self.function.on_timer(&mut ProcessContext { key, now, place, clock, kept, out }, at);
-                    if kept.until.is_none() {
-                        kept.renew(now, self.function.keep_for());
-                    }
+                    kept.after_timer(now, self.function.keep_for());
                     called
                 }
                 (_, Some(_)) => {
@@ -358,7 +365,10 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                 _ => match pop_if(&mut kept.clock_timers, |_| is_end) {
                     Some(at) => {
                         left -= 1;
-                        self.function.on_processing_timer(&mut ProcessContext { key, now, place, clock, kept, out }, at)
+                        let mut context = ProcessContext { key, now, place, clock, kept, out };
+                        let called = self.function.on_processing_timer(&mut context, at);
+                        kept.after_timer(now, self.function.keep_for());
+                        called
                     }
                     None => {
                         // Many keys may be quiet for long, and should not keep the room that they once needed.

@@ -1,7 +1,8 @@
 //! Windows of a number of records instead of a stretch of time.
 //!
 //! **Shape**: keyed in; out comes, for every so many records of a key, what an aggregate makes of them, with the stretch of time from the first
-//! of them to the last. What is left at the end of the input, too few for a window, has no result.
+//! of them to the last: as of all [windows](Window), its end is the instant after. What is left at the end of the input, too few for a
+//! window, has no result.
 //!
 //! **Time**: records are counted in order of event time, then split and position, once it has passed them; so results do not depend on the order in
 //! which they come. A result happened when its last record did. **Lateness** is that of [process functions](crate::process).
@@ -74,7 +75,9 @@ impl<K: Key, T: Value, A: Aggregate<T>> Process<K, T> for CountWindows<A> {
             self.aggregate.add(&mut slice.acc, value, &origin);
         }
         counted.since += 1;
-        let records: u64 = counted.slices.iter().map(|slice| slice.records).sum();
+        // All but the last are full.
+        let last = counted.slices.back().map_or(0, |slice| slice.records);
+        let records = (counted.slices.len() as u64 - 1) * self.slice + last;
         if counted.since < self.slide || records < self.size {
             return Ok(());
         }

@@ -92,23 +92,22 @@ pub(super) fn build<'scope>(
                             break;
                         }
                         Polled::Empty => {
-                            resting(true);
                             rest = None;
                             break;
                         }
                         Polled::Ended => {
-                            downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
-                            resting(true);
                             ended = true;
-                            shared.report(Report::Ended);
                             rest = None;
                             break;
                         }
                     }
                 }
-                if !ended {
-                    // Where nothing was read, splits may have become idle.
-                    downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
+                // Also where nothing was read: splits may have become idle.
+                downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
+                // Its watermark stands still from here on, if it has nothing more to look for.
+                resting(rest.is_none());
+                if ended {
+                    shared.report(Report::Ended);
                 }
                 match rest {
                     None => {}
