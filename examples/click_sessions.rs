@@ -132,7 +132,7 @@ fn click_sessions(options: &Options) -> Job {
         .map(|(user, _, (clicks, first, last, converted))| Visit {
             user,
             began: first.at,
-            seconds: (last.at.micros() - first.at.micros()) / 1_000_000,
+            seconds: last.at.since(first.at).as_secs(),
             clicks,
             entry: first.page,
             exit: last.page,

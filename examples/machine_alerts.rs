@@ -27,7 +27,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use millstream::prelude::*;
-use millstream::sink::Sink;
 use serde::{Deserialize, Serialize};
 
 /// Alerts from the readings of machines.

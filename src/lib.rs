@@ -168,6 +168,7 @@ pub mod prelude {
     pub use millstream_runtime::operator::{Either, Side};
     pub use millstream_runtime::record::{Data, Record};
     pub use millstream_runtime::restart::RestartPolicy;
+    pub use millstream_runtime::sink::Sink;
     pub use millstream_runtime::source::{BadRecord, OnBadRecord};
     pub use millstream_runtime::stream::{KeyedStream, Stream};
     pub use millstream_runtime::summary::{Outcome, Summary};

@@ -4,6 +4,9 @@
 //! sixty times; beside the tumbling window of the slide's length, which fires as often; and, with few events, beside the naive
 //! loop that adds every event to all windows that it belongs to.
 //!
+//! Windows of one size with an overlap of 10, 100 and 1,000 stand beside the tumbling window of that size, and a stream of which half comes behind its
+//! watermark, by up to 10 slides, beside one in which nothing does.
+//!
 //! Per size and number of keys the stream has as many events, so its rate is chosen such that it spans 2 or 1.3 window sizes. A
 //! sliding window also fires for the parts of a window before the stream's beginning and behind its end, as it must: that is
 //! counted.
@@ -42,6 +45,83 @@ pub fn run(plan: Plan, report: &mut Report) {
             beside_naive(shape, keys, plan, report);
         }
     }
+    overlaps(plan, report);
+    half_late(plan, report);
+}
+
+/// Windows of 100 s that overlap more and more. The stream spans two of them.
+fn overlaps(plan: Plan, report: &mut Report) {
+    const OVERLAPS: [(&str, u64); 3] = [("100 s / 10 s", 10_000), ("100 s / 1 s", 1_000), ("100 s / 100 ms", 100)];
+    for keys in [100, 1_000] {
+        let keys = Keys::Uniform(keys);
+        for (name, slide_ms) in OVERLAPS {
+            let events = plan.scaled(20_000_000);
+            let shape = &Shape { name, size_ms: 100_000, slide_ms, rate: 100 };
+            let stream = &Stream::new(keys, plan.scaled(shape.rate));
+            let mut race = Race::new("w3", name, Some(keys), events);
+            let sum = |_: u64, _: i64, sum: i64| sum as u64;
+            let size = race.add("tumbling, size", 2, &[], move |workers| {
+                job(stream, events, workers, Tumbling::of(EventSpan::millis(shape.size_ms as i64)), sum)
+            });
+            race.add("millstream", 2, &[size], move |workers| {
+                let Outcome { checksum, counts } = job(stream, events, workers, sliding(shape), sum);
+                Outcome { checksum: checksum.map(|sum| sum / (shape.size_ms / shape.slide_ms)), counts }
+            });
+            // What cannot be inverted. Greatest values do not add up to anything.
+            let max = |workers, window: WindowKind| {
+                let stream = stream.clone();
+                let max = Max::of(|event: &Event| event.value);
+                let outcome = match window {
+                    WindowKind::Tumbling(window) => {
+                        job_of(move |i| stream.event(i), events, workers, window, max, |_, _, _| 0)
+                    }
+                    WindowKind::Sliding(window) => {
+                        job_of(move |i| stream.event(i), events, workers, window, max, |_, _, _| 0)
+                    }
+                };
+                Outcome { checksum: None, ..outcome }
+            };
+            let tumbling = Tumbling::of(EventSpan::millis(shape.size_ms as i64));
+            let size =
+                race.add("tumbling, size: max", 2, &[], move |workers| max(workers, WindowKind::Tumbling(tumbling)));
+            race.add("millstream: max", 2, &[size], move |workers| max(workers, WindowKind::Sliding(sliding(shape))));
+            race.run(plan.brief(), report);
+        }
+    }
+}
+
+enum WindowKind {
+    Tumbling(Tumbling),
+    Sliding(Sliding),
+}
+
+/// How far behind a record of the late half may be: 10 slides of 100 ms.
+const LATE_MS: u64 = 1_000;
+
+/// Windows of 10 s every 100 ms, with records that count in some of their windows only.
+fn half_late(plan: Plan, report: &mut Report) {
+    let (events, shape, keys) = (plan.scaled(20_000_000), &SHAPES[0], Keys::Uniform(1_000));
+    let stream = Stream::new(keys, plan.scaled(shape.rate));
+    let (none, half) = (stream.clone(), stream);
+    let mut race = Race::new("w3", "half of the records late", Some(keys), events);
+    let sum = || Sum::of(|event: &Event| event.value);
+    let results = |_: u64, _: i64, _: i64| 0;
+    // They count in other windows, so sums differ.
+    let unlike = |outcome: Outcome| Outcome { checksum: None, ..outcome };
+    let none_late = race.add("none late", 2, &[], move |workers| {
+        let none = none.clone();
+        unlike(job_of(move |i| none.event(i), events, workers, sliding(shape), sum(), results))
+    });
+    race.add("half late", 2, &[none_late], move |workers| {
+        let half = half.clone();
+        let event = move |i: u64| {
+            let event = half.event(i);
+            let back = if i.is_multiple_of(2) { 0 } else { (JITTER_MS + i.wrapping_mul(0x9E37_79B9) % LATE_MS) as i64 };
+            Event { at: event.at - EventSpan::millis(back), ..event }
+        };
+        unlike(job_of(event, events, workers, sliding(shape), sum(), results))
+    });
+    race.run(plan.brief(), report);
 }
 
 /// The checksum is the sum of all sums, divided by the number of windows that an event belongs to: the same for all shapes.
@@ -87,14 +167,25 @@ pub fn job(
     window: impl Windows<Event>,
     check: impl Fn(u64, i64, i64) -> u64 + Clone + Send + 'static,
 ) -> Outcome {
-    let (total, mut add) = shared_sum();
     let stream = stream.clone();
+    job_of(move |i| stream.event(i), events, workers, window, Sum::of(|event: &Event| event.value), check)
+}
+
+fn job_of(
+    event: impl Fn(u64) -> Event + Clone + Send + Sync + 'static,
+    events: u64,
+    workers: usize,
+    window: impl Windows<Event>,
+    aggregate: impl Aggregate<Event, Out = i64>,
+    check: impl Fn(u64, i64, i64) -> u64 + Clone + Send + 'static,
+) -> Outcome {
+    let (total, mut add) = shared_sum();
     let job = Job::new("sums").workers(workers);
-    let source = Generator::new(events, move |i| stream.event(i)).splits(workers);
+    let source = Generator::new(events, event).splits(workers);
     job.source(source, Watermarks::bounded_out_of_orderness(EventSpan::millis(50), |event: &Event| event.at))
         .key_by(|event| event.key)
         .window(window)
-        .aggregate(Sum::of(|event: &Event| event.value))
+        .aggregate(aggregate)
         .sink(for_each(move |record: Record<(u64, Window, i64)>| {
             let (key, window, sum) = record.value;
             add(check(key, window.start.micros(), sum));

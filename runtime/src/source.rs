@@ -150,9 +150,10 @@ pub struct BadRecord {
 
 impl std::fmt::Display for BadRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The text comes from outside and may hold anything that a terminal would obey.
+        // The text comes from outside and may hold anything that a terminal would obey. Quotes stay, so that it can be searched for.
         let text: String = self.text.chars().take(200).collect();
-        write!(f, "{}:{}: {} in `{}`", self.split, self.line, self.reason.escape_debug(), text.escape_debug())
+        let text = text.escape_debug().to_string().replace("\\\"", "\"");
+        write!(f, "{}:{}: {} in `{text}`", self.split, self.line, self.reason.escape_debug())
     }
 }
 

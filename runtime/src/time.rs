@@ -45,6 +45,11 @@ impl EventTime {
     pub const fn micros(self) -> i64 {
         self.0
     }
+
+    /// How long after `earlier` it is; no time, if it is not.
+    pub const fn since(self, earlier: EventTime) -> EventSpan {
+        EventSpan::micros(self.0.saturating_sub(earlier.0))
+    }
 }
 
 impl Add<EventSpan> for EventTime {
@@ -145,6 +150,19 @@ impl EventSpan {
     /// The length in microseconds.
     pub const fn as_micros(self) -> i64 {
         self.0
+    }
+
+    /// The whole seconds in it.
+    pub const fn as_secs(self) -> i64 {
+        self.0 / 1_000_000
+    }
+}
+
+impl Add for EventSpan {
+    type Output = EventSpan;
+    /// Saturates.
+    fn add(self, other: EventSpan) -> EventSpan {
+        EventSpan(self.0.saturating_add(other.0))
     }
 }
 

@@ -212,6 +212,17 @@ impl<K: Key, V: Value> SliceState<K, V> {
         self.slices.get(place).map(|(number, _)| *number)
     }
 
+    /// Whether memory is limited, so that slices may be away.
+    pub fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    /// The greatest slice before `to`.
+    pub fn last_before(&self, to: i64) -> Option<i64> {
+        let place = self.slices.partition_point(|(number, _)| *number < to);
+        self.slices.get(place.checked_sub(1)?).map(|(number, _)| *number)
+    }
+
     /// How many slices there are.
     pub fn slices(&self) -> usize {
         self.slices.len()

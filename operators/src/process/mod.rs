@@ -168,8 +168,9 @@ impl<K, S, O> ProcessContext<'_, K, S, O> {
         self.now
     }
 
-    /// When and where the record comes from, for aggregates. In [order](ProcessExt::process_in_order) alone the position is known.
-    pub(crate) fn origin(&self) -> Origin {
+    /// When and where the record comes from, for aggregates that a function keeps. Its position is known only where records come in
+    /// [order](ProcessExt::process_in_order), and not for results of operators with state.
+    pub fn origin(&self) -> Origin {
         Origin { at: self.now, split: self.place.0, record: self.place.1 }
     }
 

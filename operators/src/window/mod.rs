@@ -12,10 +12,11 @@
 //! together, and windows that would begin before the first instant left out.
 //!
 //! **State**: one accumulator per key and slice, whatever the overlap; gone when its last window has fired. Besides, and in no
-//! checkpoint: one per key for running sums, and what combiners hold.
+//! checkpoint: one per key for running sums, or as many again as in slices for stacks, and what combiners hold.
 //!
-//! Windows that overlap are added up anew for every firing, from the accumulators of all their slices, unless the aggregate can be
-//! inverted ([`Aggregate::INVERTIBLE`]): then only what enters and what leaves is touched, whatever the overlap.
+//! Windows that overlap cost a few steps for every key of a slice and one for every result, whatever the overlap: what leaves is subtracted where the
+//! aggregate can be inverted ([`Aggregate::INVERTIBLE`]), and kept in two stacks where it can only be merged. With limited memory
+//! the latter are added up anew for every firing.
 //!
 //! **Source**: slices are the panes of Li et al., *No pane, no gain* (SIGMOD Record 2005), with the greatest common divisor
 //! of size and slide as their length.
@@ -32,6 +33,7 @@ mod operator;
 mod place;
 mod running;
 mod session;
+mod stacks;
 mod update;
 
 use millstream_runtime::error::Result;

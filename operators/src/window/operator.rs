@@ -19,6 +19,7 @@ use super::assign::WindowAssigner;
 use super::combiner::{Slice, SliceCombiner};
 use super::place::{Place, Places, add_all, origin};
 use super::running::Running;
+use super::stacks::Stacks;
 use crate::aggregate::{Aggregate, Origin};
 
 /// One accumulator per key and slice; a window combines those of its slices when it fires.
@@ -30,6 +31,8 @@ pub(super) struct SlicedWindows<K, T, A: Aggregate<T>> {
     aggregate: A,
     /// The sums of the window that was fired last or is prepared, where windows overlap and the aggregate can be inverted.
     running: Running<K, A::Acc>,
+    /// The parts of that window, where the aggregate cannot be inverted.
+    stacks: Stacks<K, A::Acc>,
     /// Whether the sums are those of a window that has not been fired: they have to follow what its slices get.
     prepared: bool,
     /// The window that is being fired.
@@ -52,6 +55,7 @@ impl<K, T, A: Aggregate<T>> SlicedWindows<K, T, A> {
             aggregate,
             places: Places::new(windows),
             running: Running::default(),
+            stacks: Stacks::default(),
             prepared: false,
             firing: None,
             types: std::marker::PhantomData,
@@ -413,13 +417,38 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
             self.prepared = false;
             return Ok(firing);
         }
-        let (from, to) = self.windows.slices_of(number);
-        one_at_a_time(slices, from, to, |slices, from, to| {
-            for (_, key, acc) in slices.range(from, to) {
-                firing.panes.join(&self.aggregate, key, acc);
-            }
-        })?;
+        if slices.is_limited() {
+            // Stacks hold as much as all slices of a window, which may be more than there is memory for.
+            let (from, to) = self.windows.slices_of(number);
+            one_at_a_time(slices, from, to, |slices, from, to| {
+                for (_, key, acc) in slices.range(from, to) {
+                    firing.panes.join(&self.aggregate, key, acc);
+                }
+            })?;
+            return Ok(firing);
+        }
+        self.move_stacks(slices, number);
+        let (panes, aggregate) = (&mut firing.panes, &self.aggregate);
+        self.stacks
+            .window(self.windows.slices_of(number).0, aggregate, |key, acc| panes.take(aggregate, key, acc));
         Ok(firing)
+    }
+
+    /// Moves the stacks on to window `number`.
+    fn move_stacks(&mut self, slices: &SliceState<K, A::Acc>, number: i64) {
+        let (from, to) = self.windows.slices_of(number);
+        let (stacks, aggregate) = (&mut self.stacks, &self.aggregate);
+        if !stacks.must_turn(from) {
+            slices.range(stacks.to(), to).for_each(|(_, key, acc)| stacks.push(key, acc, aggregate));
+            stacks.end_push(to);
+            return;
+        }
+        stacks.begin_turn(to);
+        let mut next = slices.last_before(to);
+        while let Some(slice) = next.filter(|slice| *slice >= from) {
+            slices.range(slice, slice + 1).for_each(|(_, key, acc)| stacks.turn(slice, key, acc, aggregate));
+            next = slices.last_before(slice);
+        }
     }
 
     /// All windows before `open` have been fired: drops what only they needed.
@@ -490,6 +519,15 @@ impl<K: Key, Acc: Clone> Panes<K, Acc> {
         match self.0.find_mut(hash, |(own, _)| own == key) {
             Some((_, pane)) => aggregate.merge(pane, acc),
             None => drop(self.0.insert_unique(hash, (key.clone(), acc.clone()), |(own, _)| hash_key(own))),
+        }
+    }
+
+    /// As [`join`](Self::join), of what is not needed elsewhere.
+    fn take<T>(&mut self, aggregate: &impl Aggregate<T, Acc = Acc>, key: &K, acc: Acc) {
+        let hash = hash_key(key);
+        match self.0.find_mut(hash, |(own, _)| own == key) {
+            Some((_, pane)) => aggregate.merge(pane, &acc),
+            None => drop(self.0.insert_unique(hash, (key.clone(), acc), |(own, _)| hash_key(own))),
         }
     }
 

@@ -8,6 +8,7 @@ mod replay;
 mod savepoint;
 mod state;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -158,6 +159,7 @@ impl JobArgs {
         let _ = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
             .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
             .try_init();
         match self.apply(&mut job).and_then(|()| self.execute(job)) {
