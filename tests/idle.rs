@@ -81,9 +81,9 @@ fn a_split_that_is_idle_holds_nothing_back() {
     }
 }
 
-/// All is idle: then nothing is to be gained by going on.
+/// Whichever is idle first: when all has fallen silent, event time is where the furthest was.
 #[test]
-fn where_all_splits_are_idle_event_time_stays() {
+fn where_all_splits_are_idle_event_time_goes_as_far_as_any_has_come() {
     let ((one, one_source), (two, two_source)) = (channel(10), channel(10));
     let job = Job::new("still").workers(2);
     let marks = || watermarks(0).idle_after(Duration::from_millis(10));
@@ -94,13 +94,95 @@ fn where_all_splits_are_idle_event_time_stays() {
     one.send(item(0, 0, 5)).expect("read");
     two.send(item(1, 0, 50)).expect("read");
     wait_until(&handle, |status| status.splits.iter().all(|split| split.state == SplitState::Idle));
-    let stood = handle.status().watermark();
-    std::thread::park_timeout(Duration::from_millis(50));
-    assert_eq!(handle.status().watermark(), stood);
-    assert!(stood == EventTime::from_micros(5) || stood == EventTime::from_micros(50), "{stood:?}");
+    wait_until(&handle, |status| status.watermark() == EventTime::from_micros(50));
     assert!(handle.status().held_back_by().is_none());
     drop((one, two));
     finish(handle).expect("finishes");
+}
+
+/// A split that is ahead of another, and has records, is not idle however long it has to wait for its turn.
+#[test]
+fn a_split_that_waits_for_its_turn_is_not_idle() {
+    let dir = tempdir();
+    let log = Log::open(dir.path().join("log"), LogOptions::new().shards(2)).expect("opens");
+    let keys: Vec<String> = (0..20).map(|n| format!("key {n}")).collect();
+    // One record each, until there are keys of both shards.
+    let mut shards = Vec::new();
+    let first = keys[0].clone();
+    let other = keys
+        .iter()
+        .find(|key| {
+            shards.push(log.append(key, &item(0, 0, 0)).expect("appends").shard);
+            shards.last() != shards.first()
+        })
+        .expect("two shards")
+        .clone();
+    let late = Arc::new(AtomicI64::new(0));
+    let job = Job::new("turns").workers(1).batch_size(1);
+    let times = |record: &LogRecord<Item>| record.value.time();
+    let (panes, missed) = job
+        .source(log.source::<Item>(), Watermarks::monotonous(times).idle_after(Duration::from_millis(30)))
+        .inspect(|record| {
+            // The one that is behind takes its time.
+            if record.value.at < 1_000 {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        })
+        .key_by(|record| record.value.key)
+        .window(Tumbling::of(EventSpan::micros(10)))
+        .aggregate_with_late(Count);
+    let counted = Arc::clone(&late);
+    panes.sink(for_each(|_: Record<Pane<u64, u64>>| ()));
+    missed.sink(for_each(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+    }));
+    let before = shards.len() as u64;
+    log.append(&first, &item(0, 0, 1_000)).expect("appends");
+    let handle = job.start().expect("starts");
+    wait_until(&handle, |status| status.records_in > before);
+    for n in 0..200 {
+        log.append(&other, &item(1, n, n as i64)).expect("appends");
+    }
+    for n in 0..20 {
+        log.append(&first, &item(0, n, 1_001 + n as i64)).expect("appends");
+    }
+    // All but those that wait for the one that is behind; it has been so for far longer than it takes to be idle.
+    wait_until(&handle, |status| status.records_in > before + 200);
+    handle.stop(StopMode::Now);
+    finish(handle).expect("stops");
+    assert_eq!(late.load(Ordering::SeqCst), 0);
+}
+
+/// What closes because a split is idle is committed, though nothing is read.
+#[test]
+fn what_idleness_brings_is_committed() {
+    let ((quiet, quiet_source), (busy, busy_source)) = (channel(10), channel(10));
+    let (dir, results) = (tempdir(), Collected::new());
+    let job = Job::new("commits")
+        .workers(2)
+        .checkpoint_dir(dir.path())
+        .checkpoint_every(Duration::from_millis(10));
+    let marks = || watermarks(0).idle_after(Duration::from_millis(300));
+    job.source(quiet_source, marks())
+        .union([job.source(busy_source, marks())])
+        .key_by(|item: &Item| item.key)
+        .window(Tumbling::of(EventSpan::micros(10)))
+        .aggregate(Count)
+        .sink(results.sink());
+    let handle = job.start().expect("starts");
+    quiet.send(item(0, 0, 5)).expect("read");
+    busy.send(item(1, 0, 25)).expect("read");
+    let mut committed = Vec::new();
+    let begun = Instant::now();
+    while committed.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:#?}", handle.status());
+        std::thread::park_timeout(Duration::from_millis(1));
+        committed = values(results.take());
+    }
+    assert_eq!(committed.into_iter().map(|(_, window, n)| (window.start.micros(), n)).collect::<Vec<_>>(), [(0, 1)]);
+    handle.stop(StopMode::Now);
+    finish(handle).expect("stops");
+    drop((quiet, busy));
 }
 
 /// An idle split takes what event time had come to along into a checkpoint: after a restart it stands where its source stood.

@@ -442,6 +442,264 @@ fn connect() {
     ]);
 }
 
+type Updates = Update<String, i64>;
+
+fn update(who: &str, start: i64, timing: Timing, change: Change, result: i64) -> Updates {
+    Update { key: who.to_string(), window: window(start, start + 10), timing, change, result }
+}
+
+/// How many early and late results there are depends on what is read together, so batches are left out.
+#[test]
+fn windows_with_several_results() {
+    use Change::{Insert, Retract};
+    use Timing::{Early, Late, OnTime};
+    let (kit, input, (updates, too_late)) = Kit::of(|input: Stream<Sale>| {
+        let windows = input.key_by(who).window(Tumbling::of(secs(10)));
+        let windows = windows.early(millstream::window::Early::count(2)).allowed_lateness(secs(5)).retracting();
+        windows.aggregate_with_late(Sum::of(cents))
+    });
+    kit.except([Mode::Batch, Mode::Workers]).in_all_modes([
+        input.at(1, sale("ann", 1)),
+        updates.expect([]),
+        input.at(2, sale("ann", 2)),
+        updates.expect_at([(before(10), update("ann", 0, Early, Insert, 3))]),
+        input.at(3, sale("ann", 4)),
+        input.watermark(10),
+        updates.expect([update("ann", 0, OnTime, Retract, 3), update("ann", 0, OnTime, Insert, 7)]),
+        input.at(4, sale("ann", 8)),
+        updates.expect([update("ann", 0, Late, Retract, 7), update("ann", 0, Late, Insert, 15)]),
+        input.watermark(15),
+        input.at(5, sale("ann", 16)),
+        too_late.expect([sale("ann", 16)]),
+        input.end(),
+        updates.expect([]),
+    ]);
+}
+
+#[test]
+fn windows_of_the_calendar_and_of_all_time() {
+    let (kit, input, (days, all)) = Kit::of(|input: Stream<Sale>| {
+        let keyed = input.key_by(who);
+        let days = keyed.clone().window(Calendar::days().starting_at(4, 0)).aggregate(Sum::of(cents));
+        (days, keyed.window(Global).aggregate(Count))
+    });
+    let hour = 3_600;
+    kit.in_all_modes([
+        input.at(3 * hour, sale("ann", 1)),
+        input.at(4 * hour, sale("ann", 2)),
+        input.at(27 * hour, sale("ann", 4)),
+        input.watermark(28 * hour),
+        days.expect([pane("ann", -20 * hour, 4 * hour, 1), pane("ann", 4 * hour, 28 * hour, 6)]),
+        all.expect([]),
+        input.end(),
+        all.expect([("ann".to_string(), window::Window { start: EventTime::MIN, end: EventTime::MAX }, 3)]),
+    ]);
+}
+
+#[test]
+fn windows_of_a_number_of_records() {
+    let (kit, input, counted) = Kit::of(|input: Stream<Sale>| {
+        input
+            .key_by(who)
+            .sliding_count_window(2, 1)
+            .aggregate(List::of(cents))
+            .map(|(who, _, cents)| (who, cents))
+    });
+    let two = |who: &str, cents: [i64; 2]| (who.to_string(), cents.to_vec());
+    kit.in_all_modes([
+        input.all([(3, sale("ann", 3)), (1, sale("ann", 1)), (2, sale("bob", 9))]),
+        input.watermark(4),
+        counted.expect_at([(3, two("ann", [1, 3]))]),
+        input.at(5, sale("ann", 5)),
+        input.watermark(6),
+        counted.expect_at([(5, two("ann", [3, 5]))]),
+    ]);
+}
+
+#[test]
+fn the_first_few_as_they_change() {
+    let (kit, input, (changes, highest)) = Kit::of(|input: Stream<Sale>| {
+        let keyed = input.key_by(who);
+        let windows = keyed.clone().window(Tumbling::of(secs(100))).aggregate(Top::of(2, cents));
+        (keyed.top(1, cents), windows.map(|(_, _, sales)| sales))
+    });
+    let change = |change, cents| ("ann".to_string(), change, sale("ann", cents));
+    kit.in_all_modes([
+        input.all([(2, sale("ann", 5)), (1, sale("ann", 3)), (3, sale("ann", 4))]),
+        input.watermark(4),
+        changes.expect_at([
+            (1, change(Change::Insert, 3)),
+            (2, change(Change::Retract, 3)),
+            (2, change(Change::Insert, 5)),
+        ]),
+        input.end(),
+        highest.expect([vec![sale("ann", 5), sale("ann", 4)]]),
+    ]);
+}
+
+#[test]
+fn joins_within_windows() {
+    let (kit, (orders, payments), (paid, unpaid)) = Kit::of(|(orders, payments): (Stream<Sale>, Stream<Sale>)| {
+        let windows = orders.key_by(who).connect(payments.key_by(who)).window(Tumbling::of(secs(10)));
+        let both = windows.cogroup();
+        let cents = |(_, _, (order, payment)): (String, _, (Sale, Sale))| (order.1, payment.1);
+        let unpaid = both.clone().left_join().filter(|(_, _, (_, payment))| payment.is_none());
+        (both.inner_join().map(cents), unpaid.map(|(_, _, (order, _))| order))
+    });
+    kit.in_all_modes([
+        orders.at(1, sale("ann", 1)),
+        payments.at(9, sale("ann", 2)),
+        payments.at(2, sale("ann", 3)),
+        orders.at(5, sale("bob", 4)),
+        payments.at(11, sale("bob", 5)),
+        orders.watermark(10),
+        payments.watermark(10),
+        paid.expect_at([(before(10), (1, 2)), (before(10), (1, 3))]),
+        unpaid.expect([sale("bob", 4)]),
+    ]);
+}
+
+#[test]
+fn temporal_joins() {
+    let (kit, (sales, prices), priced) = Kit::of(|(sales, prices): (Stream<Sale>, Stream<Sale>)| {
+        let joined = sales.key_by(who).temporal_join(prices.key_by(who)).valid_for(secs(10)).left();
+        joined.map(|(sale, price)| (sale.1, price.map(|price| price.1)))
+    });
+    kit.in_all_modes([
+        prices.at(5, sale("tea", 100)),
+        sales.all([(4, sale("tea", 1)), (5, sale("tea", 2)), (14, sale("tea", 3)), (15, sale("tea", 4))]),
+        prices.watermark(20),
+        sales.watermark(20),
+        priced.expect_at([(4, (1, None)), (5, (2, Some(100))), (14, (3, Some(100))), (15, (4, None))]),
+    ]);
+}
+
+/// Emits what came of a key within ten seconds by the clock.
+#[derive(Clone)]
+struct Flush;
+
+impl Process<String, Sale> for Flush {
+    type State = i64;
+    type Out = Sale;
+
+    const USES_CLOCK: bool = true;
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, String, i64, Sale>, sale: &Sale) -> Result<(), Error> {
+        if cx.state().is_none() {
+            let at = cx.processing_time() + Duration::from_secs(10);
+            cx.set_processing_timer(at);
+        }
+        *cx.state().get_or_insert(0) += sale.1;
+        Ok(())
+    }
+
+    fn on_processing_timer(
+        &mut self,
+        cx: &mut ProcessContext<'_, String, i64, Sale>,
+        _: ProcessingTime,
+    ) -> Result<(), Error> {
+        if let Some(cents) = cx.state().take() {
+            let out = (cx.key().clone(), cents);
+            cx.emit(out);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn timers_by_the_clock() {
+    let (kit, input, (flushed, early)) = Kit::of(|input: Stream<Sale>| {
+        let keyed = input.key_by(who);
+        let windows = keyed.clone().window(Tumbling::of(secs(100))).early(Early::after(Duration::from_secs(5)));
+        let early = windows.aggregate(Sum::of(cents)).map(|update| (update.key, update.timing, update.result));
+        (keyed.process(Flush), early)
+    });
+    let result = |timing, cents| ("ann".to_string(), timing, cents);
+    kit.in_all_modes([
+        input.at(1, sale("ann", 1)),
+        clock(Duration::from_secs(9)),
+        flushed.expect([]),
+        early.expect([result(Timing::Early, 1)]),
+        input.at(2, sale("ann", 2)),
+        clock(Duration::from_secs(1)),
+        flushed.expect([sale("ann", 3)]),
+        early.expect([]),
+        input.at(3, sale("ann", 4)),
+        input.end(),
+        // What is left is called when the input has ended.
+        flushed.expect([sale("ann", 4)]),
+        early.expect([result(Timing::OnTime, 7)]),
+    ]);
+}
+
+#[test]
+fn splits_that_are_idle() {
+    let input = Input::new("input").with_splits(2).idle_after(Duration::from_secs(60));
+    let (counts, late) = (Output::new("counts"), Output::new("late"));
+    let kit = Kit::new(|bench| {
+        let (panes, missed) = bench.input(&input).key_by(who).window(Tumbling::of(secs(10))).aggregate_with_late(Count);
+        bench.output(&counts, panes);
+        bench.output(&late, missed);
+    });
+    // After a restart a split is not idle until it has been quiet for as long again.
+    let restarted = [Mode::Restarted, Mode::Rescaled, Mode::Crashed, Mode::LittleMemory];
+    kit.except(restarted).in_all_modes([
+        input.split(0).at(1, sale("ann", 1)),
+        input.split(1).at(2, sale("ann", 1)),
+        input.split(0).watermark(15),
+        expect_watermark(EventTime::MIN),
+        clock(Duration::from_secs(59)),
+        counts.expect([]),
+        // It goes on, and the other one does not.
+        input.split(0).watermark(20),
+        clock(Duration::from_secs(1)),
+        expect_watermark(20),
+        counts.expect([pane("ann", 0, 10, 2)]),
+        input.split(1).at(3, sale("ann", 1)),
+        late.expect([sale("ann", 1)]),
+    ]);
+}
+
+/// What a table tells at which step depends on what is read together; what it comes to does not.
+#[test]
+fn tables() -> Result<(), Error> {
+    let (kit, (orders, homes), sums) = Kit::of(|(orders, homes): (Stream<Sale>, Stream<Sale>)| {
+        let homes = homes.key_by(who).upserts_into_table(|home| (home.1 > 0).then_some(home.1));
+        orders
+            .into_table(|order| order)
+            .join(homes)
+            .map(|_, (cents, home)| (home, cents))
+            .sum(|cents| *cents)
+            .changes()
+    });
+    for workers in [1, 3] {
+        let mut trial = kit.start()?;
+        trial.rescale(workers)?;
+        let mut table = std::collections::BTreeMap::new();
+        let mut told = |trial: &mut Trial<'_>| -> Result<Vec<(i64, i64)>, Error> {
+            trial.checkpoint()?;
+            for (home, cents, by) in trial.values(&sums) {
+                *table.entry((home, cents)).or_insert(0) += by;
+            }
+            table.retain(|_, count| *count != 0);
+            Ok(table.keys().copied().collect())
+        };
+        trial.step(homes.at(1, sale("ann", 7)))?;
+        trial.step(orders.at(1, sale("ann", 5)))?;
+        trial.step(homes.watermark(2))?;
+        trial.step(orders.watermark(2))?;
+        assert_eq!(told(&mut trial)?, [(7, 5)]);
+        trial.step(orders.at(1, sale("ann", 6)))?; // nothing is late for a table
+        trial.step(homes.at(3, sale("ann", 8)))?;
+        trial.crash()?;
+        trial.step(homes.watermark(4))?;
+        trial.step(orders.watermark(4))?;
+        trial.rescale(2)?;
+        assert_eq!(told(&mut trial)?, [(8, 11)]);
+    }
+    Ok(())
+}
+
 // ---- the kit itself --------------------------------------------------------------------------------------------------
 
 /// What it says of a script that fails.

@@ -185,6 +185,57 @@ fn after_a_restart_only_what_is_new_is_told() {
     assert_eq!(stopped(handle), []);
 }
 
+/// The state of a table of upserts has the name of the table, and no other: two of them may change places in the program.
+#[test]
+fn tables_of_upserts_are_found_by_their_names() {
+    let (dir, one, two) = (tempdir(), Collected::new(), Collected::new());
+    let run_with = |records: &[(u64, i64, i64)], swapped: bool| {
+        let job = Job::new("names").checkpoint_dir(dir.path()).workers(2);
+        let (sender, source) = channel::<Item>(100);
+        let keyed = job.source(source, watermarks(0)).name("items").key_by(|item| item.key);
+        let first = |keyed: KeyedStream<u64, Item>| {
+            keyed
+                .upserts_into_table(|item| Some(item.value))
+                .name("plain")
+                .changes()
+                .sink(one.sink())
+                .name("one");
+        };
+        let second = |keyed: KeyedStream<u64, Item>| {
+            keyed
+                .upserts_into_table(|item| Some(item.value + 10))
+                .name("more")
+                .changes()
+                .sink(two.sink())
+                .name("two");
+        };
+        if swapped {
+            second(keyed.clone());
+            first(keyed);
+        } else {
+            first(keyed.clone());
+            second(keyed);
+        }
+        let handle = job.start().expect("starts");
+        for (key, value, at) in records {
+            let item = Item { split: 0, number: 0, at: *at, key: *key, value: *value };
+            sender.send(item).expect("the job reads");
+        }
+        while handle.status().records_in < records.len() as u64 {
+            std::thread::park_timeout(Duration::from_micros(100));
+        }
+        handle.stop(StopMode::WithCheckpoint);
+        oracle::finish(handle).expect("stops");
+        (sorted(values(one.take())), sorted(values(two.take())))
+    };
+    // Upserts count when event time has passed them, so the last one waits.
+    let told = run_with(&[(1, 1, 0), (2, 2, 0), (9, 0, 100)], false);
+    assert_eq!(told, (vec![(1, 1, 1), (2, 2, 1)], vec![(1, 11, 1), (2, 12, 1)]));
+    let told = run_with(&[(1, 3, 200), (9, 1, 300)], true);
+    assert_eq!(told.0, [(1, 1, -1), (1, 3, 1), (9, 0, 1)]);
+    assert_eq!(told.1, [(1, 11, -1), (1, 13, 1), (9, 10, 1)]);
+}
+
 #[test]
 fn a_reduction_that_panics_fails_the_job_and_names_operator_and_key() {
     oracle::quiet();

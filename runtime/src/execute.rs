@@ -12,6 +12,7 @@ use millstream_state::store::CheckpointStore;
 
 use crate::bench::probe::{Probe, SinkSplits};
 use crate::checkpoint::{Coordinator, OperatorInfo, wall_clock_ms};
+use crate::clock::Clock;
 use crate::dataflow::{Physical, run_workers};
 use crate::digest::Digests;
 use crate::driver::{StatelessLogic, Task, guard};
@@ -133,7 +134,7 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     let splits = numbered(&graph, splits);
     let sinks = splits_of_sinks(&graph, &splits);
     let probe = Probe::new(job.load.as_ref(), splits.values().map(Vec::len).sum(), sinks);
-    let rest = job.watched.then(|| rest(&graph));
+    let rest = job.watched.then(|| rest(&graph, &settings.clock));
     let shared = Arc::new(Shared::new(
         graph.nodes.len(),
         settings.workers,
@@ -226,12 +227,18 @@ fn splits(graph: &Graph, names: &[String]) -> Result<HashMap<usize, Vec<String>>
 }
 
 /// What keeps track of whether all is processed.
-fn rest(graph: &Graph) -> Rest {
+fn rest(graph: &Graph, clock: &Clock) -> Rest {
     let is_source = |node: &usize| matches!(graph.nodes[*node].body, Body::Source(_));
     let stands_behind = |node: &usize| takes_part(&graph.nodes[*node].body) && !is_source(node);
     let nodes = 0..graph.nodes.len();
     let upstream = nodes.clone().filter(stands_behind).map(|node| (node, graph.sources_of(node)));
-    Rest::new(nodes.clone().filter(is_source).collect(), upstream.collect())
+    let asks = |node: &usize| match &graph.nodes[*node].body {
+        Body::Source(source) => source.may_idle(),
+        Body::Keyed(keyed) => keyed.uses_clock(),
+        _ => false,
+    };
+    let sources = nodes.clone().filter(is_source).collect();
+    Rest::new(sources, upstream.collect(), nodes.clone().filter(asks).collect(), clock)
 }
 
 /// The splits of every source, numbered over the whole job.

@@ -143,11 +143,12 @@ pub trait KeyedOperator: Send + 'static {
         false
     }
 
-    /// The run begins, with the state that was restored. What is emitted here comes before everything else, under the least moment there
+    /// For tables alone: only regions of differential know what to do with what comes of it. The run begins, with the state that was restored. What is emitted here comes before everything else, under the least moment there
     /// is: for operators whose state others behind them have to know.
     ///
     /// # Errors
     /// An error fails the job.
+    #[doc(hidden)]
     fn on_start(&mut self, cx: &mut Context<Self::In, Self::Out>, state: &mut Self::State) -> Result<()> {
         let _ = (cx, state);
         Ok(())

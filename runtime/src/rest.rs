@@ -3,7 +3,8 @@
 //!
 //! A job is at rest when three things hold:
 //!
-//! 1. every instance of every source was asked after the last record, and had nothing more;
+//! 1. every instance of every source was asked after the last record, and had nothing more; those whose splits are all idle have
+//!    followed the others; and all that ask a clock that is moved by hand have done what is due by it;
 //! 2. no batch is on its way, waits, or is being worked on;
 //! 3. every instance of an operator with state, and of a sink, has done all that there is to do for the least watermark of the sources
 //!    upstream of it.
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::clock::Clock;
 use crate::shared::{Shared, lock};
 use crate::time::EventTime;
 
@@ -29,13 +31,30 @@ pub(crate) struct Rest {
     upstream: Vec<(usize, Vec<usize>)>,
     /// All sources.
     sources: Vec<usize>,
+    /// All nodes that ask the clock, and that, where it is moved by hand.
+    clocked: Vec<usize>,
+    clock: Option<Clock>,
     turn: Mutex<()>,
     turned: Condvar,
 }
 
 impl Rest {
-    pub(crate) fn new(sources: Vec<usize>, upstream: Vec<(usize, Vec<usize>)>) -> Self {
-        Rest { batches: AtomicI64::new(0), upstream, sources, turn: Mutex::new(()), turned: Condvar::new() }
+    pub(crate) fn new(
+        sources: Vec<usize>,
+        upstream: Vec<(usize, Vec<usize>)>,
+        clocked: Vec<usize>,
+        clock: &Clock,
+    ) -> Self {
+        let clock = clock.is_manual().then(|| clock.clone());
+        Rest {
+            batches: AtomicI64::new(0),
+            upstream,
+            sources,
+            clocked,
+            clock,
+            turn: Mutex::new(()),
+            turned: Condvar::new(),
+        }
     }
 
     /// A worker has taken a step, or the job has ended: whoever waits may look again.
@@ -68,13 +87,24 @@ impl Rest {
             .iter()
             .flat_map(|node| instances(*node))
             .all(|stats| stats.resting.load(Ordering::SeqCst));
+        let rang = self.clock.as_ref().is_none_or(|clock| {
+            let now = clock.now().micros();
+            let nodes = self.clocked.iter().flat_map(|node| instances(*node));
+            nodes.into_iter().all(|stats| stats.clock_us.load(Ordering::SeqCst) >= now)
+        });
+        // Where all splits are idle, others are followed.
+        let target = shared.followed().map_or(i64::MIN, EventTime::micros);
+        let followed = self.sources.iter().flat_map(|node| instances(*node)).all(|stats| {
+            let follows = stats.active_us.load(Ordering::SeqCst) == i64::MAX;
+            !follows || stats.watermark_us.load(Ordering::Acquire) >= target
+        });
         let watermark = |source: &usize| least(shared, *source);
         let fired = self.upstream.iter().all(|(node, sources)| {
             let reached = sources.iter().map(watermark).min().unwrap_or(EventTime::MAX);
             instances(*node).all(|stats| stats.watermark_us.load(Ordering::Acquire) == reached.micros())
         });
         // Last, for the reason that the module gives.
-        rested && fired && self.batches.load(Ordering::SeqCst) == 0
+        rested && rang && followed && fired && self.batches.load(Ordering::SeqCst) == 0
     }
 
     /// Whether all sources have ended, so that the job is about to do so.

@@ -115,6 +115,10 @@ pub(crate) struct Stats {
     pub watermark_us: AtomicI64,
     /// For a source: the least watermark of its splits that are neither idle nor at their end; the greatest number if there are none.
     pub active_us: AtomicI64,
+    /// For a source: the greatest watermark of its splits that are not at their end; the least number if there are none.
+    pub furthest_us: AtomicI64,
+    /// For operators that ask the clock: up to when it has done what was due by it, in microseconds.
+    pub clock_us: AtomicI64,
     pub records_in: AtomicU64,
     pub records_out: AtomicU64,
     pub late: AtomicU64,
@@ -237,6 +241,8 @@ impl Shared {
                 epoch: AtomicU64::new(first_epoch),
                 watermark_us: AtomicI64::new(i64::MIN),
                 active_us: AtomicI64::new(i64::MAX),
+                furthest_us: AtomicI64::new(i64::MIN),
+                clock_us: AtomicI64::new(i64::MIN),
                 ..Stats::default()
             })
         };
@@ -308,6 +314,16 @@ impl Shared {
     pub(crate) fn least_active(&self) -> Option<EventTime> {
         let all = self.stats.iter().flatten().map(|stats| stats.0.active_us.load(Ordering::SeqCst));
         all.min().filter(|least| *least != i64::MAX).map(EventTime::from_micros)
+    }
+
+    /// How far an instance whose splits are all idle goes: as far as the others, or, where all are idle, as far as any has come. Otherwise it would
+    /// be chance, by which of them was idle first, whether windows close when all input falls silent.
+    pub(crate) fn followed(&self) -> Option<EventTime> {
+        let furthest = || {
+            let all = self.stats.iter().flatten().map(|stats| stats.0.furthest_us.load(Ordering::SeqCst));
+            all.max().filter(|furthest| *furthest != i64::MIN).map(EventTime::from_micros)
+        };
+        self.least_active().or_else(furthest)
     }
 
     /// Whether more than `limit` records are on their way to some worker.

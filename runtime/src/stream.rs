@@ -95,6 +95,7 @@ impl<T: Data> Stream<T> {
     }
 
     /// Leaves out what operators [hand over at the start of a run](crate::operator::KeyedOperator::on_start), and what is made of it.
+    #[doc(hidden)]
     #[must_use]
     pub fn since_start(self) -> Stream<T> {
         let body = Body::Region(Box::new(Since));
@@ -199,6 +200,7 @@ impl<K: Key, T: Data> KeyedStream<K, T> {
 impl<K: Key + Row, V: Row> KeyedStream<K, Delta<K, V>> {
     /// The changes of what `logic` makes of the rows of each key, which it sees with how many there are of each, whenever they have changed. It is
     /// not called for a key without rows, for which there are none.
+    #[doc(hidden)]
     #[must_use]
     pub fn reduce_changes<O: Row>(
         self,
@@ -214,6 +216,7 @@ impl<K: Key + Row, V: Row> KeyedStream<K, Delta<K, V>> {
     ///
     /// # Panics
     /// When the streams belong to different jobs.
+    #[doc(hidden)]
     #[must_use]
     pub fn join_changes<W: Row>(
         self,

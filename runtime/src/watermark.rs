@@ -84,7 +84,7 @@ impl<T, F, G> Watermarks<T, F, G> {
     ///
     /// When an idle split has records again, it takes over the watermark that its source has come to meanwhile: those that are behind
     /// that may be late. So which records are late may depend on when they come, and a replay does not compare what comes of such a source. A crash changes nothing that
-    /// was committed. Where all splits are idle the watermark stays; a source that is wholly idle follows the other sources of the job.
+    /// was committed. A source that is wholly idle follows the other sources of the job; where all are, event time goes as far as any split had come.
     #[must_use]
     pub fn idle_after(mut self, quiet: Duration) -> Self {
         self.pace.idle_after = Some(quiet);

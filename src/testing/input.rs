@@ -8,7 +8,7 @@
 
 use std::any::Any;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub struct Input<T> {
     pub(super) id: usize,
     pub(super) name: String,
     splits: Arc<AtomicUsize>,
+    /// After how many microseconds splits are idle; 0: never.
+    idle_us: Arc<AtomicU64>,
     split: Option<usize>,
     item: PhantomData<fn(T)>,
 }
@@ -36,7 +38,7 @@ pub struct Input<T> {
 impl<T> Clone for Input<T> {
     fn clone(&self) -> Self {
         let (id, name, splits) = (self.id, self.name.clone(), Arc::clone(&self.splits));
-        Input { id, name, splits, split: self.split, item: PhantomData }
+        Input { id, name, splits, idle_us: Arc::clone(&self.idle_us), split: self.split, item: PhantomData }
     }
 }
 
@@ -59,7 +61,21 @@ impl<T: Data + std::fmt::Debug> Input<T> {
     /// An input, with a name for messages.
     pub fn new(name: impl Into<String>) -> Self {
         let splits = Arc::new(AtomicUsize::new(1));
-        Input { id: next_id(), name: name.into(), splits, split: None, item: PhantomData }
+        let idle_us = Arc::new(AtomicU64::new(0));
+        Input { id: next_id(), name: name.into(), splits, idle_us, split: None, item: PhantomData }
+    }
+
+    /// Splits of it, and all its clones, that have been given nothing for so long are idle, by the [clock](super::clock) of the script; see
+    /// [`Watermarks::idle_after`](crate::prelude::Watermarks::idle_after). Counts for what is started from now on.
+    #[must_use]
+    pub fn idle_after(self, span: Duration) -> Self {
+        self.idle_us.store(u64::try_from(span.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        self
+    }
+
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let us = self.idle_us.load(Ordering::Relaxed);
+        (us > 0).then(|| Duration::from_micros(us))
     }
 
     /// Gives it, and all its clones, so many splits (at least 1). Counts for what is started from now on.

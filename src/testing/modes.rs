@@ -186,6 +186,10 @@ pub(super) fn run(mode: Mode, start: Result<Trial<'_>>, steps: &[Step], referenc
                     first = place;
                 }
                 run.take(place, &mut trial)?;
+                if mode == Mode::Crashed && matches!(step.action, Action::Clock(_)) {
+                    // The clock does not go back with a crash.
+                    trial.checkpoint().map_err(|error| run.fail(place..place + 1, lines_of(&error)))?;
+                }
             }
         }
         run.compare(first..place + 1, &trial, reference)?;

@@ -1,6 +1,7 @@
 //! Steps: what happens to a job under test, and what is expected of it, as values.
 
 use std::panic::Location;
+use std::time::Duration;
 
 use millstream_runtime::error::Result;
 use millstream_runtime::inspect::CheckpointView;
@@ -12,7 +13,7 @@ use super::input::AnyFeed;
 use super::output::AnyRecords;
 
 /// One step of a script: something that happens to a job, or that is expected of it. Made by [`Input`](super::Input),
-/// [`Output`](super::Output), [`checkpoint`], [`crash`], [`restart`], [`rescale`], [`expect_watermark`], [`expect_state`] and
+/// [`Output`](super::Output), [`checkpoint`], [`clock`], [`crash`], [`restart`], [`rescale`], [`expect_watermark`], [`expect_state`] and
 /// [`expect_no_state`]; taken by [`Trial::step`](super::Trial::step) and [`Kit::in_all_modes`](super::Kit::in_all_modes).
 pub struct Step {
     pub(super) text: String,
@@ -35,6 +36,7 @@ pub(super) enum Action {
         given: Given,
     },
     Checkpoint,
+    Clock(Duration),
     Crash,
     Restart,
     Rescale(usize),
@@ -82,6 +84,14 @@ impl Step {
 #[track_caller]
 pub fn checkpoint() -> Step {
     Step::new("checkpoint()".into(), Action::Checkpoint)
+}
+
+/// The clock that the job asks moves on: timers by the clock are called, and splits that have had nothing for long enough are idle. It stands at
+/// 1970-01-01T00:00:00Z when a job is started first, and does not go back in a crash; so in the mode that crashes after every step the job takes a
+/// checkpoint after this one.
+#[track_caller]
+pub fn clock(span: Duration) -> Step {
+    Step::new(format!("clock({span:?})"), Action::Clock(span))
 }
 
 /// The job ends without a word and is started again from its last checkpoint, or from the beginning if there is none. Input after it is

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use millstream_operators::filter_map::FilterMapExt;
 use millstream_runtime::StopMode;
+use millstream_runtime::clock::{Clock, ProcessingTime};
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::handle::{JobHandle, Status};
 use millstream_runtime::inspect::CheckpointView;
@@ -83,7 +84,10 @@ impl Bench<'_> {
         });
         let Ok(feed) = feed.into_any().downcast::<Feed<T>>() else { unreachable!("an input has one type") };
         let source = FeedSource(feed);
-        let watermarks = Watermarks::custom(Spoken::new(), |item: &Item<T>| item.at);
+        let mut watermarks = Watermarks::custom(Spoken::new(), |item: &Item<T>| item.at);
+        if let Some(span) = input.idle() {
+            watermarks = watermarks.idle_after(span);
+        }
         self.job.source(source, watermarks).filter_map(|item| item.value)
     }
 
@@ -152,6 +156,7 @@ pub struct Trial<'a> {
     opened: Vec<(usize, usize, usize)>,
     pressed: bool,
     savepoints: usize,
+    clock: Clock,
     dir: TempDir,
 }
 
@@ -191,6 +196,7 @@ impl<'a> Trial<'a> {
             opened: Vec::new(),
             pressed,
             savepoints: 0,
+            clock: Clock::manual(ProcessingTime::from_micros(0)),
             dir,
         };
         trial.begin()?;
@@ -212,6 +218,7 @@ impl<'a> Trial<'a> {
             .checkpoint_dir(self.dir.path().join("checkpoints"))
             .start_from(StartFrom::Newest)
             .restart(RestartPolicy::never())
+            .clock(self.clock.clone())
             .watched();
         (self.build)(&Bench { job: &job, wiring: &self.wiring, connected: RefCell::default() });
         job
@@ -261,6 +268,15 @@ impl<'a> Trial<'a> {
         })
     }
 
+    /// Moves the clock on that the job asks; see [`clock`](super::clock).
+    ///
+    /// # Errors
+    /// Whatever makes the job fail.
+    pub fn advance(&mut self, span: Duration) -> Result<()> {
+        self.clock.advance(span);
+        self.settle()
+    }
+
     /// Takes a step. An expectation that is not met is an error, which says what is missing and what is too much.
     ///
     /// # Errors
@@ -282,6 +298,7 @@ impl<'a> Trial<'a> {
                 self.open()?;
             }
             Action::Checkpoint => self.checkpoint()?,
+            Action::Clock(span) => self.advance(*span)?,
             Action::Crash => self.crash()?,
             Action::Restart => self.restart()?,
             Action::Rescale(workers) => self.rescale(*workers)?,

@@ -108,6 +108,16 @@ pub trait Process<K: Key, T>: Clone + Send + 'static {
     /// Whether it asks for the clock, or sets timers by it. Then its results depend on that, and a replay does not compare them.
     const USES_CLOCK: bool = false;
 
+    /// For tables alone: whether what is kept for each key is told again at the start of a run, and how.
+    #[doc(hidden)]
+    const TELLS_AT_START: bool = false;
+
+    #[doc(hidden)]
+    fn at_start(&self, key: &K, state: &Self::State) -> Option<Self::Out> {
+        let _ = (key, state);
+        None
+    }
+
     /// A record of the key has come.
     ///
     /// # Errors

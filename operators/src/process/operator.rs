@@ -219,6 +219,18 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
         P::USES_CLOCK
     }
 
+    fn stays_in_memory(&self) -> bool {
+        P::TELLS_AT_START
+    }
+
+    fn on_start(&mut self, cx: &mut Context<T, P::Out>, (keys, ..): &mut Self::State) -> Result<()> {
+        if P::TELLS_AT_START {
+            let told = |(key, entry): (&K, &Entry<_, _>)| self.function.at_start(key, entry.kept.state.as_ref()?);
+            keys.iter().filter_map(told).for_each(|out| cx.emit(EventTime::MIN, out));
+        }
+        Ok(())
+    }
+
     fn needs_positions(&self) -> bool {
         M::IN_ORDER
     }
@@ -310,7 +322,14 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
         now: ProcessingTime,
     ) -> Result<Option<ProcessingTime>> {
         waking::ring(cx, state, now, |cx, key, entry, since| {
-            while let Some(at) = pop_if(&mut entry.kept.clock_timers, |at| at <= now) {
+            // What is set meanwhile has its turn later, and others theirs before.
+            let due: Vec<ProcessingTime> =
+                entry.kept.clock_timers.iter().copied().take_while(|at| *at <= now).collect();
+            for at in due {
+                // An earlier one may have taken it back.
+                if !entry.kept.clock_timers.remove(&at) {
+                    continue;
+                }
                 let (kept, out) = (&mut entry.kept, &mut self.out);
                 let mut context = ProcessContext { key, now: since, place: (0, 0), clock: Some(now), kept, out };
                 self.function.on_processing_timer(&mut context, at).map_err(|error| error.for_key(key, since))?;
@@ -338,7 +357,10 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
             let timer = entry.kept.timers.first().copied().filter(|at| *at <= watermark);
             let record = entry.waiting.front().map(|waiting| waiting.at).filter(|at| *at < watermark || is_end);
             let (kept, out) = (&mut entry.kept, &mut self.out);
-            kept.expire(timer.into_iter().chain(record).min().map_or(watermark, |next| next.max(now)));
+            let next = timer.into_iter().chain(record).min();
+            if next.is_some() || kept.clock_timers.is_empty() || !is_end {
+                kept.expire(next.map_or(watermark, |next| next.max(now)));
+            }
             let place = (0, 0);
             let called = match (timer, record) {
                 (Some(at), record) if record.is_none_or(|record| at <= record) => {

@@ -4,8 +4,9 @@
 //! a *changelog*: `(key, row, difference)`, where a positive difference says how many more of a row there are now, and a negative one how
 //! many fewer. The sum of all changes is the table.
 //!
-//! **Time**: a change counts when it comes; no record is late for a table, except for upserts. The event time of a change is how far event time had come for
-//! what it was made of.
+//! **Time**: a change counts when it comes; no record is late for a table, except for upserts. The event time of a change of a table that was made of a stream is that
+//! of the record; of what was computed, how far event time had come when the records were read that made the difference: the first instant there is, as long as it
+//! had not come anywhere. What is computed is told when event time goes on or a checkpoint is taken, so a job needs watermarks or checkpoints for it.
 //!
 //! **Order**: what a table comes to at the end of the input, and whenever all that was read is done with, depends on the input alone. How many changes there are on the way
 //! depends on which records are read together, so a replay does not compare them. Upserts are taken in order of event time, split and position.
@@ -102,15 +103,16 @@ impl<K: Key + Row, V: Row> Table<K, V> {
     /// How many rows each key has.
     #[must_use]
     pub fn count(self) -> Table<K, i64> {
-        self.reduced("table count", |_, rows, out| out.push((rows.iter().map(|(_, count)| count).sum(), 1)))
+        self.reduced("table count", |_, rows, out| {
+            out.push((fitting(rows.iter().map(|(_, count)| i128::from(*count))), 1))
+        })
     }
 
     /// The sum of what `of` takes from the rows of each key. One that does not fit fails the job.
     #[must_use]
     pub fn sum(self, of: impl Fn(&V) -> i64 + Clone + Send + 'static) -> Table<K, i64> {
         self.reduced("table sum", move |_, rows, out| {
-            let sum: i128 = rows.iter().map(|(row, count)| i128::from(of(row)) * i128::from(*count)).sum();
-            out.push((i64::try_from(sum).expect("a sum of a table does not fit into 64 bits"), 1));
+            out.push((fitting(rows.iter().map(|(row, count)| i128::from(of(row)) * i128::from(*count))), 1));
         })
     }
 
@@ -133,11 +135,16 @@ impl<K: Key + Row, V: Row> Table<K, V> {
         Table { changes: first.join_changes("table join", second) }
     }
 
-    /// The changes of the table, from its beginning.
+    /// The changes of the table. A stream of changes that is added to a table which a checkpoint has already begins there: it tells what changes
+    /// from then on, and not the rows that there were.
     #[must_use]
     pub fn changes(self) -> Stream<Delta<K, V>> {
         self.changes.since_start()
     }
+}
+
+fn fitting(of: impl Iterator<Item = i128>) -> i64 {
+    i64::try_from(of.sum::<i128>()).expect("a sum or count of a table does not fit into 64 bits")
 }
 
 /// Makes tables of streams.
@@ -181,7 +188,6 @@ pub trait UpsertExt<K: Key + Row, T: Data> {
 
 impl<K: Key + Row, T: Value> UpsertExt<K, T> for KeyedStream<K, T> {
     fn upserts_into_table<V: Row>(self, row: impl Fn(&T) -> Option<V> + Clone + Send + 'static) -> Table<K, V> {
-        let changes: Stream<Delta<K, V>> = self.process_in_order(Upserts::new(row));
-        changes.changes_into_table(|change| change)
+        Table { changes: self.process_in_order(Upserts::new(row)) }
     }
 }

@@ -67,7 +67,9 @@ impl<K: Key + Row, V: Row + Eq> KeyedOperator for Rows<K, V> {
             cx.row = number;
             let (_, _, by) = &record.value;
             let count = state.update(record.hash, &record.key, || 0);
-            *count += by;
+            *count = count
+                .checked_add(*by)
+                .ok_or_else(|| Error::user("a row is in a table more often than can be counted"))?;
             if *count == 0 {
                 state.remove(record.hash, &record.key);
             }

@@ -35,6 +35,16 @@ where
     type State = V;
     type Out = Delta<K, V>;
 
+    const TELLS_AT_START: bool = true;
+
+    fn describe(&self) -> String {
+        "newest rows of a table".to_string()
+    }
+
+    fn at_start(&self, key: &K, row: &V) -> Option<Delta<K, V>> {
+        Some((key.clone(), row.clone(), 1))
+    }
+
     fn on_record(&mut self, cx: &mut ProcessContext<'_, K, V, Self::Out>, value: &T) -> Result<()> {
         let key = cx.key().clone();
         let new = (self.row)(value);

@@ -214,9 +214,8 @@ where
         let last = window.last;
         let more = window.more();
         more.news += 1;
-        if more.early.is_none() {
-            more.early = self.rules.early.next_after(row.record.at.max(row.passed)).filter(|at| *at <= last);
-        }
+        let due = self.rules.early.next_after(row.record.at.max(row.passed)).filter(|at| *at <= last);
+        more.early = more.early.into_iter().chain(due).min();
         if let Some(span) = self.rules.early.clock {
             more.by_clock.get_or_insert(row.now + span);
         }

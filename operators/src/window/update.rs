@@ -141,11 +141,12 @@ impl Rules {
         self.allowed > EventSpan::ZERO || self.early.is_any()
     }
 
-    /// What the meaning of accumulators depends on. The rest may be changed between two starts.
+    /// What the meaning of state depends on. The rest may be changed between two starts.
     pub(super) fn describe(&self) -> &'static str {
         match self.mode {
+            Mode::Accumulating => "",
             Mode::Discarding => ", discarded with every result",
-            Mode::Accumulating | Mode::Retracting => "",
+            Mode::Retracting => ", with retractions",
         }
     }
 }
@@ -161,9 +162,9 @@ impl Rules {
 /// them together where they are [discarding](Self::discarding) or [retracting](Self::retracting). How many early and late results there are
 /// between depends on how records of different splits meet, so a replay does not compare them.
 ///
-/// **Time**: a result happened at its window's last instant, whenever it is made; one of a window without end
-/// ([`Global`](super::Global)) when its last record did. Late results are behind the watermark for those that come after, as the
-/// records were.
+/// **Time**: a result happened at its window's last instant, whenever it is made, and a retraction when the result did that takes the place of the one before. A result of a
+/// window without end ([`Global`](super::Global)) happened when the record did that called for it, or is as late as event time that did. Late
+/// results are behind the watermark for those that come after, as the records were.
 ///
 /// **State**: an accumulator per key and window (not slice), until the end of the window and the allowed lateness are over.
 /// A record of a sliding window is added to each of its windows.

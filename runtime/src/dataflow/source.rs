@@ -10,6 +10,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::{RETRY, Stream, downgrade, send};
 use crate::bench::probe::Born;
+use crate::clock::ProcessingTime;
 use crate::driver::{Outbox, Polled, SourceLogic, Task};
 use crate::error::Result;
 use crate::moment::{Epoch, Moment};
@@ -45,6 +46,11 @@ pub(super) fn build<'scope>(
         let _ = wake.activate();
     }));
 
+    let clocked = logic.may_idle();
+    if clocked && task.clock.is_manual() {
+        let wake = scope.worker().sync_activator_for(info.address.to_vec());
+        task.clock.on_advance(move || wake.activate().is_ok());
+    }
     let task = task.clone();
     builder.build(move |mut caps| {
         let shared = Arc::clone(&task.shared);
@@ -70,7 +76,8 @@ pub(super) fn build<'scope>(
                     }
                 };
                 resting(false);
-                let mut rest = Some(Duration::ZERO);
+                let (mut rest, mut rests) = (Some(Duration::ZERO), false);
+                let now = if clocked { task.clock.now() } else { ProcessingTime::MAX };
                 for _ in 0..BATCHES_A_TURN {
                     if congested(&shared, epoch, task.in_flight) {
                         rest = Some(RETRY);
@@ -95,6 +102,11 @@ pub(super) fn build<'scope>(
                             rest = None;
                             break;
                         }
+                        Polled::Idle(wait) => {
+                            rest = Some(wait);
+                            rests = true;
+                            break;
+                        }
                         Polled::Ended => {
                             ended = true;
                             rest = None;
@@ -105,7 +117,8 @@ pub(super) fn build<'scope>(
                 // Also where nothing was read: splits may have become idle.
                 downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
                 // Its watermark stands still from here on, if it has nothing more to look for.
-                resting(rest.is_none());
+                resting(rests || rest.is_none());
+                task.stats().clock_us.store(if ended { i64::MAX } else { now.micros() }, Ordering::SeqCst);
                 if ended {
                     shared.report(Report::Ended);
                 }

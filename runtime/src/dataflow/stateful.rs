@@ -283,10 +283,14 @@ impl Stateful {
             return Ok(Some(RETRY));
         }
         let start_ns = self.task.shared.probe.now_ns();
+        let now = self.task.clock.now();
         let next = self.logic.ring(&mut self.outbox)?;
         if !self.outbox.is_empty() {
             self.task.shared.rings.fetch_add(1, Ordering::Relaxed);
             self.flush(Born { ns: start_ns, fired: true, pressed: true }, start_ns);
+        }
+        if next != Some(Duration::ZERO) {
+            self.task.stats().clock_us.store(now.micros(), Ordering::SeqCst);
         }
         Ok(next)
     }

@@ -30,6 +30,7 @@ pub(crate) trait KeyedFactory: Send {
     /// What its state can be read and shown with.
     fn shown(&self) -> Shown;
     fn depends_on_order(&self) -> bool;
+    fn uses_clock(&self) -> bool;
     /// The form of its states, with schemas.
     fn forms(&self, migrations: &Migrations) -> Vec<StateForm>;
     /// An instance for one worker. Its state is restored only when the result is called.
@@ -104,6 +105,10 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
 
     fn depends_on_order(&self) -> bool {
         self.operator.depends_on_order()
+    }
+
+    fn uses_clock(&self) -> bool {
+        self.operator.uses_clock()
     }
 
     fn forms(&self, migrations: &Migrations) -> Vec<StateForm> {

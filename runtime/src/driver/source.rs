@@ -11,6 +11,7 @@ use super::peek::{Passed, Peeked, peek};
 use super::stamper::{Stamper, Step, Steps, observe};
 use super::{Outbox, Task, guard};
 use crate::bench::probe::{Mark, Numbers, Pacing, Probe};
+use crate::clock::ProcessingTime;
 use crate::error::{Error, Result};
 use crate::poison::{Blame, InputRecord, record_of};
 use crate::rows::{Lineage, Rows};
@@ -45,6 +46,8 @@ pub(crate) trait SourceLogic {
     fn watermark(&self) -> EventTime;
     /// Where it stands.
     fn cut(&self) -> Result<Vec<SplitEntry>>;
+    /// Whether splits may be idle, by the clock.
+    fn may_idle(&self) -> bool;
     /// Reads one batch.
     fn poll(&mut self, out: &mut Outbox) -> Result<Polled>;
 }
@@ -72,6 +75,8 @@ pub(crate) enum Polled {
     Later(Duration),
     /// Nothing until the waker is woken.
     Empty,
+    /// The same, and how far others are is to be looked at again.
+    Idle(Duration),
     /// Nothing ever again, or nothing more in this replay.
     Ended,
 }
@@ -116,7 +121,7 @@ struct Split<R, G> {
     /// It had nothing when it was last asked.
     empty: bool,
     /// Since when it has had nothing, where that matters.
-    quiet: Option<Instant>,
+    quiet: Option<ProcessingTime>,
     /// It has had nothing for so long that it holds nothing back.
     idle: bool,
 }
@@ -358,9 +363,16 @@ where
             });
         }
         let timestamp = self.watermarks.timestamp.clone();
-        let (pace, reached) = (self.watermarks.pace, EventTime::MIN);
+        let (mut pace, reached) = (self.watermarks.pace, EventTime::MIN);
+        if task.until.is_some() {
+            // A replay stops at different places, and nobody reads on there.
+            pace.aligned_within = None;
+        }
         let instance = Instance::<S, F, G> { splits: opened, timestamp, turns: 0, woken, pace, reached, task };
         instance.publish();
+        for split in &instance.splits {
+            split.mark(&instance.task, if split.ended { SplitState::Ended } else { SplitState::Read });
+        }
         Ok(Box::new(instance))
     }
 
@@ -385,6 +397,10 @@ where
             return EventTime::MAX;
         }
         self.active().unwrap_or(EventTime::MIN).max(self.reached)
+    }
+
+    fn may_idle(&self) -> bool {
+        self.pace.idle_after.is_some()
     }
 
     fn cut(&self) -> Result<Vec<SplitEntry>> {
@@ -502,7 +518,8 @@ where
         split.goes_on(read, &self.task)?;
         if idle_after.is_some() {
             let has_nothing = rows.records.is_empty() && matches!(read, Read::Later(_) | Read::Empty);
-            split.quiet = if has_nothing { split.quiet.or_else(|| Some(Instant::now())) } else { None };
+            let clock = &self.task.clock;
+            split.quiet = if has_nothing { split.quiet.or_else(|| Some(clock.now())) } else { None };
         }
         let stats = self.task.stats();
         pass_bad(bad, split.watermark, &self.task, out);
@@ -583,27 +600,43 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
 
     /// Shows others how far they have to wait for this instance.
     fn publish(&self) {
-        let active = self.active().unwrap_or(EventTime::MAX);
-        self.task.stats().active_us.store(active.micros(), Ordering::SeqCst);
+        let stats = self.task.stats();
+        stats.active_us.store(self.active().unwrap_or(EventTime::MAX).micros(), Ordering::SeqCst);
+        let furthest = self.splits.iter().filter(|split| !split.ended).map(|split| split.watermark).max();
+        stats.furthest_us.store(furthest.map_or(i64::MIN, EventTime::micros), Ordering::SeqCst);
     }
 
     /// Sees which splits are idle now, and where all of them are, how far the others have come.
     fn leave_idle_behind(&mut self) {
         if let Some(quiet) = self.pace.idle_after {
             if self.splits.iter().any(|split| split.quiet.is_some()) {
-                let now = Instant::now();
+                let now = self.task.clock.now();
                 for split in &mut self.splits {
-                    let is_idle = |since: Instant| now.duration_since(since) >= quiet;
-                    split.idle |= !split.ended && split.quiet.is_some_and(is_idle);
+                    // One that might be read now may have something, though it has not been its turn yet.
+                    let has_nothing = split.empty || split.due.is_some();
+                    let is_idle = has_nothing && split.quiet.is_some_and(|since| since + quiet <= now);
+                    if is_idle && !split.ended && !split.idle {
+                        split.idle = true;
+                        split.mark(&self.task, SplitState::Idle);
+                    }
                 }
             }
             if self.active().is_none()
-                && let Some(least) = self.task.shared.least_active()
+                && let Some(followed) = self.task.shared.followed()
+                && followed > self.reached
             {
-                self.reached = self.reached.max(least);
+                self.reached = followed;
+                // Nothing was read, but windows may close.
+                self.task.shared.rings.fetch_add(1, Ordering::Relaxed);
             }
         }
-        self.reached = self.reached.max(self.active().unwrap_or(EventTime::MIN));
+        let active = self.active().unwrap_or(EventTime::MIN);
+        if active > self.reached {
+            self.reached = active;
+            if self.splits.iter().any(|split| split.idle) {
+                self.task.shared.rings.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         self.publish();
     }
 
@@ -615,14 +648,18 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
         let mut wait = self.splits.iter().filter_map(|split| split.due).min();
         for split in self.splits.iter().filter(|split| !split.ended) {
             split.mark(&self.task, if split.idle { SplitState::Idle } else { SplitState::Quiet });
-            let idle_at = self.pace.idle_after.zip(split.quiet).map(|(span, since)| since + span);
-            wait = wait.into_iter().chain(idle_at.filter(|_| !split.idle)).min();
-        }
-        if self.active().is_none() && self.task.shared.least_active().is_some() {
-            wait = wait.into_iter().chain([Instant::now() + FOLLOW]).min();
+            // A clock that is moved by hand wakes whoever waits for it.
+            if let (false, Some(span), Some(since)) = (split.idle, self.pace.idle_after, split.quiet)
+                && !self.task.clock.is_manual()
+            {
+                let left = (since + span).micros().saturating_sub(self.task.clock.now().micros()).max(0) as u64;
+                wait = wait.into_iter().chain([Instant::now() + Duration::from_micros(left).min(LONGEST_WAIT)]).min();
+            }
         }
         match wait {
             Some(due) => Polled::Later(due.saturating_duration_since(Instant::now())),
+            None if self.active().is_none() && self.task.shared.least_active().is_some() => Polled::Idle(FOLLOW),
+            None if self.active().is_none() && self.task.shared.followed() > Some(self.reached) => Polled::Idle(FOLLOW),
             None => Polled::Empty,
         }
     }
