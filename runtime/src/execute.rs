@@ -30,6 +30,7 @@ use crate::shared::{Shared, lock};
 use crate::sink::Committer;
 use crate::summary::{Outcome, Summary};
 use crate::supervisor::{Blueprint, Held};
+use crate::time::EventTime;
 
 /// What one attempt to run a job came to at its beginning.
 pub(crate) enum Begun {
@@ -248,6 +249,20 @@ fn numbered(graph: &Graph, mut splits: HashMap<usize, Vec<String>>) -> HashMap<u
     (0..graph.nodes.len()).filter_map(own).collect()
 }
 
+/// How far event time had come for a node in the checkpoint that is restored: the least watermark of the sources upstream of it.
+fn resumes_at(graph: &Graph, names: &[String], node: usize, restored: Option<&Manifest>) -> EventTime {
+    let Some(restored) = restored else { return EventTime::MIN };
+    let of = |source: usize| {
+        let entry = restored.sources.iter().find(|entry| entry.name == names[source]);
+        let splits = entry.map(|entry| entry.splits.iter().filter(|split| !split.ended));
+        splits.map_or(EventTime::MIN, |splits| {
+            let least = splits.map(|split| split.watermark_us).min();
+            least.map_or(EventTime::MAX, EventTime::from_micros)
+        })
+    };
+    graph.sources_of(node).into_iter().map(of).min().unwrap_or(EventTime::MIN)
+}
+
 /// The names of all splits, by their numbers.
 fn split_names(graph: &Graph, names: &[String], splits: &HashMap<usize, Vec<(u32, String)>>) -> Vec<SplitName> {
     let named = |(node, own): (&usize, &Vec<(u32, String)>)| {
@@ -423,6 +438,7 @@ struct Plan {
     ids: Vec<Option<u32>>,
     /// Per node: results of operators with state reach it.
     behind_state: Vec<bool>,
+    resumes_at: Vec<EventTime>,
     chains: Vec<Vec<usize>>,
     connected: HashMap<Port, usize>,
 }
@@ -455,6 +471,7 @@ impl Plan {
             // With them an operator with state can say which record it failed on.
             positions: graph.positions || settings.set_aside_after.is_some(),
             behind_state: false,
+            resumes_at: EventTime::MIN,
             aside: Arc::new(aside.clone()),
             connected: [true; 2],
             shared: Arc::clone(shared),
@@ -468,6 +485,8 @@ impl Plan {
             until: None,
             clock: settings.clock.clone(),
         };
+        let resumes_at = (0..graph.nodes.len()).map(|node| resumes_at(graph, names, node, task.restored.as_deref()));
+        let resumes_at = resumes_at.collect();
         let behind_state = (0..graph.nodes.len()).map(|node| graph.is_behind_state(node)).collect();
         Plan {
             task,
@@ -475,6 +494,7 @@ impl Plan {
             splits,
             ids,
             behind_state,
+            resumes_at,
             chains: graph.chains(),
             connected: graph.consumers(),
         }
@@ -488,6 +508,7 @@ impl Plan {
             worker,
             state_id: self.ids[node].unwrap_or_default(),
             behind_state: self.behind_state[node],
+            resumes_at: self.resumes_at[node],
             connected: [connected(0), connected(1)],
             own_splits: self
                 .splits

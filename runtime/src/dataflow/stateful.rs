@@ -279,6 +279,10 @@ impl Stateful {
 
     /// Does what is due by the clock; says how long it is until more will be.
     fn ring(&mut self) -> Result<Option<Duration>> {
+        // Who is behind it may have come as far as this in event time, though it has not come here again. The frontier will call.
+        if self.fired < self.task.resumes_at {
+            return Ok(None);
+        }
         if self.task.shared.is_crowded(self.task.in_flight) {
             return Ok(Some(RETRY));
         }

@@ -55,6 +55,8 @@ pub(crate) struct Task {
     pub splits: Arc<Vec<SplitName>>,
     /// Results of operators with state reach it.
     pub behind_state: bool,
+    /// How far event time had come for it in what is restored.
+    pub resumes_at: EventTime,
     /// Records that sources leave out.
     pub aside: Arc<LeftOut>,
     /// Whether records must carry their positions.
