@@ -7,6 +7,7 @@
 mod oracle;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use millstream::operators::pattern::{Matched, Steps};
 use millstream::prelude::*;
@@ -476,4 +477,397 @@ proptest! {
         })?;
         outlets.compare(&case, &spec)?;
     }
+}
+
+// ---- by hand ---------------------------------------------------------------------------------------------------------
+
+/// A letter and the second at which it comes.
+type Letter = (i64, char);
+
+/// One letter a second; nothing at a space.
+fn letters(text: &str) -> Vec<Letter> {
+    (0..).zip(text.chars()).filter(|(_, letter)| *letter != ' ').collect()
+}
+
+/// Each match by the letters of its steps, and when it came out: `a0|b2 b3 @4`.
+fn found(pattern: &Pattern<Letter>, letters: &[Letter]) -> Vec<String> {
+    let (job, matches) = (Job::new("found"), Collected::new());
+    job.source(from_vec(letters.to_vec()), Watermarks::monotonous(|(at, _): &Letter| EventTime::from_secs(*at)))
+        .key_by(|_| ())
+        .matches(pattern.clone())
+        .sink(matches.sink());
+    run(job).expect("finishes");
+    let shown = |record: Record<Match<Letter>>| {
+        let records = |records: &Vec<Letter>| {
+            let each: Vec<String> = records.iter().map(|(at, letter)| format!("{letter}{at}")).collect();
+            each.join(" ")
+        };
+        let steps: Vec<String> = record.value.steps.iter().map(|(_, taken)| records(taken)).collect();
+        let open = if record.value.complete { "" } else { " and no more" };
+        format!("{}{open} @{}", steps.join("|"), record.at.micros() / 1_000_000)
+    };
+    matches.take().into_iter().map(shown).collect()
+}
+
+fn is(letter: char) -> impl Fn(&Letter) -> bool + Send + Sync + 'static {
+    move |(_, own)| *own == letter
+}
+
+fn a() -> Steps<Letter> {
+    Pattern::first("a", is('a'))
+}
+
+fn secs(span: i64) -> EventSpan {
+    EventSpan::secs(span)
+}
+
+#[track_caller]
+fn expect<const N: usize>(pattern: &Pattern<Letter>, text: &str, expected: [&str; N]) {
+    assert_eq!(found(pattern, &letters(text)), expected, "in {text:?}");
+}
+
+#[test]
+fn next_skips_nothing_and_followed_by_does() {
+    let next = a().next("b", is('b')).within(secs(10));
+    expect(&next, "ab", ["a0|b1 @1"]);
+    expect(&next, "axb", []);
+    expect(&next, "aab", ["a1|b2 @2"]);
+    // Nothing but records is between records.
+    expect(&next, "a   b", ["a0|b4 @4"]);
+    let followed = a().followed_by("b", is('b')).within(secs(10));
+    expect(&followed, "axb", ["a0|b2 @2"]);
+    expect(&followed, "abb", ["a0|b1 @1"]);
+    expect(&Pattern::first("a", is('a')).within(secs(1)), "aba", ["a0 @0", "a2 @2"]);
+}
+
+#[test]
+fn the_span_is_open_at_its_end() {
+    let followed = a().followed_by("b", is('b')).within(secs(3));
+    expect(&followed, "axxb", []);
+    expect(&followed, "axb", ["a0|b2 @2"]);
+    // The first is too old, the second is not.
+    expect(&followed, "axab", ["a2|b3 @3"]);
+    let last_moment = |us| {
+        let items = one_split(&[(0, 0), (us, 1)]);
+        let pattern = Pattern::first("0", |item: &Item| item.value == 0).next("1", |item| item.value == 1);
+        let (job, matches) = (Job::new("moment"), Collected::new());
+        let matching = job.source(Script::new(vec![items]), watermarks(0)).key_by(|item| item.key);
+        matching.matches(pattern.within(secs(3))).sink(matches.sink());
+        run(job).expect("finishes");
+        matches.take().len()
+    };
+    assert_eq!((last_moment(2_999_999), last_moment(3_000_000)), (1, 0));
+}
+
+#[test]
+fn records_of_one_instant_follow_one_another() {
+    let pattern = a().next("b", is('b')).next("c", is('c')).within(EventSpan::micros(1));
+    assert_eq!(found(&pattern, &[(7, 'a'), (7, 'b'), (7, 'c')]), ["a7|b7|c7 @7"]);
+    assert_eq!(found(&pattern, &[(7, 'a'), (7, 'c'), (7, 'b')]), [""; 0]);
+}
+
+#[test]
+fn a_step_takes_as_many_as_it_can() {
+    let some = a().followed_by("b", is('b')).times(1..=2).followed_by("c", is('c')).within(secs(10));
+    expect(&some, "abc", ["a0|b1|c2 @2"]);
+    expect(&some, "abxbxc", ["a0|b1 b3|c5 @5"]);
+    expect(&some, "abbbc", ["a0|b1 b2|c4 @4"]);
+    expect(&some, "ac", []);
+    // What fits both goes to the first of the two, and is not given back.
+    let both = a().followed_by("b", |(_, own)| *own != 'a').one_or_more().next("c", is('c')).within(secs(10));
+    expect(&both, "abc", []);
+    let two = a().followed_by("b", |(_, own)| *own != 'a').times(2).next("c", is('c')).within(secs(10));
+    expect(&two, "abcc", ["a0|b1 c2|c3 @3"]);
+    // Repeated from the first step on: the first `a` takes the others.
+    let many = a().times(2..).next("b", is('b')).within(secs(10));
+    expect(&many, "aaxab", ["a0 a1 a3|b4 @4"]);
+    expect(&many, "ab", []);
+}
+
+#[test]
+fn consecutive_records_have_nothing_between_them() {
+    let run = a().followed_by("b", is('b')).times(2).consecutive().within(secs(10));
+    expect(&run, "axbb", ["a0|b2 b3 @3"]);
+    expect(&run, "abxb", []);
+    // `next` is where the first of them is.
+    let loose = a().next("b", is('b')).times(2).within(secs(10));
+    expect(&loose, "abxb", ["a0|b1 b3 @3"]);
+    expect(&loose, "axbb", []);
+}
+
+#[test]
+fn what_might_take_more_is_decided_when_it_cannot() {
+    let all = a().followed_by("b", is('b')).one_or_more().within(secs(5));
+    expect(&all, "abxb bb", ["a0|b1 b3 @5"]);
+    let run = a().next("b", is('b')).one_or_more().consecutive().within(secs(5));
+    expect(&run, "abbx", ["a0|b1 b2 @3"]);
+    expect(&run, "abb", ["a0|b1 b2 @5"]);
+    let at_most = a().next("b", is('b')).times(1..=2).within(secs(5));
+    expect(&at_most, "abbb", ["a0|b1 b2 @2"]);
+    let optional = a().next("b", is('b')).optional().within(secs(5));
+    expect(&optional, "abaxa", ["a0|b1 @1", "a2| @3", "a4| @9"]);
+}
+
+#[test]
+fn optional_steps_take_what_they_need_or_nothing() {
+    let pattern = a().followed_by("b", is('b')).times(2).optional().followed_by("c", is('c')).within(secs(10));
+    expect(&pattern, "axc", ["a0||c2 @2"]);
+    expect(&pattern, "abbc", ["a0|b1 b2|c3 @3"]);
+    // It has begun, and needs another.
+    expect(&pattern, "abc", []);
+    expect(&pattern, "abcbc", ["a0|b1 b3|c4 @4"]);
+    let strict = a().next("b", is('b')).optional().next("c", is('c')).within(secs(10));
+    expect(&strict, "acabc", ["a0||c1 @1", "a2|b3|c4 @4"]);
+    expect(&strict, "axc", []);
+}
+
+#[test]
+fn not_next_looks_at_one_record() {
+    let pattern = a().not_next("x", is('x')).followed_by("b", is('b')).within(secs(10));
+    expect(&pattern, "axb", []);
+    expect(&pattern, "ayxb", ["a0||b3 @3"]);
+    expect(&pattern, "ab", ["a0||b1 @1"]);
+    let last = a().not_next("x", is('x')).within(secs(3));
+    expect(&last, "ax", []);
+    expect(&last, "ay", ["a0| @1"]);
+    // There is none at all.
+    expect(&last, "a", ["a0| @3"]);
+}
+
+#[test]
+fn not_followed_by_looks_at_all_up_to_the_next_step() {
+    let pattern = a().not_followed_by("x", is('x')).followed_by("b", is('b')).within(secs(10));
+    expect(&pattern, "ayxb", []);
+    expect(&pattern, "ayb", ["a0||b2 @2"]);
+    expect(&pattern, "axab", ["a2||b3 @3"]);
+    // The first record of the step behind it must not be one either.
+    let same = a().not_followed_by("x", is('b')).followed_by("b", |(_, own)| "bc".contains(*own)).within(secs(10));
+    expect(&same, "abc", []);
+    expect(&same, "ac", ["a0||c1 @1"]);
+    // A step before it that may take more begins anew.
+    let more = a()
+        .times(1..=2)
+        .not_followed_by("x", is('x'))
+        .followed_by("b", is('b'))
+        .within(secs(10))
+        .overlapping();
+    expect(&more, "axab", ["a0 a2||b3 @3", "a2||b3 @3"]);
+    expect(&more, "aaxb", []);
+}
+
+#[test]
+fn what_must_not_follow_is_decided_when_the_time_is_over() {
+    let pattern = a().not_followed_by("b", is('b')).within(secs(3));
+    expect(&pattern, "a", ["a0| @3"]);
+    expect(&pattern, "axxb", ["a0| @3"]);
+    expect(&pattern, "axb", []);
+    expect(&pattern, "ax  x", ["a0| @3"]);
+    let every = pattern.overlapping();
+    expect(&every, "aa", ["a0| @3", "a1| @4"]);
+}
+
+#[test]
+fn after_a_match_the_search_goes_on_behind_it() {
+    let twice = a().next("again", is('a')).within(secs(10));
+    expect(&twice, "aaaaa", ["a0|a1 @1", "a2|a3 @3"]);
+    expect(&twice.overlapping(), "aaaa", ["a0|a1 @1", "a1|a2 @2", "a2|a3 @3"]);
+    // What is decided first counts, though another began before: the first attempt waits for a second `b`.
+    let some = Pattern::first("a", |(_, own): &Letter| "ab".contains(*own)).followed_by("b", is('b')).times(2);
+    let some = some.within(secs(10));
+    expect(&some, "aabb", ["a0|b2 b3 @3"]);
+    expect(&some.overlapping(), "aabb", ["a0|b2 b3 @3", "a1|b2 b3 @3"]);
+    // What began behind the last record of a match goes on, though the match was decided later.
+    let quiet = a().not_followed_by("x", is('x')).within(secs(3));
+    expect(&quiet, "aa", ["a0| @3", "a1| @4"]);
+}
+
+#[test]
+fn conditions_may_see_what_was_matched() {
+    let rising = Pattern::first("first", |_: &Letter| true)
+        .next("higher", |_| true)
+        .given(|(_, own), before| before.last().is_some_and(|(_, last)| own > last))
+        .one_or_more()
+        .consecutive()
+        .next("below", |_| true)
+        .given(|(_, own), before| before.first().is_some_and(|(_, first)| own < first))
+        .within(secs(10));
+    expect(&rising, "dfgc", ["d0|f1 g2|c3 @3"]);
+    expect(&rising, "dgf", []);
+    let back = Pattern::first("one", |_: &Letter| true)
+        .followed_by("same", |_| true)
+        .given(|(_, own), before| before.of("one").any(|(_, one)| own == one))
+        .within(secs(10));
+    expect(&back, "xyzy", ["y1|y3 @3"]);
+}
+
+#[test]
+fn what_has_timed_out_comes_where_it_is_asked_for() {
+    let pattern = a().followed_by("b", is('b')).followed_by("c", is('c')).within(secs(3)).with_timed_out();
+    expect(&pattern, "abx", ["a0|b1| and no more @3"]);
+    expect(&pattern, "abc", ["a0|b1|c2 @2"]);
+    expect(&pattern, "aabc", ["a0|b2| and no more @3", "a1|b2|c3 @3"]);
+    let twice = a().times(2).within(secs(3)).with_timed_out();
+    // Given up after the match, so it does not time out.
+    expect(&twice, "aaxxx", ["a0 a1 @1"]);
+    expect(&twice.overlapping(), "aaxxx", ["a0 a1 @1", "a1 and no more @4"]);
+}
+
+/// What is said of a match is so.
+#[test]
+fn a_match_has_its_records_by_name_and_number() {
+    let (job, matches) = (Job::new("found"), Collected::new());
+    let pattern = a().followed_by("b", is('b')).times(2).not_next("c", is('c')).within(secs(9));
+    job.source(from_vec(letters("abxb")), Watermarks::monotonous(|(at, _): &Letter| EventTime::from_secs(*at)))
+        .key_by(|_| ())
+        .matches(pattern)
+        .sink(matches.sink());
+    run(job).expect("finishes");
+    let found = matches.take().pop().expect("one").value;
+    assert_eq!((found.one("a"), found.of("b"), found.of("c")), (&(0, 'a'), &[(1, 'b'), (3, 'b')][..], &[][..]));
+    assert_eq!((found.step(0), found.step(2)), (&[(0, 'a')][..], &[][..]));
+    assert_eq!(found.records().map(|(_, letter)| letter).collect::<String>(), "abb");
+    assert_eq!((found.complete, found.since, found.until), (true, EventTime::EPOCH, EventTime::from_secs(3)));
+}
+
+// ---- what makes no sense, and what is too much -----------------------------------------------------------------------
+
+macro_rules! refused {
+    ($($name:ident: $pattern:expr, $message:literal;)*) => {
+        $(#[test]
+        #[should_panic(expected = $message)]
+        fn $name() {
+            let _ = $pattern;
+        })*
+    };
+}
+
+refused! {
+    no_times_are_refused: a().next("b", is('b')).times(0), "step `b` is to come 0 times";
+    times_from_0_are_refused: a().times(0..), "step `a` is to come 0 times";
+    no_range_of_times_is_refused: a().times(RangeInclusive::new(3, 2)), "at least 3 times and at most 2 times";
+    times_are_said_once: a().times(3).one_or_more(), "how often step `a` comes is said twice";
+    the_first_step_is_not_optional: a().optional(), "the first step of a pattern is where it begins";
+    what_must_not_be_there_is_not_repeated: a().not_next("b", is('b')).one_or_more(), "step `b` must not be there";
+    what_must_not_be_there_is_not_optional: a().not_next("b", is('b')).optional(), "step `b` must not be there";
+    names_are_different: a().next("a", is('b')), "two steps of a pattern are called `a`";
+    one_condition_on_the_others: a().given(|_, _| true).given(|_, _| true), "two conditions on what was matched";
+    no_time_is_refused: a().within(EventSpan::ZERO), "must be within some time";
+    a_limit_of_nothing_is_refused: a().within(secs(1)).limit(0), "a limit of 0";
+}
+
+#[test]
+fn a_key_with_too_many_attempts_fails_the_job() {
+    let run_with = |limit: usize| {
+        let job = Job::new("many");
+        let pattern = a().followed_by("b", is('b')).within(secs(100)).limit(limit);
+        job.source(from_vec(letters("aaaaa")), Watermarks::monotonous(|(at, _): &Letter| EventTime::from_secs(*at)))
+            .key_by(|_| "the key".to_string())
+            .matches(pattern)
+            .sink(for_each(|_| ()));
+        run(job)
+    };
+    assert!(run_with(5).is_ok());
+    let error = run_with(4).expect_err("too many");
+    assert_eq!(error.kind(), ErrorKind::User);
+    let error = error.to_string();
+    assert!(error.contains("more than 4 attempts") && error.contains("the key") && error.contains("limit"), "{error}");
+}
+
+// ---- what is kept ----------------------------------------------------------------------------------------------------
+
+/// Two records per key, 1 ms apart: of the keys some never begin, some cannot match any more after the second, and some may.
+fn pairs_of_records() -> Vec<Item> {
+    let value = |n: u64| match (n / 2 % 3, n % 2) {
+        (0, _) => 9,
+        (_, 0) => 0,
+        (1, _) => 1,
+        _ => 9,
+    };
+    (0..12_000)
+        .map(|n| Item { split: 0, number: n, at: n as i64 * 1_000, key: n / 2, value: value(n) })
+        .collect()
+}
+
+fn not_one_but_two() -> Steps<Item> {
+    Pattern::first("0", |item: &Item| item.value == 0)
+        .not_next("1", |item| item.value == 1)
+        .followed_by("2", |item| item.value == 2)
+}
+
+fn entries(dir: &tempfile::TempDir) -> u64 {
+    let store = millstream::state::store::CheckpointStore::new(dir.path());
+    let newest = store.epochs().expect("lists").pop().expect("a checkpoint");
+    store.manifest(newest).expect("reads").operators[0].entries
+}
+
+#[test]
+fn keys_that_can_never_match_again_are_not_kept() {
+    let dir = tempdir();
+    let describe = |pattern: Pattern<Item>, pace| {
+        let job = Job::new("kept").workers(2).checkpoint_dir(dir.path());
+        let (matches, late) = job
+            .source(Script::new(vec![pairs_of_records()]).pace(pace), watermarks(0))
+            .key_by(|item| item.key)
+            .matches_with_late(pattern);
+        matches.name("pairs").sink(for_each(|_| panic!("there is no `2`")));
+        late.sink(for_each(|_| panic!("none is late")));
+        job
+    };
+    let pattern = || not_one_but_two().within(EventSpan::millis(300));
+    let handle = describe(pattern(), Pace::Slow(10)).start().expect("starts");
+    while handle.status().watermark() < EventTime::from_millis(6_000) {
+        std::thread::park_timeout(std::time::Duration::from_micros(100));
+    }
+    handle.stop(StopMode::WithCheckpoint);
+    oracle::finish(handle).expect("stops");
+    // Of 150 keys within 300 ms every third may still match; each has a timer, or shares one bucket of them.
+    let kept = entries(&dir);
+    assert!((80..150).contains(&kept), "{kept} entries");
+
+    // Another pattern does not go on from there.
+    for other in [
+        not_one_but_two().within(EventSpan::millis(200)),
+        pattern().overlapping(),
+        not_one_but_two().next("3", |_| true).within(EventSpan::millis(300)),
+    ] {
+        let error = run(describe(other, Pace::Full)).expect_err("is refused").to_string();
+        assert!(error.contains("pairs") && error.contains("followed by `2`"), "{error}");
+    }
+    run(describe(pattern().limit(7), Pace::Full)).expect("goes on");
+    let left = entries(&dir);
+    assert!(left < 10, "{left} entries");
+}
+
+/// One key, whose attempts come and go: what they have taken goes with them.
+#[test]
+fn records_go_with_the_last_attempt_that_has_taken_them() {
+    let items = (0..20_000).map(|n| Item { split: 0, number: n, at: n as i64 * 1_000, key: 0, value: n as i64 % 4 });
+    let case = Case { splits: vec![items.collect()], shape: oracle::Shape { size: 1, slide: 1, offset: 0 }, delay: 0 };
+    let dir = tempdir();
+    let describe = |pace| {
+        let job = Job::new("goes").workers(1).checkpoint_dir(dir.path());
+        let pattern = Pattern::first("0", |item: &Item| item.value == 0)
+            .followed_by("1", |item| item.value == 1)
+            .one_or_more()
+            .followed_by("7", |item| item.value == 7)
+            .within(EventSpan::millis(100));
+        keyed(&job, &case, pace, &[])
+            .matches(pattern)
+            .name("goes")
+            .sink(for_each(|_| panic!("there is no `7`")));
+        job
+    };
+    let handle = describe(Pace::Slow(10)).start().expect("starts");
+    while handle.status().watermark() < EventTime::from_millis(5_000) {
+        std::thread::park_timeout(std::time::Duration::from_micros(100));
+    }
+    handle.stop(StopMode::WithCheckpoint);
+    oracle::finish(handle).expect("stops");
+    let job = describe(Pace::Full);
+    let checkpoint = job.checkpoint(StartFrom::Newest).expect("opens");
+    let bytes: u64 = checkpoint.sizes("goes").expect("sizes").iter().map(|group| group.bytes).sum();
+    drop(checkpoint);
+    // 25 attempts with about 100 bytes each, and 50 records with 70, of thousands that there were.
+    assert!((2_000..7_500).contains(&bytes), "{bytes} bytes");
+    run(job).expect("finishes");
 }

@@ -3,7 +3,8 @@
 //! All that is kept is plain data: which records an attempt has taken, by numbers, and what it needs to go on. Whether records fit is asked of the
 //! pattern.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use millstream_runtime::error::{Error, Result};
@@ -36,17 +37,22 @@ impl<T> Clone for Matching<T> {
 pub(super) struct Open<T> {
     /// In the order in which they began.
     attempts: VecDeque<Attempt>,
-    /// What they have taken, by numbers that grow.
-    records: BTreeMap<u64, Held<T>>,
-    /// The number of the next record that is taken.
-    next: u64,
+    records: Records<T>,
+    /// For every step how many records attempts have taken for it.
+    numbers: Vec<u64>,
+    /// How many records came since the first of all that is kept.
+    seen: u64,
 }
+
+/// What attempts have taken, by the step and a number of its own: so those of a step that took one after the other are told by two numbers, however
+/// many they are, and whatever others have taken between.
+type Records<T> = BTreeMap<(u32, u64), Held<T>>;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Held<T> {
     at: EventTime,
     value: T,
-    /// How many attempts have taken it.
+    /// How many attempts have taken it for this step.
     attempts: u64,
 }
 
@@ -54,6 +60,9 @@ struct Held<T> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Attempt {
     since: EventTime,
+    /// Which records are its first and its last, of those that were seen.
+    first: u64,
+    last: u64,
     /// In order; never empty.
     taken: Vec<Run>,
     /// How many the last step has taken.
@@ -72,6 +81,12 @@ struct Run {
     last: u64,
 }
 
+impl Run {
+    fn of<T>(self, records: &Records<T>) -> impl DoubleEndedIterator<Item = &T> + use<'_, T> {
+        records.range((self.step, self.first)..=(self.step, self.last)).map(|(_, held)| &held.value)
+    }
+}
+
 /// How an attempt stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -87,7 +102,7 @@ enum Standing {
 pub struct Matched<'a, T> {
     steps: &'a [Step<T>],
     taken: &'a [Run],
-    records: &'a BTreeMap<u64, Held<T>>,
+    records: &'a Records<T>,
 }
 
 impl<'a, T> Matched<'a, T> {
@@ -100,26 +115,23 @@ impl<'a, T> Matched<'a, T> {
         let number = number.unwrap_or_else(|| panic!("the pattern has no step `{step}`"));
         let (taken, records) = (self.taken, self.records);
         let of_step = taken.iter().filter(move |run| run.step as usize == number);
-        of_step.flat_map(move |run| records.range(run.first..=run.last)).map(|(_, held)| &held.value)
+        of_step.flat_map(move |run| run.of(records))
     }
 
     /// All of them, in order. None, when a record is to be the first.
     pub fn records(&self) -> impl DoubleEndedIterator<Item = &'a T> + use<'a, T> {
         let records = self.records;
-        self.taken
-            .iter()
-            .flat_map(move |run| records.range(run.first..=run.last))
-            .map(|(_, held)| &held.value)
+        self.taken.iter().flat_map(move |run| run.of(records))
     }
 
     /// The first of them.
     pub fn first(&self) -> Option<&'a T> {
-        self.taken.first().and_then(|run| self.records.get(&run.first)).map(|held| &held.value)
+        self.records().next()
     }
 
     /// The last of them.
     pub fn last(&self) -> Option<&'a T> {
-        self.taken.last().and_then(|run| self.records.get(&run.last)).map(|held| &held.value)
+        self.records().next_back()
     }
 }
 
@@ -132,7 +144,7 @@ struct Offered<'a, T> {
 }
 
 impl<T> Offered<'_, T> {
-    fn fits(&mut self, step: usize, taken: &[Run], records: &BTreeMap<u64, Held<T>>) -> bool {
+    fn fits(&mut self, step: usize, taken: &[Run], records: &Records<T>) -> bool {
         let Step { condition, given, .. } = &self.steps[step];
         let holds = *self.holds[step].get_or_insert_with(|| condition(self.value));
         let matched = Matched { steps: self.steps, taken, records };
@@ -141,21 +153,18 @@ impl<T> Offered<'_, T> {
 }
 
 impl Attempt {
+    /// One that is about to take its first record.
+    fn new(since: EventTime, seen: u64) -> Self {
+        Attempt { since, first: seen, last: seen, taken: Vec::new(), count: 0, skipped: false, broken: None }
+    }
+
     /// The last step that has taken a record.
     fn step(&self) -> usize {
         self.taken.last().map_or(0, |run| run.step as usize)
     }
 
-    fn first(&self) -> u64 {
-        self.taken.first().map_or(0, |run| run.first)
-    }
-
-    fn last(&self) -> u64 {
-        self.taken.last().map_or(0, |run| run.last)
-    }
-
     /// The step that takes the record, if one does; notes a step that must not be there and is.
-    fn choose<T>(&mut self, offered: &mut Offered<'_, T>, records: &BTreeMap<u64, Held<T>>) -> Option<usize> {
+    fn choose<T>(&mut self, offered: &mut Offered<'_, T>, records: &Records<T>) -> Option<usize> {
         let steps = offered.steps;
         let current = self.step();
         if self.can_repeat(&steps[current]) && offered.fits(current, &self.taken, records) {
@@ -175,15 +184,15 @@ impl Attempt {
         None
     }
 
-    fn take(&mut self, step: usize, number: u64) {
-        let step = u32::try_from(step).unwrap_or(u32::MAX);
+    /// Takes a record: the last that was seen, and this one of those of the step.
+    fn take(&mut self, step: u32, number: u64, seen: u64) {
         let before = self.taken.last().map(|run| run.step);
         match self.taken.last_mut() {
             Some(run) if run.step == step && run.last + 1 == number => run.last = number,
             _ => self.taken.push(Run { step, first: number, last: number }),
         }
         self.count = if before == Some(step) { self.count + 1 } else { 1 };
-        (self.skipped, self.broken) = (false, None);
+        (self.last, self.skipped, self.broken) = (seen, false, None);
     }
 
     /// Whether the last step may take another record.
@@ -226,18 +235,18 @@ impl Attempt {
 }
 
 impl<T: Value> Open<T> {
-    fn new() -> Self {
-        Open { attempts: VecDeque::new(), records: BTreeMap::new(), next: 0 }
+    fn new(steps: usize) -> Self {
+        Open { attempts: VecDeque::new(), records: BTreeMap::new(), numbers: vec![0; steps], seen: 0 }
     }
 
     /// Forgets an attempt that is gone, and what nobody else has taken.
     fn release(&mut self, attempt: &Attempt) {
         for run in &attempt.taken {
             for number in run.first..=run.last {
-                if let Some(held) = self.records.get_mut(&number) {
-                    held.attempts -= 1;
-                    if held.attempts == 0 {
-                        self.records.remove(&number);
+                if let Entry::Occupied(mut held) = self.records.entry((run.step, number)) {
+                    held.get_mut().attempts -= 1;
+                    if held.get().attempts == 0 {
+                        held.remove();
                     }
                 }
             }
@@ -245,10 +254,10 @@ impl<T: Value> Open<T> {
     }
 
     fn found(&self, attempt: &Attempt, steps: &[Step<T>], complete: bool) -> Match<T> {
-        let at = |number| self.records.get(&number).map_or(attempt.since, |held| held.at);
+        let last = attempt.taken.last().and_then(|run| self.records.get(&(run.step, run.last)));
         let matched = Matched { steps, taken: &attempt.taken, records: &self.records };
         let records = |step: &Step<T>| (step.name.clone(), matched.of(&step.name).cloned().collect());
-        let (since, until) = (attempt.since, at(attempt.last()));
+        let (since, until) = (attempt.since, last.map_or(attempt.since, |held| held.at));
         Match { complete, since, until, steps: steps.iter().map(records).collect() }
     }
 }
@@ -272,8 +281,8 @@ impl<T: Value> Matching<T> {
         if self.pattern.overlapping {
             return None;
         }
-        let last = attempt.last();
-        while let Some(other) = pop_if(&mut open.attempts, |other| other.first() <= last) {
+        let last = attempt.last;
+        while let Some(other) = pop_if(&mut open.attempts, |other| other.first <= last) {
             open.release(&other);
         }
         Some(last)
@@ -281,9 +290,9 @@ impl<T: Value> Matching<T> {
 
     /// Puts back what is to be kept, with a timer for when the time of the first attempt is over.
     fn keep<K: Key>(&self, cx: &mut Called<'_, K, T>, open: Open<T>) -> Result<()> {
-        let most = open.attempts.len().max(open.records.len());
-        if most > self.pattern.limit {
-            let limit = self.pattern.limit;
+        let limit = self.pattern.limit;
+        let runs: usize = open.attempts.iter().map(|attempt| attempt.taken.len()).sum();
+        if runs.max(open.records.len()) > limit {
             let error = Error::user(format!(
                 "a key has more than {limit} attempts at a pattern, or records that these have taken"
             ));
@@ -315,30 +324,29 @@ impl<K: Key, T: Value> Process<K, T> for Matching<T> {
     fn on_record(&mut self, cx: &mut Called<'_, K, T>, value: &T) -> Result<()> {
         let steps = Arc::clone(&self.pattern.steps);
         let mut offered = Offered { steps: &steps, value, holds: vec![None; steps.len()] };
-        let mut open = cx.state().take().unwrap_or_else(Open::new);
-        let (number, at) = (open.next, cx.now());
-        // How many attempts take the record. It is not among the others before all have been asked.
-        let mut takes = 0;
+        let mut open = cx.state().take().unwrap_or_else(|| Open::new(steps.len()));
+        let (seen, at) = (open.seen, cx.now());
+        open.seen += 1;
+        // How many attempts take the record for which step. It is not among the others before all have been asked.
+        let mut takes = vec![0; steps.len()];
         let mut attempts = std::mem::take(&mut open.attempts);
-        let begins = offered.fits(0, &[], &open.records);
+        if offered.fits(0, &[], &open.records) {
+            attempts.push_back(Attempt::new(at, seen));
+        }
         for attempt in &mut attempts {
-            match attempt.choose(&mut offered, &open.records) {
+            let step = if attempt.taken.is_empty() { Some(0) } else { attempt.choose(&mut offered, &open.records) };
+            match step {
                 Some(step) => {
-                    attempt.take(step, number);
-                    takes += 1;
+                    attempt.take(u32::try_from(step).unwrap_or(u32::MAX), open.numbers[step], seen);
+                    takes[step] += 1;
                 }
                 None => attempt.skipped = true,
             }
         }
-        if begins {
-            let mut attempt = Attempt { since: at, taken: Vec::new(), count: 0, skipped: false, broken: None };
-            attempt.take(0, number);
-            takes += 1;
-            attempts.push_back(attempt);
-        }
-        if takes > 0 {
-            open.records.insert(number, Held { at, value: value.clone(), attempts: takes });
-            open.next += 1;
+        for (step, attempts) in (0..).zip(takes).filter(|(_, attempts)| *attempts > 0) {
+            let number = &mut open.numbers[step as usize];
+            open.records.insert((step, *number), Held { at, value: value.clone(), attempts });
+            *number += 1;
         }
         let mut decided = Vec::new();
         for attempt in attempts {
@@ -350,7 +358,7 @@ impl<K: Key, T: Value> Process<K, T> for Matching<T> {
         }
         let mut past = None;
         for attempt in decided {
-            if past.is_none_or(|past| attempt.first() > past) {
+            if past.is_none_or(|past| attempt.first > past) {
                 past = self.emit(cx, &mut open, &attempt).or(past);
             }
             open.release(&attempt);

@@ -39,9 +39,9 @@
 //! **Order**: results do not depend on it: records are looked at in order of event time, once it has passed them; those of one instant by split
 //! and position.
 //!
-//! **State**: per key the attempts, and every record that one of them has taken, once; and the records that event time has not passed.
-//! An attempt is gone as soon as nothing can come of it, or its time is over. A key has at most [so many](Pattern::limit) attempts, and holds as
-//! many records for them; one that needs more fails the job. Conditions are no part of it, so they may be changed between two starts;
+//! **State**: per key the attempts, and every record that any of them has taken, once for each step that took it; and the records that event time
+//! has not passed. An attempt is gone as soon as nothing can come of it, or its time is over. A key has at most [so many](Pattern::limit)
+//! attempts and records; one that needs more fails the job. Conditions are no part of it, so they may be changed between two starts;
 //! a checkpoint of a pattern with other steps, or another span, is refused.
 //!
 //! **Source**: Flink's CEP library, of which this is the part that can be decided without trying out several ways to go on: `next`,
@@ -181,8 +181,9 @@ impl<T> Pattern<T> {
         self
     }
 
-    /// How many attempts a key may have at a time, and how many records it may hold for them. More fail the job, with the key. 10,000 unless
-    /// it is said here. It may be changed between two starts.
+    /// How many attempts a key may have at a time, where one counts for every step that has taken records, and more where those that a step took
+    /// are not those that it took for others; and how many records may be held for them. More fail the job, which names the key. 10,000 unless it
+    /// is said here. It may be changed between two starts.
     ///
     /// # Panics
     /// When `most` is zero.
