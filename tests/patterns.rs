@@ -204,7 +204,7 @@ impl Definition<'_> {
         let values = || before.iter().map(|(_, record)| &self.items[*record]);
         let first = before.iter().filter(|(step, _)| *step == 0).count();
         let sum = values().map(|item| item.value).sum();
-        holds(&self.asks[step], item) && asked(self.asks[step].given, item, values().last(), sum, first)
+        holds(&self.asks[step], item) && asked(self.asks[step].given, item, values().next_back(), sum, first)
     }
 
     /// How many records a step has taken.

@@ -324,13 +324,18 @@ impl<K: Key, T: Value> Process<K, T> for Matching<T> {
     fn on_record(&mut self, cx: &mut Called<'_, K, T>, value: &T) -> Result<()> {
         let steps = Arc::clone(&self.pattern.steps);
         let mut offered = Offered { steps: &steps, value, holds: vec![None; steps.len()] };
-        let mut open = cx.state().take().unwrap_or_else(|| Open::new(steps.len()));
+        let begins = offered.fits(0, &[], &Records::new());
+        let mut open = match cx.state().take() {
+            Some(open) => open,
+            None if begins => Open::new(steps.len()),
+            None => return Ok(()),
+        };
         let (seen, at) = (open.seen, cx.now());
         open.seen += 1;
         // How many attempts take the record for which step. It is not among the others before all have been asked.
         let mut takes = vec![0; steps.len()];
         let mut attempts = std::mem::take(&mut open.attempts);
-        if offered.fits(0, &[], &open.records) {
+        if begins {
             attempts.push_back(Attempt::new(at, seen));
         }
         for attempt in &mut attempts {

@@ -6,32 +6,32 @@
 //! # What matches
 //!
 //! A pattern is a sequence of steps. Every record that fits the [first](Pattern::first) begins an *attempt*, which looks at the records of the
-//! key after it, one by one. A record is offered to the steps in their order, from the one that took the last record on, as far as what lies
-//! between has what it needs; the first that can take it has it:
+//! key after it, one by one. Each is offered to the steps in their order: first to the one that took the last record, then to those behind it, as
+//! far as the steps before have what they need. The first that can take it has it; if none can, it is skipped.
 //!
 //! * A step takes a record for which its condition holds, and [what is asked](Steps::given) of it and the records taken before.
-//! * [`next`](Steps::next) takes its first record directly behind the last one taken. [`followed_by`](Steps::followed_by) skips those that
-//!   no step takes.
-//! * A step takes one record, or [as many as it is said](Steps::times): so many that it needs before a later step can take one, and up to so many
-//!   that it *may* take. It takes **as many as it can**: what fits both a step that may take more and a later one goes to the former, and nothing
-//!   is ever given back. So conditions of a repeated step and the one behind it should exclude each other. Between the records of one step
-//!   others are skipped, also of a step that is `next`, unless they are to be [consecutive](Steps::consecutive).
-//! * A step that is [optional](Steps::optional) takes what it needs, or nothing. It has the first choice as long as no later step has taken a record.
+//! * The first record of a step that is [`next`](Steps::next) comes directly behind the last one taken; before that of one that is
+//!   [`followed_by`](Steps::followed_by) others may be skipped.
+//! * A step takes one record, or [as many as it is said](Steps::times): it needs the least number before a later step can take one, and **takes as
+//!   many as it can**, up to the greatest. So what fits both a step that may take more and a later one goes to the former, and nothing is ever
+//!   given back: conditions of a repeated step and the one behind it should exclude each other. Between the records of one step others may be
+//!   skipped, also of a step that is `next`, unless they are to be [consecutive](Steps::consecutive).
+//! * A step that is [optional](Steps::optional) takes what it needs, or nothing. It may still begin as long as no later step has taken a record.
 //! * A [`not_next`](Steps::not_next) or [`not_followed_by`](Steps::not_followed_by) looks at what comes behind the last record of the steps
-//!   before it, up to the first one of the steps behind it, with that: at the first such record, or at all of them. If one fits, no step behind
-//!   it can take a record any more; a step before it may, and then it begins to look again. At the end of a pattern it looks on until the
-//!   time of the attempt is over.
+//!   before it, up to and with the first one of the steps behind it: at the first such record, or at all of them. If one fits, the steps behind
+//!   it can take none any more. Only when a step before it takes another does it look anew, behind that. At the end of a pattern it looks on
+//!   until the time of the attempt is over, and if one fits, it is no match.
 //!
 //! So there is at most one match for every first record. It is *decided* when no record that might come could change it: mostly with
-//! its last record. When the last step might take more, or something must not follow, that is when a record has come that is not directly next
-//! where only that would do, or when the time is over.
+//! its last record. Where the last step might take more, or something must not follow, that is when what could change it would have to come
+//! next and did not, or when the time is over. An attempt of which nothing can come any more is given up at once.
 //!
 //! **After a match** the search goes on behind its last record: all attempts that began there or before are given up, so that no record is in two
 //! matches. Whichever is decided first counts; of those that are decided at once, the one that began first. With [`overlapping`](Pattern::overlapping)
 //! every attempt goes its own way.
 //!
 //! **Time**: all records of a match lie in `[t, t + within)`, if `t` is when the first happened. What is still to be decided when event time comes to
-//! `t + within` is decided then; that is before the records of this instant. A result happened when it was decided: mostly when its last
+//! `t + within`, or to its end, is decided then; that is before the records of this instant. A result happened when it was decided: mostly when its last
 //! record did. The result itself has the times of its first and last record.
 //!
 //! **Lateness** is that of [process functions](crate::process): late records are in no match, and nothing is next to them.
