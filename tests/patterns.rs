@@ -676,6 +676,10 @@ fn after_a_match_the_search_goes_on_behind_it() {
     let some = some.within(secs(10));
     expect(&some, "aabb", ["a0|b2 b3 @3"]);
     expect(&some.overlapping(), "aabb", ["a0|b2 b3 @3", "a1|b2 b3 @3"]);
+    // Two that are decided at once: the second begins with the last record of the first.
+    let run = a().one_or_more().consecutive().within(secs(10));
+    expect(&run, "aaxa", ["a0 a1 @2", "a3 @13"]);
+    expect(&run.overlapping(), "aax", ["a0 a1 @2", "a1 @2"]);
     // What began behind the last record of a match goes on, though the match was decided later.
     let quiet = a().not_followed_by("x", is('x')).within(secs(3));
     expect(&quiet, "aa", ["a0| @3", "a1| @4"]);

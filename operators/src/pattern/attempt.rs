@@ -37,16 +37,19 @@ impl<T> Clone for Matching<T> {
 pub(super) struct Open<T> {
     /// In the order in which they began.
     attempts: VecDeque<Attempt>,
-    records: Records<T>,
-    /// For every step how many records attempts have taken for it.
-    numbers: Vec<u64>,
+    /// What they have taken, by steps.
+    taken: Vec<Taken<T>>,
     /// How many records came since the first of all that is kept.
     seen: u64,
 }
 
-/// What attempts have taken, by the step and a number of its own: so those of a step that took one after the other are told by two numbers, however
-/// many they are, and whatever others have taken between.
-type Records<T> = BTreeMap<(u32, u64), Held<T>>;
+/// What attempts have taken for one step, by numbers of its own: so those that an attempt took one after the other are told by two numbers, however
+/// many they are, and whatever other steps have taken between.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Taken<T> {
+    next: u64,
+    records: BTreeMap<u64, Held<T>>,
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Held<T> {
@@ -63,8 +66,8 @@ struct Attempt {
     /// Which records are its first and its last, of those that were seen.
     first: u64,
     last: u64,
-    /// In order; never empty.
-    taken: Vec<Run>,
+    /// What it has taken, in order; never empty.
+    runs: Vec<Run>,
     /// How many the last step has taken.
     count: u64,
     /// Whether a record has come since the last one taken.
@@ -82,8 +85,8 @@ struct Run {
 }
 
 impl Run {
-    fn of<T>(self, records: &Records<T>) -> impl DoubleEndedIterator<Item = &T> + use<'_, T> {
-        records.range((self.step, self.first)..=(self.step, self.last)).map(|(_, held)| &held.value)
+    fn of<T>(self, taken: &[Taken<T>]) -> impl DoubleEndedIterator<Item = &Held<T>> + use<'_, T> {
+        taken[self.step as usize].records.range(self.first..=self.last).map(|(_, held)| held)
     }
 }
 
@@ -101,8 +104,8 @@ enum Standing {
 /// What an attempt has taken so far.
 pub struct Matched<'a, T> {
     steps: &'a [Step<T>],
-    taken: &'a [Run],
-    records: &'a Records<T>,
+    runs: &'a [Run],
+    taken: &'a [Taken<T>],
 }
 
 impl<'a, T> Matched<'a, T> {
@@ -113,15 +116,15 @@ impl<'a, T> Matched<'a, T> {
     pub fn of(&self, step: &str) -> impl DoubleEndedIterator<Item = &'a T> + use<'a, T> {
         let number = self.steps.iter().position(|own| own.name == step);
         let number = number.unwrap_or_else(|| panic!("the pattern has no step `{step}`"));
-        let (taken, records) = (self.taken, self.records);
-        let of_step = taken.iter().filter(move |run| run.step as usize == number);
-        of_step.flat_map(move |run| run.of(records))
+        let (runs, taken) = (self.runs, self.taken);
+        let of_step = runs.iter().filter(move |run| run.step as usize == number);
+        of_step.flat_map(move |run| run.of(taken)).map(|held| &held.value)
     }
 
     /// All of them, in order. None, when a record is to be the first.
     pub fn records(&self) -> impl DoubleEndedIterator<Item = &'a T> + use<'a, T> {
-        let records = self.records;
-        self.taken.iter().flat_map(move |run| run.of(records))
+        let taken = self.taken;
+        self.runs.iter().flat_map(move |run| run.of(taken)).map(|held| &held.value)
     }
 
     /// The first of them.
@@ -144,10 +147,10 @@ struct Offered<'a, T> {
 }
 
 impl<T> Offered<'_, T> {
-    fn fits(&mut self, step: usize, taken: &[Run], records: &Records<T>) -> bool {
+    fn fits(&mut self, step: usize, runs: &[Run], taken: &[Taken<T>]) -> bool {
         let Step { condition, given, .. } = &self.steps[step];
         let holds = *self.holds[step].get_or_insert_with(|| condition(self.value));
-        let matched = Matched { steps: self.steps, taken, records };
+        let matched = Matched { steps: self.steps, runs, taken };
         holds && given.as_ref().is_none_or(|given| given(self.value, &matched))
     }
 }
@@ -155,25 +158,25 @@ impl<T> Offered<'_, T> {
 impl Attempt {
     /// One that is about to take its first record.
     fn new(since: EventTime, seen: u64) -> Self {
-        Attempt { since, first: seen, last: seen, taken: Vec::new(), count: 0, skipped: false, broken: None }
+        Attempt { since, first: seen, last: seen, runs: Vec::new(), count: 0, skipped: false, broken: None }
     }
 
     /// The last step that has taken a record.
     fn step(&self) -> usize {
-        self.taken.last().map_or(0, |run| run.step as usize)
+        self.runs.last().map_or(0, |run| run.step as usize)
     }
 
     /// The step that takes the record, if one does; notes a step that must not be there and is.
-    fn choose<T>(&mut self, offered: &mut Offered<'_, T>, records: &Records<T>) -> Option<usize> {
+    fn choose<T>(&mut self, offered: &mut Offered<'_, T>, taken: &[Taken<T>]) -> Option<usize> {
         let steps = offered.steps;
         let current = self.step();
-        if self.can_repeat(&steps[current]) && offered.fits(current, &self.taken, records) {
+        if self.can_repeat(&steps[current]) && offered.fits(current, &self.runs, taken) {
             return Some(current);
         }
         for number in self.behind(steps) {
             let step = &steps[number];
             let here = step.place == Place::Anywhere || !self.skipped;
-            if here && offered.fits(number, &self.taken, records) {
+            if here && offered.fits(number, &self.runs, taken) {
                 if step.not {
                     self.broken = u32::try_from(number).ok();
                     return None;
@@ -186,10 +189,10 @@ impl Attempt {
 
     /// Takes a record: the last that was seen, and this one of those of the step.
     fn take(&mut self, step: u32, number: u64, seen: u64) {
-        let before = self.taken.last().map(|run| run.step);
-        match self.taken.last_mut() {
+        let before = self.runs.last().map(|run| run.step);
+        match self.runs.last_mut() {
             Some(run) if run.step == step && run.last + 1 == number => run.last = number,
-            _ => self.taken.push(Run { step, first: number, last: number }),
+            _ => self.runs.push(Run { step, first: number, last: number }),
         }
         self.count = if before == Some(step) { self.count + 1 } else { 1 };
         (self.last, self.skipped, self.broken) = (seen, false, None);
@@ -236,14 +239,16 @@ impl Attempt {
 
 impl<T: Value> Open<T> {
     fn new(steps: usize) -> Self {
-        Open { attempts: VecDeque::new(), records: BTreeMap::new(), numbers: vec![0; steps], seen: 0 }
+        let taken = (0..steps).map(|_| Taken { next: 0, records: BTreeMap::new() }).collect();
+        Open { attempts: VecDeque::new(), taken, seen: 0 }
     }
 
     /// Forgets an attempt that is gone, and what nobody else has taken.
     fn release(&mut self, attempt: &Attempt) {
-        for run in &attempt.taken {
+        for run in &attempt.runs {
+            let records = &mut self.taken[run.step as usize].records;
             for number in run.first..=run.last {
-                if let Entry::Occupied(mut held) = self.records.entry((run.step, number)) {
+                if let Entry::Occupied(mut held) = records.entry(number) {
                     held.get_mut().attempts -= 1;
                     if held.get().attempts == 0 {
                         held.remove();
@@ -254,8 +259,8 @@ impl<T: Value> Open<T> {
     }
 
     fn found(&self, attempt: &Attempt, steps: &[Step<T>], complete: bool) -> Match<T> {
-        let last = attempt.taken.last().and_then(|run| self.records.get(&(run.step, run.last)));
-        let matched = Matched { steps, taken: &attempt.taken, records: &self.records };
+        let last = attempt.runs.last().and_then(|run| run.of(&self.taken).next_back());
+        let matched = Matched { steps, runs: &attempt.runs, taken: &self.taken };
         let records = |step: &Step<T>| (step.name.clone(), matched.of(&step.name).cloned().collect());
         let (since, until) = (attempt.since, last.map_or(attempt.since, |held| held.at));
         Match { complete, since, until, steps: steps.iter().map(records).collect() }
@@ -291,8 +296,9 @@ impl<T: Value> Matching<T> {
     /// Puts back what is to be kept, with a timer for when the time of the first attempt is over.
     fn keep<K: Key>(&self, cx: &mut Called<'_, K, T>, open: Open<T>) -> Result<()> {
         let limit = self.pattern.limit;
-        let runs: usize = open.attempts.iter().map(|attempt| attempt.taken.len()).sum();
-        if runs.max(open.records.len()) > limit {
+        let runs: usize = open.attempts.iter().map(|attempt| attempt.runs.len()).sum();
+        let records: usize = open.taken.iter().map(|taken| taken.records.len()).sum();
+        if runs.max(records) > limit {
             let error = Error::user(format!(
                 "a key has more than {limit} attempts at a pattern, or records that these have taken"
             ));
@@ -324,7 +330,7 @@ impl<K: Key, T: Value> Process<K, T> for Matching<T> {
     fn on_record(&mut self, cx: &mut Called<'_, K, T>, value: &T) -> Result<()> {
         let steps = Arc::clone(&self.pattern.steps);
         let mut offered = Offered { steps: &steps, value, holds: vec![None; steps.len()] };
-        let begins = offered.fits(0, &[], &Records::new());
+        let begins = offered.fits(0, &[], &[]);
         let mut open = match cx.state().take() {
             Some(open) => open,
             None if begins => Open::new(steps.len()),
@@ -339,19 +345,18 @@ impl<K: Key, T: Value> Process<K, T> for Matching<T> {
             attempts.push_back(Attempt::new(at, seen));
         }
         for attempt in &mut attempts {
-            let step = if attempt.taken.is_empty() { Some(0) } else { attempt.choose(&mut offered, &open.records) };
+            let step = if attempt.runs.is_empty() { Some(0) } else { attempt.choose(&mut offered, &open.taken) };
             match step {
                 Some(step) => {
-                    attempt.take(u32::try_from(step).unwrap_or(u32::MAX), open.numbers[step], seen);
+                    attempt.take(u32::try_from(step).unwrap_or(u32::MAX), open.taken[step].next, seen);
                     takes[step] += 1;
                 }
                 None => attempt.skipped = true,
             }
         }
-        for (step, attempts) in (0..).zip(takes).filter(|(_, attempts)| *attempts > 0) {
-            let number = &mut open.numbers[step as usize];
-            open.records.insert((step, *number), Held { at, value: value.clone(), attempts });
-            *number += 1;
+        for (taken, attempts) in open.taken.iter_mut().zip(takes).filter(|(_, attempts)| *attempts > 0) {
+            taken.records.insert(taken.next, Held { at, value: value.clone(), attempts });
+            taken.next += 1;
         }
         let mut decided = Vec::new();
         for attempt in attempts {
