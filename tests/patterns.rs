@@ -71,8 +71,8 @@ fn ask() -> impl Strategy<Value = Ask> {
     let place = prop_oneof![
         3 => Just(Place::Next),
         4 => Just(Place::Followed),
-        1 => Just(Place::NotNext),
-        2 => Just(Place::NotFollowed),
+        2 => Just(Place::NotNext),
+        3 => Just(Place::NotFollowed),
     ];
     let given = prop_oneof![
         5 => Just(Given::Nothing),

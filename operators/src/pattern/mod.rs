@@ -30,9 +30,9 @@
 //! matches. Whichever is decided first counts; of those that are decided at once, the one that began first. With [`overlapping`](Pattern::overlapping)
 //! every attempt goes its own way.
 //!
-//! **Time**: all records of a match lie in `[t, t + within)`, if `t` is when the first happened. What is still to be decided when event time comes to
-//! `t + within`, or to its end, is decided then; that is before the records of this instant. A result happened when it was decided: mostly when its last
-//! record did. The result itself has the times of its first and last record.
+//! **Time**: all records of a match lie in `[t, t + within)`, if `t` is when the first happened. What is still to be decided when event time comes
+//! to `t + within`, or to its end, is decided then; that is before the records of this instant. A result happened when it was decided: mostly
+//! when its last record did. The result itself has the times of its first and last record.
 //!
 //! **Lateness** is that of [process functions](crate::process): late records are in no match, and nothing is next to them.
 //!
