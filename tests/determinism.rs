@@ -38,7 +38,8 @@ impl Process<u64, Item> for Silence {
 }
 
 /// What is written where.
-const OUTPUTS: [&str; 7] = ["late", "once", "sessions", "late-for-sessions", "some-sessions", "silences", "pairs"];
+const OUTPUTS: [&str; 8] =
+    ["late", "once", "sessions", "late-for-sessions", "some-sessions", "patterns", "silences", "pairs"];
 
 fn network(job: &Job, case: &Case, pace: Pace, faults: &[Fault], out: &Path) {
     let unit = (case.shape.slide / 7).max(1);
@@ -59,6 +60,12 @@ fn network(job: &Job, case: &Case, pace: Pace, faults: &[Fault], out: &Path) {
     // Of several that end at the same instant only one stays.
     let some = sessions.key_by(|(key, ..)| key % 2).deduplicate(span(3));
     some.sink(FileSink::json_lines(out.join("some-sessions")));
+    let even_then_odd = Pattern::first("even", |item: &Item| item.value % 2 == 0)
+        .followed_by("odd", |item| item.value % 2 != 0)
+        .times(1..=3)
+        .not_next("large", |item| item.value > 3_000)
+        .within(span(20));
+    keyed.clone().matches(even_then_odd).sink(FileSink::json_lines(out.join("patterns")));
     let silences = keyed.process_in_order(Silence(span(20)));
     silences.clone().sink(FileSink::json_lines(out.join("silences")));
     silences

@@ -319,6 +319,60 @@ fn process_in_order() {
 }
 
 #[test]
+fn patterns() {
+    let (kit, input, (found, silent, late)) = Kit::of(|input: Stream<Sale>| {
+        let keyed = input.key_by(who);
+        let tried_out = Pattern::first("small", |sale: &Sale| (0..10).contains(&sale.1))
+            .times(2..)
+            .next("large", |sale| sale.1 > 100)
+            .within(secs(60))
+            .with_timed_out();
+        let unpaid = Pattern::first("order", |sale: &Sale| sale.1 > 100)
+            .not_followed_by("payment", |sale| sale.1 < 0)
+            .within(secs(30));
+        let (found, late) = keyed.clone().matches_with_late(tried_out);
+        let shown = |found: Match<Sale>| {
+            let large = found.complete.then(|| found.one("large").1);
+            (found.records().next().map(who).unwrap_or_default(), found.of("small").len(), large)
+        };
+        (found.map(shown), keyed.matches(unpaid).map(|found| found.one("order").clone()), late)
+    });
+    let result = |who: &str, small: usize, large: Option<i64>| (who.to_string(), small, large);
+    kit.in_all_modes([
+        input.at(3, sale("ann", 5)),
+        input.at(8, sale("ann", 500)),
+        input.at(6, sale("ann", 7)),
+        input.at(8, sale("bob", 300)),
+        found.expect([]),
+        input.watermark(8),
+        // Another record of this instant may still come.
+        found.expect([]),
+        input.at(5, sale("ann", 1)),
+        late.expect_at([(5, sale("ann", 1))]),
+        checkpoint(),
+        input.watermark(9),
+        found.expect_at([(8, result("ann", 2, Some(500)))]),
+        input.at(20, sale("bob", 9)),
+        input.at(37, sale("ann", -500)),
+        crash(),
+        input.watermark(38),
+        silent.expect_at([(38, sale("bob", 300))]),
+        rescale(2),
+        input.at(39, sale("bob", 8)),
+        input.watermark(79),
+        found.expect([]),
+        input.at(80, sale("bob", 200)),
+        input.watermark(90),
+        // What began at 20 was over before the record of this instant.
+        found.expect_at([(80, result("bob", 2, None))]),
+        restart(),
+        input.end(),
+        found.expect_at([(99, result("bob", 1, None))]),
+        silent.expect_at([(110, sale("bob", 200))]),
+    ]);
+}
+
+#[test]
 fn process_as_records_come() {
     let (kit, input, bursts) = Kit::of(|input: Stream<Sale>| input.key_by(who).process(Bursts).name("bursts"));
     // How many timers are called before a record comes depends on how much is read at once.

@@ -14,6 +14,7 @@
 //! | [`process`](process::ProcessExt::process) | keyed stream | stream, late records | what the function keeps, timers | yes, by nature |
 //! | [`process_in_order`](process::ProcessExt::process_in_order) | keyed stream | stream, late records | as `process`, and records that event time has not passed | no |
 //! | [`deduplicate`](deduplicate::DeduplicateExt::deduplicate) | keyed stream | stream, late records | as `process_in_order` | no |
+//! | [`matches`](pattern::PatternExt::matches) | keyed stream | stream, late records | what has begun to match, and as `process_in_order` | no |
 //! | `connect` ([`KeyedStream::connect`](millstream_runtime::stream::KeyedStream::connect)) | two keyed streams | keyed stream | none | no |
 //! | [`interval_join`](join::IntervalJoinExt::interval_join) | two keyed streams | stream, late records | records that may still match, and as `process_in_order` | no |
 //! | [`cogroup`](join::CoGroupExt::cogroup) + [`inner_join`](join::WindowJoinExt::inner_join) and others | two keyed streams in windows | stream, late records | the records of open windows | no |
@@ -35,6 +36,7 @@ pub mod inspect;
 pub mod join;
 mod lateness;
 pub mod map;
+pub mod pattern;
 pub mod process;
 pub mod split;
 pub mod table;
