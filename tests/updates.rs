@@ -414,6 +414,40 @@ fn sessions_that_become_one_are_retracted() {
     assert!(late.is_empty());
 }
 
+/// What came late and the session that it overlaps with become one, though lateness is over for it long before that session is.
+#[test]
+fn what_came_late_waits_for_the_session_that_it_belongs_to() {
+    let records = [(100, 0), (96, 0), (108, 0), (116, 0), (200, 0)];
+    let ten = Session::with_gap(EventSpan::micros(10));
+    let (results, late) = story(&records, ten, |windows| windows.allowed_lateness(EventSpan::micros(5)));
+    assert_eq!(
+        results,
+        ["Late +1 [96, 106) @105", "OnTime +3 [100, 126) @125", "Late +4 [96, 126) @125", "OnTime +1 [200, 210) @209",]
+    );
+    assert!(late.is_empty());
+}
+
+/// A late result is behind the watermark, as its record was: the window behind it that is over takes it for late.
+#[test]
+fn late_results_are_late_for_the_windows_behind() {
+    let (panes, missed) = (Collected::new(), Collected::new());
+    let job = Job::new("behind").batch_size(1);
+    let ten = Tumbling::of(EventSpan::micros(10));
+    let records = one_split(&[(1, 0), (25, 0), (3, 0), (60, 0)]);
+    let updates = job
+        .source(Script::new(vec![records]).pace(oracle::Pace::Slow(1)), watermarks(0))
+        .key_by(|item| item.key)
+        .window(ten)
+        .allowed_lateness(EventSpan::micros(100))
+        .aggregate(Count);
+    let (counts, late) = updates.key_by(|_| 0u64).window(ten).aggregate_with_late(Count);
+    counts.map(|(_, window, count)| (window.start.micros(), count)).sink(panes.sink());
+    late.map(|update| (update.timing, update.result)).sink(missed.sink());
+    run(job).expect("the job finishes");
+    assert_eq!(sorted(values(panes.take())), [(0, 1), (20, 1), (60, 1)]);
+    assert_eq!(values(missed.take()), [(Timing::Late, 2)]);
+}
+
 #[test]
 fn a_window_that_does_not_contain_its_record_fails_the_job_and_names_both() {
     #[derive(Clone)]
