@@ -127,13 +127,12 @@ proptest! {
         sizes in sizes(),
         setups in setups(),
     ) {
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), Counts::new());
-            let job = new_job(&setup, &dir);
-            outlets.attach(keyed(&job, &case, setup.pace, &[]), sizes);
-            run(job).expect("the job finishes");
-            outlets.compare(&case, sizes)?;
-        }
+        let outlets = Counts::new();
+        run_in(
+            &setups,
+            |job, pace| outlets.attach(keyed(job, &case, pace, &[]), sizes),
+            |_| outlets.compare(&case, sizes),
+        )?;
     }
 
     #[test]
@@ -145,8 +144,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = Counts::new();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             outlets.attach(keyed(job, &case, setup.pace, faults), sizes);
         })?;
         outlets.compare(&case, sizes)?;
@@ -344,13 +342,12 @@ proptest! {
         how_many in how_many(),
         setups in setups(),
     ) {
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), Firsts::new());
-            let job = new_job(&setup, &dir);
-            outlets.attach(keyed(&job, &case, setup.pace, &[]), how_many);
-            run(job).expect("the job finishes");
-            outlets.compare(&case, how_many)?;
-        }
+        let outlets = Firsts::new();
+        run_in(
+            &setups,
+            |job, pace| outlets.attach(keyed(job, &case, pace, &[]), how_many),
+            |_| outlets.compare(&case, how_many),
+        )?;
     }
 
     #[test]
@@ -362,8 +359,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = Firsts::new();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             outlets.attach(keyed(job, &case, setup.pace, faults), how_many);
         })?;
         outlets.compare(&case, how_many)?;
@@ -499,13 +495,12 @@ proptest! {
         (bounds, allowed) in keep_bounds(),
         setups in setups(),
     ) {
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), Keeps::new());
-            let job = new_job(&setup, &dir);
-            outlets.attach(keyed(&job, &case, setup.pace, &[]), case.shape, bounds, allowed);
-            run(job).expect("the job finishes");
-            outlets.compare(&case, bounds, allowed)?;
-        }
+        let outlets = Keeps::new();
+        run_in(
+            &setups,
+            |job, pace| outlets.attach(keyed(job, &case, pace, &[]), case.shape, bounds, allowed),
+            |_| outlets.compare(&case, bounds, allowed),
+        )?;
     }
 
     #[test]
@@ -517,8 +512,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = Keeps::new();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             outlets.attach(keyed(job, &case, setup.pace, faults), case.shape, bounds, allowed);
         })?;
         outlets.compare(&case, bounds, allowed)?;

@@ -113,8 +113,7 @@ proptest! {
             prop_assert_eq!(&uninterrupted(&case, &setup), &expected, "{:?}", setup);
         }
         let out = tempdir();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &slow, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &slow, |job, faults| {
             network(job, &case, slow.pace, faults, out.path());
         })?;
         prop_assert_eq!(lines(out.path()), expected);

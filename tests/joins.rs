@@ -126,13 +126,12 @@ proptest! {
 
     #[test]
     fn pairs_are_as_the_oracle_says((case, first) in two_streams(100), bounds in bounds(), setups in setups()) {
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), Outlets::new());
-            let job = new_job(&setup, &dir);
-            join(&job, &case, first, bounds, setup.pace, &[], &outlets);
-            run(job).expect("the job finishes");
-            outlets.compare(&case, first, bounds)?;
-        }
+        let outlets = Outlets::new();
+        run_in(
+            &setups,
+            |job, pace| join(job, &case, first, bounds, pace, &[], &outlets),
+            |_| outlets.compare(&case, first, bounds),
+        )?;
     }
 
     #[test]
@@ -144,8 +143,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = Outlets::new();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             join(job, &case, first, bounds, setup.pace, faults, &outlets);
         })?;
         outlets.compare(&case, first, bounds)?;
@@ -250,13 +248,12 @@ proptest! {
         valid in validity(),
         setups in setups(),
     ) {
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), AsOf::new());
-            let job = new_job(&setup, &dir);
-            outlets.attach(sides(&job, &case, first, setup.pace, &[]), valid);
-            run(job).expect("the job finishes");
-            outlets.compare(&case, first, valid)?;
-        }
+        let outlets = AsOf::new();
+        run_in(
+            &setups,
+            |job, pace| outlets.attach(sides(job, &case, first, pace, &[]), valid),
+            |_| outlets.compare(&case, first, valid),
+        )?;
     }
 
     #[test]
@@ -268,8 +265,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = AsOf::new();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             outlets.attach(sides(job, &case, first, setup.pace, faults), valid);
         })?;
         outlets.compare(&case, first, valid)?;
@@ -473,13 +469,12 @@ proptest! {
         kind in kinds(),
         setups in setups(),
     ) {
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), Meetings::new());
-            let job = new_job(&setup, &dir);
-            outlets.attach(sides(&job, &case, first, setup.pace, &[]), &case, kind);
-            run(job).expect("the job finishes");
-            outlets.compare(&case, first, kind)?;
-        }
+        let outlets = Meetings::new();
+        run_in(
+            &setups,
+            |job, pace| outlets.attach(sides(job, &case, first, pace, &[]), &case, kind),
+            |_| outlets.compare(&case, first, kind),
+        )?;
     }
 
     #[test]
@@ -491,8 +486,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = Meetings::new();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             outlets.attach(sides(job, &case, first, setup.pace, faults), &case, kind);
         })?;
         outlets.compare(&case, first, kind)?;

@@ -454,13 +454,12 @@ proptest! {
 
     #[test]
     fn matches_are_as_the_oracle_says((case, spec) in case_and_spec(), setups in setups()) {
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), Outlets::new());
-            let job = new_job(&setup, &dir);
-            outlets.attach(keyed(&job, &case, setup.pace, &[]), &spec);
-            run(job).expect("the job finishes");
-            outlets.compare(&case, &spec)?;
-        }
+        let outlets = Outlets::new();
+        run_in(
+            &setups,
+            |job, pace| outlets.attach(keyed(job, &case, pace, &[]), &spec),
+            |_| outlets.compare(&case, &spec),
+        )?;
     }
 
     #[test]
@@ -471,8 +470,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = Outlets::new();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             outlets.attach(keyed(job, &case, setup.pace, faults), &spec);
         })?;
         outlets.compare(&case, &spec)?;

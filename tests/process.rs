@@ -181,13 +181,12 @@ proptest! {
 
     #[test]
     fn what_is_seen_in_order_is_as_the_oracle_says(case in any_case(4, 120), within in spans(), setups in setups()) {
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), Outlets::new());
-            let job = new_job(&setup, &dir);
-            outlets.attach(keyed(&job, &case, setup.pace, &[]), within);
-            run(job).expect("the job finishes");
-            outlets.compare(&case, within)?;
-        }
+        let outlets = Outlets::new();
+        run_in(
+            &setups,
+            |job, pace| outlets.attach(keyed(job, &case, pace, &[]), within),
+            |_| outlets.compare(&case, within),
+        )?;
     }
 
     #[test]
@@ -199,8 +198,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = Outlets::new();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             outlets.attach(keyed(job, &case, setup.pace, faults), within);
         })?;
         outlets.compare(&case, within)?;
@@ -361,8 +359,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let (seen, late) = (Collected::new(), Collected::new());
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             let function = Forgetful { keep };
             let (out, missed) = keyed(job, &case, setup.pace, faults).process_in_order_with_late(function);
             out.sink(seen.sink());
@@ -601,8 +598,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let (sums, late) = (Collected::new(), Collected::new());
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             let (out, missed) = keyed(job, &case, setup.pace, faults).process_with_late(Sums);
             out.sink(sums.sink());
             missed.sink(late.sink());

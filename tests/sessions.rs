@@ -88,14 +88,13 @@ proptest! {
 
     #[test]
     fn sessions_are_as_the_oracle_says(case in any_case(4, 150), quiet in any_quiet(), setups in setups()) {
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), Outlets::new());
-            let job = new_job(&setup, &dir);
-            outlets.attach(keyed(&job, &case, setup.pace, &[]), quiet);
-            let summary = run(job).expect("the job finishes");
+        let outlets = Outlets::new();
+        let attach = |job: &Job, pace| outlets.attach(keyed(job, &case, pace, &[]), quiet);
+        run_in(&setups, attach, |summary| {
             let (fired, late) = outlets.compare(&case, quiet)?;
             prop_assert_eq!((summary.windows_fired, summary.late), (fired as u64, late as u64));
-        }
+            Ok(())
+        })?;
     }
 
     #[test]
@@ -107,8 +106,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = Outlets::new();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             outlets.attach(keyed(job, &case, setup.pace, faults), quiet);
         })?;
         outlets.compare(&case, quiet)?;

@@ -124,13 +124,8 @@ proptest! {
 
     #[test]
     fn tables_are_as_the_oracle_says(case in any_case(4, 100), setups in setups()) {
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), Outlets::new());
-            let job = new_job(&setup, &dir);
-            outlets.attach(&job, &case, setup.pace, &[]);
-            run(job).expect("the job finishes");
-            outlets.compare(&case)?;
-        }
+        let outlets = Outlets::new();
+        run_in(&setups, |job, pace| outlets.attach(job, &case, pace, &[]), |_| outlets.compare(&case))?;
     }
 
     #[test]
@@ -141,8 +136,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = Outlets::new();
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| outlets.attach(job, &case, setup.pace, faults))?;
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| outlets.attach(job, &case, setup.pace, faults))?;
         outlets.compare(&case)?;
     }
 }

@@ -275,17 +275,16 @@ proptest! {
     #[test]
     fn updates_are_as_the_oracle_says(case in any_case(4, 100), rules in any_rules(), setups in setups()) {
         let case = small(case);
-        for setup in setups {
-            let (dir, outlets) = (tempdir(), Outlets::new());
-            let job = new_job(&setup, &dir);
-            outlets.attach(keyed(&job, &case, setup.pace, &[]), case.shape, rules);
-            let summary = run(job).expect("the job finishes");
+        let outlets = Outlets::new();
+        let attach = |job: &Job, pace| outlets.attach(keyed(job, &case, pace, &[]), case.shape, rules);
+        run_in(&setups, attach, |summary| {
             let (on_time, late) = outlets.compare(&case, rules)?;
             prop_assert_eq!(summary.late, late);
             if rules.mode != Mode::Discarding {
                 prop_assert_eq!(summary.windows_fired, on_time);
             }
-        }
+            Ok(())
+        })?;
     }
 
     #[test]
@@ -297,8 +296,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let (case, outlets) = (small(case), Outlets::new());
-        let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-        run_through(&troubles, &splits, &workers, &setup, |job, faults| {
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
             outlets.attach(keyed(job, &case, setup.pace, faults), case.shape, rules);
         })?;
         outlets.compare(&case, rules)?;

@@ -593,8 +593,7 @@ fn check_through(
     setup: &Setup,
 ) -> Result<Vec<Option<u64>>, TestCaseError> {
     let (results, sums, late_records) = (Collected::new(), Collected::new(), Collected::new());
-    let splits: Vec<&[Item]> = case.splits.iter().map(Vec::as_slice).collect();
-    let restored = run_through(troubles, &splits, workers, setup, |job, faults| {
+    let restored = run_through(troubles, &case.splits, workers, setup, |job, faults| {
         let keyed = keyed(job, case, setup.pace, faults);
         let inverted = keyed.clone().window(sliding(case.shape));
         inverted.aggregate((Count, Sum::of(|item: &Item| item.value))).sink(sums.sink());
@@ -644,7 +643,7 @@ proptest! {
         setup in slow_setup(),
     ) {
         let outlets = Outlets::new();
-        let splits: Vec<&[Item]> = case.splits.iter().chain(&other).map(Vec::as_slice).collect();
+        let splits = [&case.splits[..], &other[..]].concat();
         run_through(&troubles, &splits, &workers, &setup, |job, faults| {
             let one = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
             let two = Script::new(other.clone()).pace(setup.pace).faults(faults).numbered_from(case.splits.len());

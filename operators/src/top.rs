@@ -28,6 +28,13 @@ struct RunningTop<F> {
     keep_for: Option<EventSpan>,
 }
 
+impl<F> RunningTop<F> {
+    fn new(most: usize, by: F, keep_for: Option<EventSpan>) -> Self {
+        assert!(most > 0, "the first 0 of anything are none");
+        RunningTop { most, by, keep_for }
+    }
+}
+
 impl<K: Key, T: Value, M: Comparable, F: Fn(&T) -> M + Clone + Send + 'static> Process<K, T> for RunningTop<F> {
     /// The first, in order.
     type State = Vec<T>;
@@ -94,8 +101,7 @@ pub trait TopExt<K: Key, T: Value> {
 
 impl<K: Key, T: Value> TopExt<K, T> for KeyedStream<K, T> {
     fn top<M: Comparable>(self, most: usize, by: impl Fn(&T) -> M + Clone + Send + 'static) -> Stream<(K, Change, T)> {
-        assert!(most > 0, "the first 0 of anything are none");
-        self.process_in_order(RunningTop { most, by, keep_for: None })
+        self.process_in_order(RunningTop::new(most, by, None))
     }
 
     fn top_within<M: Comparable>(
@@ -104,7 +110,6 @@ impl<K: Key, T: Value> TopExt<K, T> for KeyedStream<K, T> {
         most: usize,
         by: impl Fn(&T) -> M + Clone + Send + 'static,
     ) -> (Stream<(K, Change, T)>, Stream<T>) {
-        assert!(most > 0, "the first 0 of anything are none");
-        self.process_in_order_with_late(RunningTop { most, by, keep_for: Some(span) })
+        self.process_in_order_with_late(RunningTop::new(most, by, Some(span)))
     }
 }

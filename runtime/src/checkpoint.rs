@@ -331,10 +331,10 @@ impl Coordinator {
     }
 
     /// Counts everything by which sources make a difference: records, and splits that ended, which moves the watermark; and what
-    /// the clock made operators do.
+    /// was done though no record had asked for it.
     fn progress_of_sources(&self) -> u64 {
         let sources = self.operators.iter().enumerate().filter(|(_, operator)| operator.kind == Kind::Source);
-        let ended = self.shared.splits_ended.load(Ordering::Relaxed) + self.shared.rings.load(Ordering::Relaxed);
+        let ended = self.shared.splits_ended.load(Ordering::Relaxed) + self.shared.unasked.load(Ordering::Relaxed);
         let read = |node| self.shared.total(node, |s| &s.records_out) + self.shared.total(node, |s| &s.bad);
         ended + sources.map(|(node, _)| read(node)).sum::<u64>()
     }

@@ -95,7 +95,7 @@ impl Rest {
         // Where all splits are idle, others are followed.
         let target = shared.followed().map_or(i64::MIN, EventTime::micros);
         let followed = self.sources.iter().flat_map(|node| instances(*node)).all(|stats| {
-            let follows = stats.active_us.load(Ordering::SeqCst) == i64::MAX;
+            let follows = stats.active_us.load(Ordering::Acquire) == i64::MAX;
             !follows || stats.watermark_us.load(Ordering::Acquire) >= target
         });
         let watermark = |source: &usize| least(shared, *source);

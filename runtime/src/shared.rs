@@ -76,8 +76,8 @@ pub(crate) struct Shared {
     pub splits: Vec<(SplitName, Padded<SplitMark>)>,
     /// Records on their way to each worker.
     pub in_flight: Vec<Padded<AtomicI64>>,
-    /// How often operators did something because the clock said so.
-    pub rings: AtomicU64,
+    /// How often something was done that no record had asked for: because the clock said so, or splits were idle.
+    pub unasked: AtomicU64,
     /// How many splits have ended.
     pub splits_ended: AtomicU64,
     /// Records that wait in operators for an epoch to close.
@@ -257,7 +257,7 @@ impl Shared {
             error: Mutex::new(None),
             splits: splits.into_iter().map(|name| (name, Padded::default())).collect(),
             in_flight: (0..workers).map(|_| Padded::default()).collect(),
-            rings: AtomicU64::new(0),
+            unasked: AtomicU64::new(0),
             splits_ended: AtomicU64::new(0),
             stashed: Padded::default(),
             firing: Padded::default(),
@@ -312,7 +312,7 @@ impl Shared {
 
     /// The least watermark of the splits, of all sources, that are neither idle nor at their end.
     pub(crate) fn least_active(&self) -> Option<EventTime> {
-        let all = self.stats.iter().flatten().map(|stats| stats.0.active_us.load(Ordering::SeqCst));
+        let all = self.stats.iter().flatten().map(|stats| stats.0.active_us.load(Ordering::Acquire));
         all.min().filter(|least| *least != i64::MAX).map(EventTime::from_micros)
     }
 
@@ -320,7 +320,7 @@ impl Shared {
     /// be chance, by which of them was idle first, whether windows close when all input falls silent.
     pub(crate) fn followed(&self) -> Option<EventTime> {
         let furthest = || {
-            let all = self.stats.iter().flatten().map(|stats| stats.0.furthest_us.load(Ordering::SeqCst));
+            let all = self.stats.iter().flatten().map(|stats| stats.0.furthest_us.load(Ordering::Acquire));
             all.max().filter(|furthest| *furthest != i64::MIN).map(EventTime::from_micros)
         };
         self.least_active().or_else(furthest)

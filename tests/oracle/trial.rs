@@ -8,7 +8,7 @@ use millstream::prelude::*;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
-use super::{Fails, Fault, Item, Pace, Script, Shape, finish, quiet};
+use super::{Fails, Fault, Item, Pace, Script, Shape, finish, quiet, run};
 
 // ---- random input ----------------------------------------------------------------------------------------------------
 
@@ -281,6 +281,20 @@ pub fn keyed(job: &Job, case: &Case, pace: Pace, faults: &[Fault]) -> KeyedStrea
     job.source(source, watermarks(case.delay)).inspect(strikes(faults)).key_by(|item| text(item.key))
 }
 
+/// Runs a job in every setup; `compare` looks at what has come out each time.
+pub fn run_in(
+    setups: &[Setup],
+    make: impl Fn(&Job, Pace),
+    compare: impl Fn(&Summary) -> Result<(), TestCaseError>,
+) -> Result<(), TestCaseError> {
+    setups.iter().try_for_each(|setup| {
+        let dir = tempdir();
+        let job = new_job(setup, &dir);
+        make(&job, setup.pace);
+        compare(&run(job).expect("the job finishes"))
+    })
+}
+
 // ---- crashes ---------------------------------------------------------------------------------------------------------
 
 /// How an attempt ends before its time.
@@ -306,14 +320,14 @@ pub fn troubles() -> impl Strategy<Value = Vec<Trouble>> {
 /// must do nothing. Returns the checkpoints that were started from.
 pub fn run_through(
     troubles: &[Trouble],
-    splits: &[&[Item]],
+    splits: &[Vec<Item>],
     workers: &[usize],
     setup: &Setup,
     make: impl Fn(&Job, &[Fault]),
 ) -> Result<Vec<Option<u64>>, TestCaseError> {
     quiet();
     let dir = tempdir();
-    let all: Vec<&Item> = splits.iter().copied().flatten().collect();
+    let all: Vec<&Item> = splits.iter().flatten().collect();
     let start = |attempt: usize, faults: &[Fault]| {
         let limited = setup.limited ^ (attempt % 3 == 2);
         let setup = Setup { workers: workers[attempt % workers.len()], checkpoints: true, limited, ..setup.clone() };

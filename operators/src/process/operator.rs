@@ -384,7 +384,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                     called
                 }
                 // At the end all timers are called, whatever the clock says.
-                _ => match pop_if(&mut kept.clock_timers, |_| is_end) {
+                _ => match if is_end { kept.clock_timers.pop_first() } else { None } {
                     Some(at) => {
                         left -= 1;
                         let mut context = ProcessContext { key, now, place, clock, kept, out };
@@ -410,12 +410,6 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
             }
         }
     }
-}
-
-fn pop_if(timers: &mut BTreeSet<ProcessingTime>, is_due: impl Fn(ProcessingTime) -> bool) -> Option<ProcessingTime> {
-    let first = timers.first().copied().filter(|at| is_due(*at))?;
-    timers.remove(&first);
-    Some(first)
 }
 
 #[cfg(test)]

@@ -97,7 +97,11 @@ impl<K: Key + Row, V: Row> Table<K, V> {
         kind: &'static str,
         logic: impl FnMut(&K, &[(&V, i64)], &mut Vec<(O, i64)>) + Clone + Send + 'static,
     ) -> Table<K, O> {
-        Table { changes: self.changes.key_by(|(key, ..)| key.clone()).reduce_changes(kind, logic) }
+        Table { changes: self.keyed().reduce_changes(kind, logic) }
+    }
+
+    fn keyed(self) -> KeyedStream<K, Delta<K, V>> {
+        self.changes.key_by(|(key, ..)| key.clone())
     }
 
     /// How many rows each key has.
@@ -130,9 +134,7 @@ impl<K: Key + Row, V: Row> Table<K, V> {
     /// When the tables belong to different jobs.
     #[must_use]
     pub fn join<W: Row>(self, other: Table<K, W>) -> Table<K, (V, W)> {
-        let (first, second) =
-            (self.changes.key_by(|(key, ..)| key.clone()), other.changes.key_by(|(key, ..)| key.clone()));
-        Table { changes: first.join_changes("table join", second) }
+        Table { changes: self.keyed().join_changes("table join", other.keyed()) }
     }
 
     /// The changes of the table. A stream of changes that is added to a table which a checkpoint has already begins there: it tells what changes

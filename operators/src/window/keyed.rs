@@ -206,8 +206,7 @@ where
 
     fn add(&self, cx: &mut Context<T, S::Out>, own: &mut Open<A::Acc>, bounds: Bounds, row: &Row<'_, K, T>) {
         let window = own.on_time.window(bounds, W::MERGE, &self.aggregate);
-        self.aggregate
-            .add(window.acc.get_or_insert_with(|| self.aggregate.create()), &row.record.value, &row.origin);
+        window.add(&self.aggregate, &row.record.value, &row.origin);
         if !self.rules.early.is_any() {
             return;
         }
@@ -226,8 +225,7 @@ where
 
     fn add_late(&self, cx: &mut Context<T, S::Out>, own: &mut Open<A::Acc>, bounds: Bounds, row: &Row<'_, K, T>) {
         let window = own.after.window(bounds, W::MERGE, &self.aggregate);
-        self.aggregate
-            .add(window.acc.get_or_insert_with(|| self.aggregate.create()), &row.record.value, &row.origin);
+        window.add(&self.aggregate, &row.record.value, &row.origin);
         let more = window.more();
         more.news += 1;
         // What is derived from several records is behind the furthest watermark of these.

@@ -9,7 +9,7 @@ use millstream_runtime::time::{EventSpan, EventTime};
 use serde::{Deserialize, Serialize};
 
 use super::Window;
-use crate::aggregate::Aggregate;
+use crate::aggregate::{Aggregate, Origin};
 use crate::waking::Alarms;
 
 pub(super) const INSTANT: EventSpan = EventSpan::micros(1);
@@ -95,6 +95,11 @@ impl<Acc> OpenWindow<Acc> {
 
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         self.start <= other.last && other.start <= self.last
+    }
+
+    /// Takes a record in.
+    pub(super) fn add<T>(&mut self, aggregate: &impl Aggregate<T, Acc = Acc>, value: &T, origin: &Origin) {
+        aggregate.add(self.acc.get_or_insert_with(|| aggregate.create()), value, origin);
     }
 
     /// Takes all of `other` in.

@@ -109,7 +109,7 @@ where
                 of.shared.fail(error.note(format!("it was called for the key {key:?}")));
             }
         };
-        let [input] = <[Stream<'scope>; 1]>::try_from(inputs).unwrap_or_else(|_| panic!("a reduction has one input"));
+        let [input] = exactly(inputs);
         let changes = arranged::<K, V>(scope, task, input)
             .reduce_abelian::<_, ValBuilder<_, _, _, _>, ValSpine<K, O, _, _>, _, _>(
                 &task.name,
@@ -145,8 +145,7 @@ impl<K: Key + Row, V: Row, W: Row> Region for Join<K, V, W> {
         task: &Task,
         inputs: Vec<Stream<'scope>>,
     ) -> Stream<'scope> {
-        let [first, second] =
-            <[Stream<'scope>; 2]>::try_from(inputs).unwrap_or_else(|_| panic!("a join has two inputs"));
+        let [first, second] = exactly(inputs);
         let first = arranged::<K, V>(scope, task, first);
         let second = arranged::<K, W>(scope, task, second);
         let pairs = first.join_core(second, |key: &K, a: &V, b: &W| Some((key.clone(), (a.clone(), b.clone()))));
@@ -171,25 +170,29 @@ impl Region for Since {
         inputs: Vec<Stream<'scope>>,
     ) -> Stream<'scope> {
         let mut builder = OperatorBuilder::new(task.name.clone(), scope);
-        let inputs: Vec<_> = inputs.into_iter().map(|input| builder.new_input(input, Pipeline)).collect();
-        (0..inputs.len()).for_each(|input| builder.set_notify_for(input, FrontierInterest::Never));
+        let [input] = exactly(inputs);
+        let mut input = builder.new_input(input, Pipeline);
+        builder.set_notify_for(0, FrontierInterest::Never);
         let (mut pusher, stream) = builder.new_output();
         builder.build(move |caps| {
             drop(caps);
-            let mut inputs = inputs;
             move |_| {
                 let mut session = pusher.activate();
-                for input in &mut inputs {
-                    input.for_each(|cap, packet: &mut Packet| {
-                        if only(cap.stamp()) != Moment::minimum() {
-                            session.give(&cap, packet);
-                        }
-                    });
-                }
+                input.for_each(|cap, packet: &mut Packet| {
+                    if only(cap.stamp()) != Moment::minimum() {
+                        session.give(&cap, packet);
+                    }
+                });
             }
         });
         stream
     }
+}
+
+/// The inputs of a region, of which the job's graph has given as many as it needs.
+fn exactly<'scope, const N: usize>(inputs: Vec<Stream<'scope>>) -> [Stream<'scope>; N] {
+    let count = inputs.len();
+    inputs.try_into().unwrap_or_else(|_| panic!("a region has {N} inputs and was given {count}"))
 }
 
 type Updates<K, V> = Vec<((K, V), Moment, i64)>;

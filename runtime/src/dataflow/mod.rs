@@ -16,10 +16,11 @@ pub(crate) use changes::{Join, Reduce, RegionFactory, Since};
 pub(crate) use worker::{Physical, WorkerThreads, run_workers};
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use timely::Accountable;
 use timely::communication::Push;
+use timely::dataflow::Scope;
 use timely::dataflow::channels::pushers::Output;
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message, Stamp};
@@ -27,6 +28,7 @@ use timely::dataflow::operators::{Capability, CapabilityTrait};
 use timely::order::PartialOrder;
 use timely::progress::Timestamp;
 use timely::progress::timestamp::{PathSummary, Refines};
+use timely::scheduling::Activator;
 
 use crate::bench::probe::Born;
 use crate::driver::{Outbox, Task};
@@ -150,6 +152,29 @@ fn downgrade(task: &Task, caps: &mut [Capability<Moment>], to: Moment) {
     stats.epoch.store(to.epoch, Ordering::Relaxed);
     // Whoever sees it sees what was sent before.
     stats.watermark_us.store(to.watermark.micros(), Ordering::Release);
+}
+
+/// When an operator is to be called again. Activations in the future do not replace each other, so another is set only if it is earlier.
+#[derive(Default)]
+struct Alarm(Option<Instant>);
+
+impl Alarm {
+    fn set(&mut self, wait: Duration, activator: &Activator) {
+        let now = Instant::now();
+        let due = now + wait;
+        if self.0.is_none_or(|alarm| alarm <= now || due < alarm) {
+            self.0 = Some(due);
+            activator.activate_after(wait);
+        }
+    }
+}
+
+/// Has an operator called when a clock that is moved by hand is moved.
+fn wake_by_clock(scope: Scope<'_, Moment>, task: &Task, address: &[usize]) {
+    if task.clock.is_manual() {
+        let wake = scope.worker().sync_activator_for(address.to_vec());
+        task.clock.on_advance(move || wake.activate().is_ok());
+    }
 }
 
 /// How soon an operator that had to wait for flow control looks again.

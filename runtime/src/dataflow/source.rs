@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use timely::dataflow::Scope;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{RETRY, Stream, downgrade, send};
+use super::{Alarm, RETRY, Stream, downgrade, send, wake_by_clock};
 use crate::bench::probe::Born;
 use crate::clock::ProcessingTime;
 use crate::driver::{Outbox, Polled, SourceLogic, Task};
@@ -47,9 +47,8 @@ pub(super) fn build<'scope>(
     }));
 
     let clocked = logic.may_idle();
-    if clocked && task.clock.is_manual() {
-        let wake = scope.worker().sync_activator_for(info.address.to_vec());
-        task.clock.on_advance(move || wake.activate().is_ok());
+    if clocked {
+        wake_by_clock(scope, task, &info.address);
     }
     let task = task.clone();
     builder.build(move |mut caps| {
@@ -60,7 +59,7 @@ pub(super) fn build<'scope>(
         downgrade(&task, &mut caps, start);
         let mut outbox = Outbox::new();
         let mut ended = false;
-        let mut alarm: Option<Instant> = None;
+        let mut alarm = Alarm::default();
         move |_| {
             if shared.has_failed() {
                 return;
@@ -118,7 +117,9 @@ pub(super) fn build<'scope>(
                 downgrade(&task, &mut caps, Moment::new(epoch, logic.watermark()));
                 // Its watermark stands still from here on, if it has nothing more to look for.
                 resting(rests || rest.is_none());
-                task.stats().clock_us.store(if ended { i64::MAX } else { now.micros() }, Ordering::SeqCst);
+                if clocked {
+                    task.stats().clock_us.store(if ended { i64::MAX } else { now.micros() }, Ordering::SeqCst);
+                }
                 if ended {
                     shared.report(Report::Ended);
                 }
@@ -126,15 +127,7 @@ pub(super) fn build<'scope>(
                     None => {}
                     // To sleep takes longer than that.
                     Some(wait) if wait < SPIN => activator.activate(),
-                    Some(wait) => {
-                        // Activations in the future do not replace each other: set another only if it is earlier.
-                        let now = Instant::now();
-                        let due = now + wait;
-                        if alarm.is_none_or(|alarm| alarm <= now || due < alarm) {
-                            alarm = Some(due);
-                            activator.activate_after(wait);
-                        }
-                    }
+                    Some(wait) => alarm.set(wait, &activator),
                 }
                 Ok(())
             };

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use timely::dataflow::Scope;
 use timely::dataflow::channels::Stamp;
@@ -13,7 +13,7 @@ use timely::dataflow::channels::pushers::Output;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{ByKeyGroup, Packet, RETRY, Stream, downgrade, lower_bound, only, send};
+use super::{Alarm, ByKeyGroup, Packet, RETRY, Stream, downgrade, lower_bound, only, send, wake_by_clock};
 use crate::bench::probe::Born;
 use crate::driver::{EpochLogic, Outbox, Task};
 use crate::error::{Error, Result};
@@ -69,9 +69,8 @@ pub(super) fn build<'scope>(
     let (pushers, streams): (Vec<_>, Vec<_>) = (0..outputs).map(|_| builder.new_output()).unzip();
     let activator = scope.activator_for(builder.operator_info().address.clone());
     let clocked = logic.uses_clock();
-    if clocked && task.clock.is_manual() {
-        let wake = scope.worker().sync_activator_for(builder.operator_info().address.to_vec());
-        task.clock.on_advance(move || wake.activate().is_ok());
+    if clocked {
+        wake_by_clock(scope, task, &builder.operator_info().address);
     }
     let counted = exchanged && task.workers > 1;
     let task = task.clone();
@@ -94,7 +93,7 @@ pub(super) fn build<'scope>(
         };
         // What is sent before the operator runs is not accounted for, and everybody would wait for it for ever.
         let mut started = false;
-        let mut alarm: Option<Instant> = None;
+        let mut alarm = Alarm::default();
         move |frontiers| {
             if shared.has_failed() {
                 return;
@@ -116,13 +115,7 @@ pub(super) fn build<'scope>(
                     activator.activate();
                 }
                 if clocked && let Some(wait) = operator.ring()? {
-                    // Activations in the future do not replace each other: set another only if it is earlier.
-                    let now = Instant::now();
-                    let due = now + wait.clamp(LEAST_WAIT, LONGEST_WAIT);
-                    if alarm.is_none_or(|alarm| alarm <= now || due < alarm) {
-                        alarm = Some(due);
-                        activator.activate_after(due - now);
-                    }
+                    alarm.set(wait.clamp(LEAST_WAIT, LONGEST_WAIT), &activator);
                 }
                 Ok(fired)
             });
@@ -290,7 +283,7 @@ impl Stateful {
         let now = self.task.clock.now();
         let next = self.logic.ring(&mut self.outbox)?;
         if !self.outbox.is_empty() {
-            self.task.shared.rings.fetch_add(1, Ordering::Relaxed);
+            self.task.shared.unasked.fetch_add(1, Ordering::Relaxed);
             self.flush(Born { ns: start_ns, fired: true, pressed: true }, start_ns);
         }
         if next != Some(Duration::ZERO) {

@@ -369,7 +369,7 @@ where
             pace.aligned_within = None;
         }
         let instance = Instance::<S, F, G> { splits: opened, timestamp, turns: 0, woken, pace, reached, task };
-        instance.publish();
+        instance.publish(instance.active());
         for split in &instance.splits {
             split.mark(&instance.task, if split.ended { SplitState::Ended } else { SplitState::Read });
         }
@@ -425,7 +425,7 @@ where
         }
         self.leave_idle_behind();
         let least = self.pace.aligned_within.and_then(|span| Some(self.task.shared.least_active()? + span));
-        let (reached, idle_after) = (self.watermark(), self.pace.idle_after);
+        let (reached, idle_after) = (self.reached, self.pace.idle_after);
         let ready = self.splits.iter_mut().filter(|split| !split.is_over() && !split.empty && split.due.is_none());
         let Some(split) = ready.min_by_key(|split| (split.watermark, split.turn)) else {
             return Ok(self.resting());
@@ -598,46 +598,47 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
         active.map(watermark).min()
     }
 
-    /// Shows others how far they have to wait for this instance.
-    fn publish(&self) {
+    /// Shows others how far they have to wait for this instance, whose active splits have come to `active`.
+    fn publish(&self, active: Option<EventTime>) {
         let stats = self.task.stats();
-        stats.active_us.store(self.active().unwrap_or(EventTime::MAX).micros(), Ordering::SeqCst);
+        stats.active_us.store(active.unwrap_or(EventTime::MAX).micros(), Ordering::Release);
         let furthest = self.splits.iter().filter(|split| !split.ended).map(|split| split.watermark).max();
-        stats.furthest_us.store(furthest.map_or(i64::MIN, EventTime::micros), Ordering::SeqCst);
+        stats.furthest_us.store(furthest.map_or(i64::MIN, EventTime::micros), Ordering::Release);
     }
 
     /// Sees which splits are idle now, and where all of them are, how far the others have come.
     fn leave_idle_behind(&mut self) {
-        if let Some(quiet) = self.pace.idle_after {
-            if self.splits.iter().any(|split| split.quiet.is_some()) {
-                let now = self.task.clock.now();
-                for split in &mut self.splits {
-                    // One that might be read now may have something, though it has not been its turn yet.
-                    let has_nothing = split.empty || split.due.is_some();
-                    let is_idle = has_nothing && split.quiet.is_some_and(|since| since + quiet <= now);
-                    if is_idle && !split.ended && !split.idle {
-                        split.idle = true;
-                        split.mark(&self.task, SplitState::Idle);
-                    }
+        if let Some(quiet) = self.pace.idle_after
+            && self.splits.iter().any(|split| split.quiet.is_some())
+        {
+            let now = self.task.clock.now();
+            for split in &mut self.splits {
+                // One that might be read now may have something, though it has not been its turn yet.
+                let has_nothing = split.empty || split.due.is_some();
+                let is_idle = has_nothing && split.quiet.is_some_and(|since| since + quiet <= now);
+                if is_idle && !split.ended && !split.idle {
+                    split.idle = true;
+                    split.mark(&self.task, SplitState::Idle);
                 }
             }
-            if self.active().is_none()
-                && let Some(followed) = self.task.shared.followed()
-                && followed > self.reached
-            {
-                self.reached = followed;
-                // Nothing was read, but windows may close.
-                self.task.shared.rings.fetch_add(1, Ordering::Relaxed);
+        }
+        let some_idle = self.splits.iter().any(|split| split.idle);
+        let active = self.active();
+        let target = active.or_else(|| if some_idle { self.task.shared.followed() } else { None });
+        if let Some(target) = target.filter(|target| *target > self.reached) {
+            self.reached = target;
+            if some_idle {
+                // Perhaps nothing was read, but windows may close.
+                self.task.shared.unasked.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let active = self.active().unwrap_or(EventTime::MIN);
-        if active > self.reached {
-            self.reached = active;
-            if self.splits.iter().any(|split| split.idle) {
-                self.task.shared.rings.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        self.publish();
+        self.publish(active);
+    }
+
+    /// Whether others go on, or have come further.
+    fn may_follow(&self) -> bool {
+        let shared = &self.task.shared;
+        shared.least_active().is_some() || shared.followed() > Some(self.reached)
     }
 
     /// No split can be read now: why?
@@ -658,8 +659,7 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
         }
         match wait {
             Some(due) => Polled::Later(due.saturating_duration_since(Instant::now())),
-            None if self.active().is_none() && self.task.shared.least_active().is_some() => Polled::Idle(FOLLOW),
-            None if self.active().is_none() && self.task.shared.followed() > Some(self.reached) => Polled::Idle(FOLLOW),
+            None if self.active().is_none() && self.may_follow() => Polled::Idle(FOLLOW),
             None => Polled::Empty,
         }
     }
