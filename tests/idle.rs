@@ -71,6 +71,11 @@ fn a_split_that_is_idle_holds_nothing_back() {
         wait_until(&handle, idle);
         // It comes back behind the others: what is behind them is late, and the rest is not.
         quiet.send(item(0, 1, 8)).expect("read");
+        let taken_over = |status: &Status| {
+            let quiet = status.splits.iter().find(|split| split.source == "quiet").expect("is there");
+            quiet.records == 2 && quiet.watermark == EventTime::from_micros(25)
+        };
+        wait_until(&handle, taken_over);
         quiet.send(item(0, 2, 26)).expect("read");
         wait_until(&handle, |status| status.records_in == 3 + more);
         wait_until(&handle, |_| late.load(Ordering::SeqCst) == 1);
@@ -189,11 +194,11 @@ fn what_idleness_brings_is_committed() {
 #[test]
 fn an_idle_split_is_restored_where_its_source_stood() {
     let (dir, results) = (tempdir(), Collected::new());
-    let start = |workers: usize| {
+    let start = |workers: usize, idle_after: Duration| {
         let log = Log::open(dir.path().join("log"), LogOptions::new().shards(2)).expect("opens");
         let job = Job::new("restored").workers(workers).checkpoint_dir(dir.path().join("checkpoints"));
         let times = |record: &LogRecord<Item>| record.value.time();
-        job.source(log.source::<Item>(), Watermarks::monotonous(times).idle_after(Duration::from_millis(20)))
+        job.source(log.source::<Item>(), Watermarks::monotonous(times).idle_after(idle_after))
             .name("log")
             .key_by(|record| record.value.key)
             .window(Tumbling::of(EventSpan::micros(10)))
@@ -203,7 +208,7 @@ fn an_idle_split_is_restored_where_its_source_stood() {
         (log, job.start().expect("starts"))
     };
     // Keys that go to different shards.
-    let (log, handle) = start(2);
+    let (log, handle) = start(2, Duration::from_millis(20));
     let mut keys: Vec<String> = Vec::new();
     for n in 0.. {
         let key = format!("key {n}");
@@ -225,7 +230,9 @@ fn an_idle_split_is_restored_where_its_source_stood() {
     handle.stop(StopMode::WithCheckpoint);
     finish(handle).expect("stops");
     drop(log);
-    let (log, handle) = start(1);
+    // It is not idle again for long, and all the same holds nothing back.
+    let (log, handle) = start(1, Duration::from_secs(3_600));
+    wait_until(&handle, |status| status.watermark() == EventTime::from_micros(95));
     let last = keys.pop().expect("two shards");
     log.append(&last, &item(1, 101, 8)).expect("appends");
     wait_until(&handle, |status| status.late == 1);

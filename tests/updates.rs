@@ -159,6 +159,9 @@ impl Outlets {
         };
         let (on_time, all) = (naive(&on_time), naive(&all));
         self.check_on_time(&results, &on_time, rules)?;
+        if !matches!(rules.kind, Kind::Sessions(_)) {
+            check_timing(&results)?;
+        }
         match rules.mode {
             Mode::Accumulating => check_last(&results, &all)?,
             Mode::Discarding => check_sums(&results, &all)?,
@@ -196,6 +199,16 @@ fn computed(items: &[Item]) -> Computed {
     let first = items.iter().min_by_key(|item| (item.at, item.split, item.number)).expect("not empty");
     let sum = i64::try_from(total(items)).expect("small values");
     (items.len() as u64, sum, (first.split, first.number))
+}
+
+/// Early results of a window come before the one on time, and late ones after it.
+fn check_timing(results: &[Update<String, Computed>]) -> Result<(), TestCaseError> {
+    let mut seen = BTreeMap::new();
+    for update in results {
+        let before = seen.insert((update.key.clone(), update.window), update.timing);
+        prop_assert!(before.is_none_or(|before| before <= update.timing), "{:?} came after {:?}", update, before);
+    }
+    Ok(())
 }
 
 /// The last result of each window is of all its records.
@@ -309,10 +322,20 @@ fn story<W: Windows<Item>>(
     windows: W,
     ask: impl Fn(millstream::window::WindowedStream<u64, Item, W>) -> millstream::window::UpdatedWindows<u64, Item, W>,
 ) -> (Vec<String>, Vec<i64>) {
+    delayed_story(0, records, windows, ask)
+}
+
+/// The same, where the watermark stays behind by `delay`.
+fn delayed_story<W: Windows<Item>>(
+    delay: i64,
+    records: &[(i64, i64)],
+    windows: W,
+    ask: impl Fn(millstream::window::WindowedStream<u64, Item, W>) -> millstream::window::UpdatedWindows<u64, Item, W>,
+) -> (Vec<String>, Vec<i64>) {
     let (results, late) = (Collected::new(), Collected::new());
     let job = Job::new("story");
     let (sender, source) = channel(1);
-    let keyed = job.source(source, watermarks(0)).key_by(|item| item.key);
+    let keyed = job.source(source, watermarks(delay)).key_by(|item| item.key);
     let (out, too_late) = ask(keyed.window(windows)).aggregate_with_late(Count);
     out.name("windows").sink(results.sink());
     too_late.sink(late.sink());
@@ -324,7 +347,8 @@ fn story<W: Windows<Item>>(
         // The next one comes when all is done that this one calls for.
         let done = |status: &Status| {
             let windows = status.operators.iter().find(|operator| operator.name == "windows").expect("is there");
-            windows.records_in == sent && windows.instances.iter().all(|(_, watermark)| watermark.micros() >= highest)
+            windows.records_in == sent
+                && windows.instances.iter().all(|(_, watermark)| watermark.micros() >= highest - delay)
         };
         while !done(&handle.status()) {
             std::thread::park_timeout(std::time::Duration::from_micros(100));
@@ -407,6 +431,39 @@ fn sessions_that_become_one_are_retracted() {
             "Late +3 [0, 25) @24",
             "OnTime +1 [40, 50) @49",
             "OnTime +1 [100, 110) @109",
+        ]
+    );
+    assert!(late.is_empty());
+}
+
+/// Of what comes out of order the first that is due decides.
+#[test]
+fn an_early_result_comes_as_soon_as_any_record_calls_for_it() {
+    let hundred = Tumbling::of(EventSpan::micros(100));
+    let records = [(55, 0), (10, 0), (75, 0), (200, 0)];
+    let (results, _) =
+        delayed_story(50, &records, hundred, |windows| windows.early(Early::every(EventSpan::micros(10))));
+    // At 25, after 20 has passed.
+    assert_eq!(results, ["Early +3 [0, 100) @99", "OnTime +3 [0, 100) @99", "OnTime +1 [200, 300) @299"]);
+}
+
+/// Lateness is over when the watermark is past the last instant that it allows, and not before, whatever wakes the key.
+#[test]
+fn a_window_is_kept_to_the_last_instant_of_its_lateness() {
+    let ten = Tumbling::of(EventSpan::micros(10));
+    let records = [(1, 0), (5, 0), (12, 0), (19, 0), (4, 0), (60, 0)];
+    let ask = |windows: millstream::window::WindowedStream<u64, Item, Tumbling>| {
+        windows.allowed_lateness(EventSpan::micros(10)).early(Early::every(EventSpan::micros(19)))
+    };
+    let (results, late) = story(&records, ten, ask);
+    assert_eq!(
+        results,
+        [
+            "OnTime +2 [0, 10) @9",
+            "Early +2 [10, 20) @19",
+            "Late +3 [0, 10) @9",
+            "OnTime +2 [10, 20) @19",
+            "OnTime +1 [60, 70) @69",
         ]
     );
     assert!(late.is_empty());
