@@ -179,6 +179,29 @@ fn after_a_restart_only_what_is_new_is_told() {
     assert_eq!(stopped(handle), []);
 }
 
+/// What is taken out of a table as often as it was put in is not kept.
+#[test]
+fn rows_that_are_gone_are_not_kept() {
+    let dir = tempdir();
+    let describe = || {
+        let job = Job::new("gone").checkpoint_dir(dir.path()).workers(2);
+        let changes = (0..100u64)
+            .flat_map(|key| [(key, 7, 1), (key, 8, 1), (key, 7, -1)])
+            .collect::<Vec<Delta<u64, i64>>>();
+        job.source(from_vec(changes), Watermarks::none(|_: &Delta<u64, i64>| EventTime::EPOCH))
+            .changes_into_table(|change| change)
+            .name("rows")
+            .changes()
+            .sink(Collected::new().sink());
+        job
+    };
+    run(describe()).expect("finishes");
+    let then = describe().checkpoint(StartFrom::Newest).expect("opens");
+    let rows = then.state::<(u64, i64), i64>("rows").expect("is there");
+    assert_eq!(rows.count().expect("counts"), 100);
+    assert_eq!((rows.get(&(3, 7)).expect("reads"), rows.get(&(3, 8)).expect("reads")), (None, Some(1)));
+}
+
 /// The state of a table of upserts has the name of the table, and no other: two of them may change places in the program.
 #[test]
 fn tables_of_upserts_are_found_by_their_names() {
