@@ -154,7 +154,8 @@ fn a_split_that_waits_for_its_turn_is_not_idle() {
     // The one that was behind goes far ahead; it has been behind for far longer than it takes to be idle.
     log.append(&other, &item(1, 200, 5_000)).expect("appends");
     wait_until(&handle, |status| status.records_in > before + 220);
-    handle.stop(StopMode::Now);
+    // At the end of its epoch, so all that was read is done with.
+    handle.stop(StopMode::WithCheckpoint);
     finish(handle).expect("stops");
     assert_eq!(late.load(Ordering::SeqCst), 0);
 }
