@@ -124,15 +124,15 @@ fn a_split_that_waits_for_its_turn_is_not_idle() {
         .clone();
     let late = Arc::new(AtomicI64::new(0));
     let job = Job::new("turns").workers(1).batch_size(1);
-    let times = |record: &LogRecord<Item>| record.value.time();
+    let times = |record: &LogRecord<Item>| {
+        // The one that is behind takes its time.
+        if (1..1_000).contains(&record.value.at) {
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        record.value.time()
+    };
     let (panes, missed) = job
-        .source(log.source::<Item>(), Watermarks::monotonous(times).idle_after(Duration::from_millis(30)))
-        .inspect(|record| {
-            // The one that is behind takes its time.
-            if record.value.at < 1_000 {
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
-        })
+        .source(log.source::<Item>(), Watermarks::monotonous(times).idle_after(Duration::from_millis(200)))
         .key_by(|record| record.value.key)
         .window(Tumbling::of(EventSpan::micros(10)))
         .aggregate_with_late(Count);
