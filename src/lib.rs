@@ -152,7 +152,9 @@ pub mod prelude {
     pub use millstream_operators::join::{CoGroupExt, IntervalJoinExt, TemporalJoinExt, WindowJoinExt};
     pub use millstream_operators::map::MapExt;
     pub use millstream_operators::pattern::{Match, Pattern, PatternExt};
-    pub use millstream_operators::process::{Process, ProcessContext, ProcessExt};
+    pub use millstream_operators::process::{
+        BroadcastProcess, BroadcastProcessExt, Process, ProcessContext, ProcessExt,
+    };
     pub use millstream_operators::split::SplitExt;
     pub use millstream_operators::table::{Delta, IntoTableExt, Row, Table, UpsertExt};
     pub use millstream_operators::top::TopExt;

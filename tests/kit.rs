@@ -394,6 +394,109 @@ fn process_as_records_come() {
     ]);
 }
 
+/// Sales above the limit of the time, which is broadcast, with how many there were of a key.
+#[derive(Clone)]
+struct Above;
+
+impl BroadcastProcess<String, Sale, i64> for Above {
+    type Shared = Option<i64>;
+    type State = usize;
+    type Out = (Sale, usize);
+
+    fn on_broadcast(&mut self, limit: &mut Option<i64>, new: &i64, at: EventTime) -> Result<(), Error> {
+        if *new < 0 {
+            return Err(Error::user(format!("no limit at {at}")));
+        }
+        *limit = Some(*new);
+        Ok(())
+    }
+
+    fn on_record(
+        &mut self,
+        cx: &mut ProcessContext<'_, String, usize, (Sale, usize)>,
+        limit: &Option<i64>,
+        sale: &Sale,
+    ) -> Result<(), Error> {
+        if limit.is_some_and(|limit| sale.1 > limit) {
+            let count = cx.state().get_or_insert(0);
+            *count += 1;
+            let count = *count;
+            cx.emit((sale.clone(), count));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_broadcast() {
+    let (kit, (sales, limits), (above, late)) = Kit::of(|(sales, limits): (Stream<Sale>, Stream<i64>)| {
+        let both = sales.key_by(who).with_broadcast(limits.broadcast());
+        let (above, late) = both.process_in_order_with_late(Above);
+        (above.name("above"), late)
+    });
+    kit.in_all_modes([
+        // Whatever comes first.
+        sales.all([(1, sale("ann", 50)), (10, sale("ann", 50)), (12, sale("bob", 70))]),
+        limits.all([(20, 60), (10, 40)]),
+        sales.watermark(30),
+        above.expect([]),
+        limits.watermark(11),
+        above.expect_at([(10, (sale("ann", 50), 1))]),
+        checkpoint(),
+        limits.watermark(15),
+        above.expect([(sale("bob", 70), 1)]),
+        rescale(3),
+        expect_state("above", "ann".to_string(), 1usize),
+        limits.at(14, 10),
+        late.expect_at([(14, Either::Second(10))]),
+        sales.at(29, sale("ann", 1)),
+        late.expect_at([(29, Either::First(sale("ann", 1)))]),
+        sales.all([(30, sale("ann", 50)), (31, sale("bob", 61)), (32, sale("cy", 70))]),
+        crash(),
+        limits.end(),
+        sales.end(),
+        above.expect([(sale("bob", 61), 2), (sale("cy", 70), 1)]),
+    ]);
+}
+
+#[test]
+fn what_is_broadcast_as_it_comes() {
+    let (kit, (sales, limits), above) = Kit::of(|(sales, limits): (Stream<Sale>, Stream<i64>)| {
+        sales.key_by(who).with_broadcast(limits.broadcast()).process(Above).name("above")
+    });
+    // What a record knows depends on how much is read at once.
+    kit.except([Mode::Batch, Mode::Workers]).in_all_modes([
+        sales.at(1, sale("ann", 50)),
+        limits.at(10, 40),
+        sales.all([(1, sale("ann", 50)), (2, sale("bob", 41))]),
+        above.expect_at([(1, (sale("ann", 50), 1)), (2, (sale("bob", 41), 1))]),
+        rescale(3),
+        sales.at(2, sale("cy", 50)),
+        above.expect([(sale("cy", 50), 1)]),
+        limits.at(3, 60),
+        sales.all([(3, sale("cy", 60)), (4, sale("ann", 61))]),
+        crash(),
+        above.expect([(sale("ann", 61), 2)]),
+    ]);
+}
+
+/// The place is that of the record, where that is still known.
+#[test]
+fn an_error_over_what_is_broadcast_says_so() {
+    for in_order in [true, false] {
+        let (kit, (sales, limits), _) = Kit::of(|(sales, limits): (Stream<Sale>, Stream<i64>)| {
+            let both = sales.key_by(who).with_broadcast(limits.broadcast());
+            if in_order { both.process_in_order(Above) } else { both.process(Above) }
+        });
+        let failure =
+            failure(&kit, [sales.at(1, sale("ann", 1)), limits.all([(2, 7), (3, -1)]), limits.end(), sales.end()]);
+        let place =
+            if in_order { "a record broadcast at 1970-01-01T00:00:03Z" } else { "a record at 1970-01-01T00:00:03Z" };
+        assert!(failure.to_string().contains("no limit at"), "{failure}");
+        assert!(failure.to_string().contains(place), "{failure}");
+    }
+}
+
 #[test]
 fn deduplicate() {
     let (kit, input, (once, late)) = Kit::of(|input: Stream<Sale>| input.key_by(who).deduplicate_with_late(secs(10)));

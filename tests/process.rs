@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millstream::prelude::*;
 use oracle::trial::*;
-use oracle::{Item, Pace, Script, cases, judge, run};
+use oracle::{Fault, Item, Pace, Script, cases, judge, run};
 use proptest::prelude::*;
 
 type Context<'a, S, O> = ProcessContext<'a, String, S, O>;
@@ -765,4 +765,175 @@ fn keys_whose_time_is_over_are_not_kept() {
         keyed.temporal_join(versions).valid_for(EventSpan::millis(200)).left()
     });
     assert!((350..600).contains(&entries), "{entries} entries");
+}
+
+// ---- with what is broadcast ------------------------------------------------------------------------------------------
+
+/// What the values of records say, knowing the values that were broadcast last.
+#[derive(Clone)]
+struct Ruled {
+    keep: Option<i64>,
+}
+
+/// What [`Ruled`] emits: as [`Seen`], and what had been broadcast.
+type Knew = (Seen, Vec<i64>);
+
+/// Every fourth record is broadcast.
+fn is_rule(item: &Item) -> bool {
+    item.value.rem_euclid(4) == 1
+}
+
+/// Depends on their order.
+fn add_rule(known: &mut Vec<i64>, value: i64) {
+    if value.rem_euclid(3) == 0 {
+        known.clear();
+    }
+    known.push(value);
+    if known.len() > 5 {
+        known.remove(0);
+    }
+}
+
+impl BroadcastProcess<String, Item, Item> for Ruled {
+    type Shared = Vec<i64>;
+    type State = Vec<i64>;
+    type Out = Knew;
+
+    fn keep_for(&self) -> Option<EventSpan> {
+        self.keep.map(span)
+    }
+
+    fn on_broadcast(&mut self, known: &mut Vec<i64>, item: &Item, at: EventTime) -> Result<(), Error> {
+        assert_eq!(at, item.time());
+        add_rule(known, item.value);
+        Ok(())
+    }
+
+    fn on_record(&mut self, cx: &mut Context<'_, Vec<i64>, Knew>, known: &Vec<i64>, item: &Item) -> Result<(), Error> {
+        let now = cx.now();
+        cx.state().get_or_insert_default().push(item.value);
+        let seen = (cx.key().clone(), false, now, item.time(), cx.state().clone().unwrap_or_default());
+        cx.emit((seen, known.clone()));
+        match item.value.rem_euclid(5) {
+            0 | 3 => cx.set_timer(now + span(item.value.rem_euclid(60))),
+            1 => cx.set_timer(now - span(3)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, Vec<i64>, Knew>, known: &Vec<i64>, at: EventTime) -> Result<(), Error> {
+        let (now, kept) = (cx.now(), cx.state().take().unwrap_or_default());
+        cx.emit(((cx.key().clone(), true, now, at, kept), known.clone()));
+        Ok(())
+    }
+}
+
+/// What [`Ruled`] sees of one key, one step after the other.
+fn ruled(key: &str, items: &[Item], rules: &[Item], keep: Option<i64>) -> Vec<Knew> {
+    let (mut items, mut rules) = (items.to_vec(), rules.to_vec());
+    items.sort_by_key(|item| (item.at, item.split, item.number));
+    rules.sort_by_key(|item| (item.at, item.split, item.number));
+    let mut items = std::collections::VecDeque::from(items);
+    let mut rules = std::collections::VecDeque::from(rules);
+    let (mut known, mut kept, mut until) = (Vec::new(), None::<Vec<i64>>, None::<i128>);
+    let (mut timers, mut seen, mut now) = (BTreeSet::<i64>::new(), Vec::new(), i64::MIN);
+    let time = EventTime::from_micros;
+    loop {
+        let timer = timers.first().copied().filter(|timer| items.front().is_none_or(|item| *timer <= item.at));
+        let Some(at) = timer.or(items.front().map(|item| item.at)) else { break };
+        while rules.front().is_some_and(|rule| rule.at < at || (rule.at == at && timer.is_none())) {
+            add_rule(&mut known, rules.pop_front().expect("looked at").value);
+        }
+        now = now.max(at);
+        if until.is_some_and(|until| until <= i128::from(now)) {
+            kept = None;
+        }
+        if timer.is_some() {
+            timers.remove(&at);
+            let kept = kept.take().unwrap_or_default();
+            seen.push(((key.to_string(), true, time(now), time(at), kept), known.clone()));
+            until = None;
+        } else {
+            let item = items.pop_front().expect("looked at");
+            kept.get_or_insert_default().push(item.value);
+            let kept = kept.clone().unwrap_or_default();
+            seen.push(((key.to_string(), false, time(now), time(at), kept), known.clone()));
+            match item.value.rem_euclid(5) {
+                0 | 3 => drop(timers.insert(now.saturating_add(item.value.rem_euclid(60)))),
+                1 => drop(timers.insert(now.saturating_sub(3))),
+                _ => {}
+            }
+            until = keep.map(|keep| i128::from(now) + i128::from(keep));
+        }
+    }
+    seen
+}
+
+#[derive(Clone)]
+struct Told {
+    keep: Option<i64>,
+    seen: Collected<Knew>,
+    late: Collected<Either<Item, Item>>,
+}
+
+impl Told {
+    fn attach(&self, job: &Job, case: &Case, pace: Pace, faults: &[Fault]) {
+        let source = Script::new(case.splits.clone()).pace(pace).faults(faults);
+        let items = job.source(source, watermarks(case.delay)).inspect(strikes(faults));
+        let (rules, records) = items.partition(is_rule);
+        let (seen, late) = records
+            .key_by(|item| text(item.key))
+            .with_broadcast(rules.broadcast())
+            .process_in_order_with_late(Ruled { keep: self.keep });
+        seen.sink(self.seen.sink());
+        late.sink(self.late.sink());
+    }
+
+    fn compare(&self, case: &Case) -> Result<(), TestCaseError> {
+        let (keys, late) = by_key(case);
+        let rules: Vec<Item> = keys.values().flatten().filter(|item| is_rule(item)).cloned().collect();
+        let mut found = BTreeMap::<String, Vec<Knew>>::new();
+        for record in self.seen.take() {
+            prop_assert_eq!(record.at, record.value.0.2);
+            found.entry(record.value.0.0.clone()).or_default().push(record.value);
+        }
+        let mut expected = BTreeMap::new();
+        for (key, items) in &keys {
+            let records: Vec<Item> = items.iter().filter(|item| !is_rule(item)).cloned().collect();
+            if !records.is_empty() {
+                expected.insert(text(*key), ruled(&text(*key), &records, &rules, self.keep));
+            }
+        }
+        prop_assert_eq!(found, expected);
+        let expected =
+            late.into_iter().map(|item| if is_rule(&item) { Either::Second(item) } else { Either::First(item) });
+        prop_assert_eq!(sorted(values(self.late.take())), sorted(expected.collect()));
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(config(cases(100)))]
+
+    #[test]
+    fn what_is_broadcast_is_known_from_its_event_time_on(case in any_case(4, 120), keep in keeps(), setups in setups()) {
+        let told = Told { keep, seen: Collected::new(), late: Collected::new() };
+        run_in(&setups, |job, pace| told.attach(job, &case, pace, &[]), |_| told.compare(&case))?;
+    }
+
+    #[test]
+    fn what_was_broadcast_is_known_after_crashes_on_all_workers(
+        case in any_case(4, 120),
+        keep in keeps(),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        let told = Told { keep, seen: Collected::new(), late: Collected::new() };
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
+            told.attach(job, &case, setup.pace, faults);
+        })?;
+        told.compare(&case)?;
+    }
 }

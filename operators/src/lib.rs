@@ -13,6 +13,7 @@
 //! | [`fold`](fold::FoldExt::fold), [`reduce`](fold::FoldExt::reduce) | keyed stream | stream | one value a key | yes, by nature |
 //! | [`process`](process::ProcessExt::process) | keyed stream | stream, late records | what the function keeps, timers | yes, by nature |
 //! | [`process_in_order`](process::ProcessExt::process_in_order) | keyed stream | stream, late records | as `process`, and records that event time has not passed | no |
+//! | `with_broadcast` + [`process_in_order`](process::BroadcastProcessExt::process_in_order), [`process`](process::BroadcastProcessExt::process) | keyed stream and broadcast stream | stream, late records | as above, and one value on every worker | in order no, otherwise yes |
 //! | [`deduplicate`](deduplicate::DeduplicateExt::deduplicate) | keyed stream | stream, late records | as `process_in_order` | no |
 //! | [`matches`](pattern::PatternExt::matches) | keyed stream | stream, late records | what has begun to match, and as `process_in_order` | no |
 //! | `connect` ([`KeyedStream::connect`](millstream_runtime::stream::KeyedStream::connect)) | two keyed streams | keyed stream | none | no |

@@ -143,8 +143,8 @@ pub trait KeyedOperator: Send + 'static {
         false
     }
 
-    /// For tables alone: only regions of differential know what to do with what comes of it. The run begins, with the state that was restored. What is emitted here comes before everything else, under the least moment there
-    /// is: for operators whose state others behind them have to know.
+    /// The run begins, with the state that was restored. What is emitted here comes before everything else, under the least moment there
+    /// is, for operators whose state others behind them have to know: for tables alone, because only regions of differential know what to do with it.
     ///
     /// # Errors
     /// An error fails the job.
@@ -198,6 +198,21 @@ pub trait KeyedOperator: Send + 'static {
         let _ = (cx, state, now);
         Ok(None)
     }
+}
+
+/// A keyed operator that is also told records without keys, all of them on every worker.
+pub trait Hearing: KeyedOperator {
+    /// Takes in records that all workers are told. In one epoch all are told the same, each batch in whatever order. They keep what
+    /// came of it in [`Replicated`](millstream_state::replicated::Replicated) state.
+    ///
+    /// # Errors
+    /// An error fails the job.
+    fn on_broadcast(
+        &mut self,
+        cx: &mut Context<Self::In, Self::Out>,
+        state: &mut Self::State,
+        rows: &mut KeyedRows<(), Self::In>,
+    ) -> Result<()>;
 }
 
 /// A keyed operator whose records can be taken together, in part, on the worker that read them, so that less travels to the

@@ -229,6 +229,33 @@ impl<K: Key, T: Data> AnyRows for KeyedRows<K, T> {
     }
 }
 
+/// A batch of records without keys that every worker gets.
+#[derive(Clone)]
+pub(crate) struct BroadcastRows<T>(pub KeyedRows<(), T>);
+
+impl<T: Data> AnyRows for BroadcastRows<T> {
+    fn len(&self) -> usize {
+        self.0.records.len()
+    }
+
+    fn copy(&self) -> Box<dyn AnyRows> {
+        Box::new(self.clone())
+    }
+
+    fn scatter(&mut self, into: &mut [Option<Box<dyn AnyRows>>]) {
+        let rows = &self.0;
+        for target in into {
+            let BroadcastRows(target) =
+                downcast_mut(target.get_or_insert_with(|| Box::new(BroadcastRows::<T>(KeyedRows::default()))));
+            let first = target.records.len() as u32;
+            target.behind.extend(rows.behind.iter().map(|mark| Behind { row: first + mark.row, ..*mark }));
+            target.positions.extend_from_slice(&rows.positions);
+            target.records.extend_from_slice(&rows.records);
+        }
+        self.0 = KeyedRows::default();
+    }
+}
+
 impl<K: Key, T: Data> KeyedRows<K, T> {
     /// Deals the records out, to batches that have these rows in them.
     pub(crate) fn scatter_as<R: AnyRows>(

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use millstream_state::snapshot::Key;
 
 use crate::dataflow::{Delta, Join, Reduce, Row, Since};
-use crate::driver::{Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode, Wrapping};
+use crate::driver::{Broadcasting, Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode, Wrapping};
 use crate::graph::{Body, Graph, Port};
-use crate::operator::{Combining, Divider, Either, KeyedOperator, Stage};
+use crate::operator::{Combining, Divider, Either, Hearing, KeyedOperator, Stage};
 use crate::record::Data;
 use crate::shared::lock;
 use crate::sink::Sink;
@@ -92,6 +92,13 @@ impl<T: Data> Stream<T> {
         let detail = short_type_name(std::any::type_name::<K>());
         let node = lock(&self.graph).add("key_by", detail, vec![self.port], &["out"], body);
         KeyedStream { graph: self.graph, port: Port { node, output: 0 }, types: PhantomData }
+    }
+
+    /// Has every worker told of every record: what all keys have to know, such as rules that change while the job runs. See
+    /// [`KeyedStream::with_broadcast`].
+    #[must_use]
+    pub fn broadcast(self) -> BroadcastStream<T> {
+        BroadcastStream(self)
     }
 
     /// Leaves out what operators [hand over at the start of a run](crate::operator::KeyedOperator::on_start), and what is made of it.
@@ -180,6 +187,29 @@ impl<K: Key, T: Data> KeyedStream<K, T> {
         KeyedStream { graph: self.graph, port: Port { node, output: 0 }, types: PhantomData }
     }
 
+    /// The records of this stream by key, together with those that all workers are told of.
+    ///
+    /// # Panics
+    /// When the streams belong to different jobs.
+    #[must_use]
+    pub fn with_broadcast<R: Data>(self, told: BroadcastStream<R>) -> BroadcastKeyedStream<K, T, R> {
+        let BroadcastStream(told) = told;
+        assert!(Arc::ptr_eq(&self.graph, &told.graph), "streams of two different jobs cannot be connected");
+        let mut graph = lock(&self.graph);
+        let mut wrap = |kind, port, body| {
+            let node = graph.add(kind, String::new(), vec![port], &["out"], body);
+            Port { node, output: 0 }
+        };
+        let first = Wrapping::<K, T, Either<T, R>>::new(Either::First);
+        let first = wrap("connect", self.port, Body::Stateless(Box::new(first)));
+        let second = Broadcasting::<R, Either<T, R>>::new(Either::Second);
+        let second = wrap("broadcast", told.port, Body::Stateless(Box::new(second)));
+        let node = graph.add("union", String::new(), vec![first, second], &["out"], Body::Union);
+        drop(graph);
+        let port = Port { node, output: 0 };
+        BroadcastKeyedStream { both: KeyedStream { graph: self.graph, port, types: PhantomData } }
+    }
+
     fn add<Out: Data>(
         self,
         kind: &'static str,
@@ -192,6 +222,34 @@ impl<K: Key, T: Data> KeyedStream<K, T> {
         let node = graph.add(kind, detail, vec![self.port], &["out", "late"], Body::Keyed(factory));
         drop(graph);
         (Stream::new(Arc::clone(&self.graph), node, 0), Stream::new(self.graph, node, 1))
+    }
+}
+
+/// A stream of which every worker is told every record. Made by [`Stream::broadcast`].
+#[derive(Debug)]
+pub struct BroadcastStream<T>(Stream<T>);
+
+impl<T> Clone for BroadcastStream<T> {
+    fn clone(&self) -> Self {
+        BroadcastStream(self.0.clone())
+    }
+}
+
+/// Records by key, together with those that every worker is told of. Made by [`KeyedStream::with_broadcast`].
+#[derive(Debug)]
+pub struct BroadcastKeyedStream<K, T, R> {
+    both: KeyedStream<K, Either<T, R>>,
+}
+
+impl<K: Key, T: Data, R: Data> BroadcastKeyedStream<K, T, R> {
+    /// Adds an operator with keyed state that hears both, of which every worker gets a clone; returns its results and its late records.
+    #[must_use]
+    pub fn operator<O>(self, kind: &'static str, operator: O) -> (Stream<O::Out>, Stream<Either<T, R>>)
+    where
+        O: Hearing<Key = K, In = Either<T, R>> + Clone,
+    {
+        let (detail, positions) = (operator.describe(), operator.needs_positions());
+        self.both.add(kind, detail, positions, Box::new(KeyedNode::hearing(operator)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Keyed state in memory, and checkpoints of it in RocksDB.
 //!
-//! This crate knows nothing of dataflow. It holds what an operator remembers per key ([`keyed`], [`slices`], [`timers`]), says how
+//! This crate knows nothing of dataflow. It holds what an operator remembers per key ([`keyed`], [`slices`], [`timers`]) and for all keys ([`replicated`]), says how
 //! keys are hashed and sharded ([`hash`], [`key_group`]), and keeps checkpoints on disk ([`store`], [`manifest`],
 //! [`rocks`]). Both can be read from outside ([`reader`], [`held`]) and taken elsewhere ([`savepoint`]). Every manifest says of
 //! which form the state is ([`schema`], [`trace`]), and state of an older form is brought to the newest ([`evolve`], [`migrate`]).
@@ -26,6 +26,7 @@ pub mod manifest;
 pub mod migrate;
 mod prefetch;
 pub mod reader;
+pub mod replicated;
 pub mod rocks;
 pub mod savepoint;
 pub mod schema;

@@ -341,10 +341,10 @@ impl std::fmt::Debug for Stored {
 }
 
 impl Stored {
-    /// The same of another of the operator's states.
+    /// The same of another of the operator's states, counted from this one.
     #[must_use]
     pub fn of_state(&self, state: u8) -> Stored {
-        Stored { state, ..self.clone() }
+        Stored { state: self.state + state, ..self.clone() }
     }
 
     /// The bytes in front of the state's own keys.

@@ -25,6 +25,17 @@ impl<T: Clone + Send + Serialize + DeserializeOwned + 'static> Value for T {}
 
 /// State that one driver snapshots, restores and rescales; see [`keyed`](crate::keyed) and [`slices`](crate::slices).
 pub trait State: Send + 'static {
+    /// How many states it is, for operators that have several (see the implementation for tuples).
+    fn states(&self) -> u8 {
+        1
+    }
+
+    /// Which of them every worker keeps as a whole, so that its entries are [restored](Self::restore) from all key groups; see
+    /// [`replicated`](crate::replicated).
+    fn replicated(&self) -> Option<u8> {
+        None
+    }
+
     /// The form of this state in words, such as `slices of (u64, i64) by alloc::string::String`; a checkpoint whose
     /// state has another form is refused.
     fn shape(&self) -> String;
@@ -142,10 +153,24 @@ pub trait Frozen: Send {
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()>;
 }
 
-/// How an operator has more than one state: a tuple of them, numbered in order.
+/// How an operator has more than one state: a tuple of them, numbered in order. One of them may be a tuple itself.
 macro_rules! tuple_of_states {
     ($($state:ident $number:tt),*) => {
         impl<$($state: State),*> State for ($($state,)*) {
+            fn states(&self) -> u8 {
+                0 $(+ self.$number.states())*
+            }
+            fn replicated(&self) -> Option<u8> {
+                let mut first = 0;
+                $(
+                    if let Some(number) = self.$number.replicated() {
+                        return Some(first + number);
+                    }
+                    first += self.$number.states();
+                )*
+                let _ = first;
+                None
+            }
             fn shape(&self) -> String {
                 [$(self.$number.shape()),*].join(" and ")
             }
@@ -165,20 +190,31 @@ macro_rules! tuple_of_states {
                 true $(&& self.$number.copy_some(most))*
             }
             fn take_frozen(&mut self) -> Option<Box<dyn Frozen>> {
-                let parts: Vec<_> = [$(($number, self.$number.take_frozen())),*]
+                let mut first = 0;
+                let parts: Vec<_> = [$((self.$number.states(), self.$number.take_frozen())),*]
                     .into_iter()
-                    .filter_map(|(number, frozen)| Some((number, frozen?)))
+                    .filter_map(|(states, frozen)| {
+                        let number = first;
+                        first += states;
+                        Some((number, frozen?))
+                    })
                     .collect();
                 (!parts.is_empty()).then(|| Box::new(FrozenParts(parts)) as Box<dyn Frozen>)
             }
             fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
-                match entry.state {
-                    $($number => self.$number.restore(entry),)*
-                    other => Err(StateError::Codec {
-                        what: "a stored entry".into(),
-                        reason: format!("it belongs to state number {other}, which this operator does not have"),
-                    }),
-                }
+                let mut state = entry.state;
+                $(
+                    let states = self.$number.states();
+                    if state < states {
+                        return self.$number.restore(StoredEntry { state, ..entry });
+                    }
+                    state -= states;
+                )*
+                let _ = state;
+                Err(StateError::Codec {
+                    what: "a stored entry".into(),
+                    reason: format!("it belongs to state number {}, which this operator does not have", entry.state),
+                })
             }
             fn restored(&mut self) {
                 $(self.$number.restored();)*
@@ -188,13 +224,24 @@ macro_rules! tuple_of_states {
             }
             fn limit(&mut self, bytes: usize, stored: Stored) {
                 // Which of them will be large nobody knows; the others hardly count.
-                $(self.$number.limit(bytes, stored.of_state($number));)*
+                let mut first = 0;
+                $(
+                    self.$number.limit(bytes, stored.of_state(first));
+                    first += self.$number.states();
+                )*
+                let _ = first;
             }
             fn wants(&self, entry: &StoredEntry<'_>) -> bool {
-                match entry.state {
-                    $($number => self.$number.wants(entry),)*
-                    _ => true,
-                }
+                let mut state = entry.state;
+                $(
+                    let states = self.$number.states();
+                    if state < states {
+                        return self.$number.wants(&StoredEntry { state, ..*entry });
+                    }
+                    state -= states;
+                )*
+                let _ = state;
+                true
             }
             fn bytes(&self) -> usize {
                 0 $(+ self.$number.bytes())*
@@ -213,10 +260,12 @@ struct FrozenParts(Vec<(u8, Box<dyn Frozen>)>);
 
 impl Frozen for FrozenParts {
     fn encode(self: Box<Self>, run: &mut Run) -> Result<()> {
+        let first = run.state;
         for (number, frozen) in self.0 {
-            run.state = number;
+            run.state = first + number;
             frozen.encode(run)?;
         }
+        run.state = first;
         Ok(())
     }
 }
@@ -416,10 +465,11 @@ mod tests {
         }
     }
 
-    type Three = (KeyedState<u64, String>, SliceState<u64, u64>, GroupMarks);
+    /// With a tuple in it.
+    type Three = (KeyedState<u64, String>, (SliceState<u64, u64>, GroupMarks));
 
     fn three() -> Three {
-        let mut three = (KeyedState::default(), SliceState::default(), GroupMarks::new(0..KEY_GROUPS));
+        let mut three = (KeyedState::default(), (SliceState::default(), GroupMarks::new(0..KEY_GROUPS)));
         three.track();
         three
     }
@@ -441,15 +491,15 @@ mod tests {
                         model.0.entry(key).or_insert_with(String::new).push('x');
                     }
                     1 => {
-                        *state.1.update(number, hash_key(&key), &key, || 0) += 1;
+                        *state.1.0.update(number, hash_key(&key), &key, || 0) += 1;
                         *model.1.entry((number, key)).or_insert(0) += 1;
                     }
                     2 => {
-                        state.1.take(number, |_, _| ());
+                        state.1.0.take(number, |_, _| ());
                         model.1.retain(|(slice, _), _| *slice != number);
                     }
                     3 => {
-                        state.2.raise(number);
+                        state.1.1.raise(number);
                         model.2 = model.2.max(number);
                     }
                     4 => {
@@ -463,7 +513,7 @@ mod tests {
                 }
                 prop_assert_eq!(state.entries(), (model.0.len() + model.1.len()) as u64);
             }
-            let (keyed, mut slices, marks) = disk.load_copy(three());
+            let (keyed, (mut slices, marks)) = disk.load_copy(three());
             prop_assert_eq!(keyed.entries() + slices.entries(), (saved.0.len() + saved.1.len()) as u64);
             for (key, value) in &saved.0 {
                 prop_assert_eq!(keyed.get(hash_key(key), key), Some(value));

@@ -24,6 +24,7 @@
 //! **Failures**: a record that waited is part of checkpoints when the function fails on it, so it cannot be set aside
 //! ([`Job::set_aside_after`](millstream_runtime::job::Job::set_aside_after)).
 
+mod broadcast;
 mod operator;
 
 use millstream_runtime::clock::ProcessingTime;
@@ -34,6 +35,7 @@ use millstream_runtime::time::{EventSpan, EventTime};
 use millstream_state::snapshot::{Key, Value};
 
 use crate::aggregate::Origin;
+pub use broadcast::{BroadcastProcess, BroadcastProcessExt};
 use operator::{AsTheyCome, InOrder, ProcessOperator};
 
 /// What is done with the records of a key. Every worker has a clone; what is to outlive a crash belongs into [`State`](Self::State).
@@ -84,8 +86,7 @@ pub trait Process<K: Key, T>: Clone + Send + 'static {
     /// What it does, in a word: a checkpoint of an operator whose function was called otherwise is refused. The type's own name, unless
     /// implemented.
     fn describe(&self) -> String {
-        let path = std::any::type_name::<Self>().split('<').next().unwrap_or_default();
-        path.rsplit("::").next().unwrap_or_default().to_string()
+        own_name::<Self>()
     }
 
     /// In [order](ProcessExt::process_in_order), records of one instant with a lower rank come before those with a higher one, and only
@@ -146,6 +147,12 @@ pub trait Process<K: Key, T>: Clone + Send + 'static {
         let _ = (cx, at);
         Ok(())
     }
+}
+
+/// The name of a type, without its path and parameters.
+fn own_name<P>() -> String {
+    let path = std::any::type_name::<P>().split('<').next().unwrap_or_default();
+    path.rsplit("::").next().unwrap_or_default().to_string()
 }
 
 /// When what begins at `at` and lasts for `span` is over: never, if that is after the last instant there is.

@@ -33,6 +33,10 @@ impl<K: Key, T, P: Process<K, T>, M> ProcessOperator<K, T, P, M> {
     pub(super) fn new(function: P) -> Self {
         ProcessOperator { function, out: Vec::new(), types: PhantomData }
     }
+
+    pub(super) fn function(&mut self) -> &mut P {
+        &mut self.function
+    }
 }
 
 impl<K: Key, T, P: Process<K, T>, M> Clone for ProcessOperator<K, T, P, M> {
@@ -107,18 +111,19 @@ pub(super) struct Entry<S, W> {
     waiting: VecDeque<Waiting<W>>,
 }
 
+/// A record that waits for event time to pass it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Waiting<W> {
-    at: EventTime,
-    split: u32,
-    number: u64,
-    value: W,
+pub(super) struct Waiting<W> {
+    pub(super) at: EventTime,
+    pub(super) split: u32,
+    pub(super) number: u64,
+    pub(super) value: W,
 }
 
 impl<W: Value> Waiting<W> {
     /// Where it belongs among the others. Results of operators with state have no position of their own, and what went two ways has one
     /// twice: these are in the order of their bytes.
-    fn place_in(&self, others: &VecDeque<Waiting<W>>, rank: impl Fn(&W) -> u8) -> Result<usize> {
+    pub(super) fn place_in(&self, others: &VecDeque<Waiting<W>>, rank: impl Fn(&W) -> u8) -> Result<usize> {
         // Most come in order.
         if others.back().is_none_or(|last| last.at < self.at) {
             return Ok(others.len());
@@ -300,19 +305,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
         state: &mut Self::State,
         watermark: EventTime,
     ) -> Result<Fired> {
-        let clock = P::USES_CLOCK.then(|| cx.processing_time());
-        let mut call = |cx: &mut Context<T, P::Out>, key: &K, entry: &mut _, since| {
-            self.call(key, entry, since, watermark, clock)?;
-            self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
-            Ok(entry.next())
-        };
-        let fired = waking::fire(cx, state, watermark, &mut call)?;
-        if fired == Fired::All && P::USES_CLOCK && watermark == EventTime::MAX {
-            // Nobody will wait for the clock any more.
-            let more = waking::ring(cx, state, ProcessingTime::MAX, call)?;
-            return Ok(if more.is_some() { Fired::More } else { Fired::All });
-        }
-        Ok(fired)
+        self.advance(cx, state, watermark, watermark == EventTime::MAX)
     }
 
     fn on_clock(
@@ -342,16 +335,38 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
 }
 
 impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> {
+    /// Does what is due when event time comes to `watermark`; when the input has ended, all.
+    pub(super) fn advance(
+        &mut self,
+        cx: &mut Context<T, P::Out>,
+        state: &mut WakingState<K, Entry<P::State, M::Waiting>>,
+        watermark: EventTime,
+        is_end: bool,
+    ) -> Result<Fired> {
+        let clock = P::USES_CLOCK.then(|| cx.processing_time());
+        let mut call = |cx: &mut Context<T, P::Out>, key: &K, entry: &mut _, since| {
+            self.call(key, entry, since, (watermark, is_end), clock)?;
+            self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
+            Ok(entry.next())
+        };
+        let fired = waking::fire(cx, state, watermark, &mut call)?;
+        if fired == Fired::All && P::USES_CLOCK && is_end {
+            // Nobody will wait for the clock any more.
+            let more = waking::ring(cx, state, ProcessingTime::MAX, call)?;
+            return Ok(if more.is_some() { Fired::More } else { Fired::All });
+        }
+        Ok(fired)
+    }
+
     /// Calls the function for all records and timers of a key whose turn it is, in order. Event time had come to `since` before.
     fn call(
         &mut self,
         key: &K,
         entry: &mut Entry<P::State, M::Waiting>,
         since: EventTime,
-        watermark: EventTime,
+        (watermark, is_end): (EventTime, bool),
         clock: Option<ProcessingTime>,
     ) -> Result<()> {
-        let is_end = watermark == EventTime::MAX;
         let (mut now, mut left) = (since, entry.kept.timers.len() + entry.kept.clock_timers.len() + MOST_SET);
         loop {
             let timer = entry.kept.timers.first().copied().filter(|at| *at <= watermark);
@@ -436,7 +451,7 @@ mod tests {
         let mut entry = Entry::new();
         entry.waiting.extend((0..100).map(|value| Waiting { at: at(1), split: 0, number: value, value }));
         let mut operator = ProcessOperator::<u8, u64, Ignore, InOrder>::new(Ignore);
-        operator.call(&7, &mut entry, EventTime::MIN, at(2), None).unwrap();
+        operator.call(&7, &mut entry, EventTime::MIN, (at(2), false), None).unwrap();
         assert_eq!((entry.kept.state, entry.waiting.capacity()), (Some(()), 0));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millstream_state::StateError;
 use millstream_state::evolve::Migrations;
-use millstream_state::key_group::groups_of;
+use millstream_state::key_group::{KEY_GROUPS, groups_of};
 use millstream_state::migrate::StateForm;
 use millstream_state::rocks::Next;
 use millstream_state::snapshot::{Key, Pressure, State};
@@ -17,10 +17,10 @@ use crate::clock::ProcessingTime;
 use crate::error::{Error, Result, shown_key};
 use crate::inspect::Shown;
 use crate::moment::Epoch;
-use crate::operator::{Combining, Context, Fired, KeyedOperator};
+use crate::operator::{Combining, Context, Fired, Hearing, KeyedOperator};
 use crate::poison::{Blame, record_of};
 use crate::record::Data;
-use crate::rows::{AnyRows, KeyedRows, Rows, downcast, is};
+use crate::rows::{AnyRows, BroadcastRows, KeyedRows, Rows, downcast, is};
 use crate::shared::{Part, Report};
 use crate::time::EventTime;
 
@@ -42,14 +42,14 @@ pub(crate) trait KeyedFactory: Send {
 /// An operator, of which every worker gets a clone.
 pub(crate) struct KeyedNode<O: KeyedOperator> {
     operator: O,
+    on_other: Option<OnOther<O>>,
     combining: Option<CombiningWith<O>>,
 }
 
-/// How records are taken together in front of an operator, and what it does with that.
+/// How records are taken together in front of an operator.
 struct CombiningWith<O: KeyedOperator> {
     combiner: fn(&O, &Task) -> Box<dyn CombineLogic>,
     fired: fn(&O, &O::State) -> EventTime,
-    on_combined: OnCombined<O>,
 }
 
 struct KeyedLogic<O: KeyedOperator> {
@@ -58,24 +58,39 @@ struct KeyedLogic<O: KeyedOperator> {
     /// How many entries there were when the epoch that is being closed ended.
     entries: u64,
     cx: Context<O::In, O::Out>,
-    /// Takes in what combiners have made of records, for operators that have such.
-    on_combined: Option<OnCombined<O>>,
+    /// Takes in batches that are not records with keys.
+    on_other: Option<OnOther<O>>,
     /// The last epoch that was asked to be closed, and how much that was needed.
     pressed: (Epoch, Pressure),
     task: Task,
 }
 
-type OnCombined<O> = fn(
+/// What combiners have made of records, or what all workers are told, for operators that have such. It says itself over what it failed.
+type OnOther<O> = fn(
     &mut O,
     &mut Context<<O as KeyedOperator>::In, <O as KeyedOperator>::Out>,
     &mut <O as KeyedOperator>::State,
     Box<dyn AnyRows>,
+    &Task,
 ) -> Result<()>;
 
 impl<O: KeyedOperator> KeyedNode<O> {
     /// One that sees every record.
     pub(crate) fn plain(operator: O) -> Self {
-        KeyedNode { operator, combining: None }
+        KeyedNode { operator, on_other: None, combining: None }
+    }
+}
+
+impl<O: Hearing> KeyedNode<O> {
+    /// One that is also told what all workers are.
+    pub(crate) fn hearing(operator: O) -> Self {
+        let on_broadcast: OnOther<O> = |operator, cx, state, rows, task| {
+            let mut rows = downcast::<BroadcastRows<O::In>>(rows).0;
+            task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
+            let told = guard(&task.name, || operator.on_broadcast(cx, state, &mut rows));
+            told.map_err(|error| blame_of(error, &rows, cx.row, task))
+        };
+        KeyedNode { operator, on_other: Some(on_broadcast), combining: None }
     }
 }
 
@@ -85,12 +100,17 @@ impl<O: Combining> KeyedNode<O> {
         let combining = CombiningWith {
             combiner: |operator: &O, task| Box::new(Combine::new(operator.combiner(), task.clone())),
             fired: |operator, state| operator.fired(state),
-            on_combined: |operator, cx, state, rows| {
-                let mut rows = downcast::<CombinedRows<O::Combiner>>(rows);
-                operator.on_combined(cx, state, &mut rows.0)
-            },
         };
-        KeyedNode { operator, combining: Some(combining) }
+        let on_combined: OnOther<O> = |operator, cx, state, rows, task| {
+            let mut rows = downcast::<CombinedRows<O::Combiner>>(rows);
+            let merged = guard(&task.name, || operator.on_combined(cx, state, &mut rows.0));
+            merged.map_err(|error| {
+                let reason =
+                    "it failed on what several records amount to, which were taken together before they travelled";
+                error.blaming("records taken together", Blame::Nobody(reason))
+            })
+        };
+        KeyedNode { operator, on_other: Some(on_combined), combining: Some(combining) }
     }
 }
 
@@ -117,10 +137,10 @@ impl<O: KeyedOperator + Clone> KeyedFactory for KeyedNode<O> {
 
     fn build(&self, task: Task) -> Box<dyn FnOnce() -> Result<Box<dyn EpochLogic>>> {
         let operator = self.operator.clone();
-        let combining = self.combining.as_ref().map(|combining| (combining.fired, combining.on_combined));
+        let (on_other, fired) = (self.on_other, self.combining.as_ref().map(|combining| combining.fired));
         Box::new(move || {
-            let logic = KeyedLogic::restored(operator, combining.map(|(_, on_combined)| on_combined), task)?;
-            if let Some((fired, _)) = combining {
+            let logic = KeyedLogic::restored(operator, on_other, task)?;
+            if let Some(fired) = fired {
                 logic.task.shared.restored[logic.task.node].add(fired(&logic.operator, &logic.state));
             }
             Ok(Box::new(logic))
@@ -159,8 +179,12 @@ fn restore<O: KeyedOperator>(operator: &O, task: &Task) -> Result<O::State> {
     }
     let entry = task.restored.as_ref().and_then(|m| m.operators.iter().find(|entry| entry.name == task.name));
     if let Some(entry) = entry {
-        let restored = db.walk(entry.id, groups, |stored| {
-            if !state.wants(&stored) {
+        // What every worker keeps is read wherever it stands, for the rest its own groups are enough.
+        let replicated = state.replicated();
+        let all = if replicated.is_some() { 0..KEY_GROUPS } else { groups.clone() };
+        let restored = db.walk(entry.id, all, |stored| {
+            let wanted = groups.contains(&u32::from(stored.group)) || replicated == Some(stored.state);
+            if !wanted || !state.wants(&stored) {
                 return Ok(Next::State);
             }
             state.restore(stored).map(|()| Next::Entry)
@@ -187,10 +211,10 @@ fn restore_error(error: StateError) -> Error {
 
 impl<O: KeyedOperator> KeyedLogic<O> {
     /// An instance with the state of its worker.
-    fn restored(operator: O, on_combined: Option<OnCombined<O>>, task: Task) -> Result<Self> {
+    fn restored(operator: O, on_other: Option<OnOther<O>>, task: Task) -> Result<Self> {
         let state = guard(&task.name, || restore(&operator, &task))?;
         let cx = Context::new(task.connected[1]);
-        Ok(KeyedLogic { operator, state, entries: 0, cx, on_combined, pressed: (0, Pressure::None), task })
+        Ok(KeyedLogic { operator, state, entries: 0, cx, on_other, pressed: (0, Pressure::None), task })
     }
 
     fn look_at_clock(&mut self) {
@@ -237,7 +261,11 @@ impl<O: KeyedOperator> KeyedLogic<O> {
 /// Says which record a row is, by key and time, and by position where records carry theirs.
 pub(super) fn blame_of<K: Key, T>(error: Error, rows: &KeyedRows<K, T>, row: usize, task: &Task) -> Error {
     let Some(record) = rows.records.get(row) else { return error };
-    let place = format!("a record with key {} at {}", shown_key(&record.key), record.at);
+    // Those that all workers are told have no key.
+    let place = match shown_key(&record.key).as_str() {
+        "null" => format!("a record at {}", record.at),
+        key => format!("a record with key {key} at {}", record.at),
+    };
     let blame = match rows.positions.get(row) {
         None => Blame::Nobody("records do not carry their positions to this operator, in this run"),
         // What a result has in the place of a position.
@@ -292,16 +320,10 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
         self.cx.row = 0;
         self.cx.pressed = born.pressed;
         self.look_at_clock();
-        if let Some(on_combined) = self.on_combined
+        if let Some(on_other) = self.on_other
             && !is::<KeyedRows<O::Key, O::In>>(&*rows)
         {
-            let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
-            let merged = guard(&self.task.name, || on_combined(operator, cx, state, rows));
-            merged.map_err(|error| {
-                let reason =
-                    "it failed on what several records amount to, which were taken together before they travelled";
-                error.blaming("records taken together", Blame::Nobody(reason))
-            })?;
+            on_other(&mut self.operator, &mut self.cx, &mut self.state, rows, &self.task)?;
             self.drain(out);
             self.weigh(epoch);
             return Ok(());

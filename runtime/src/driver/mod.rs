@@ -16,7 +16,7 @@ pub(crate) use keyed::{KeyedFactory, KeyedNode};
 pub(crate) use peek::Peeked;
 pub(crate) use sink::{SinkFactory, SinkNode};
 pub(crate) use source::{LateWaker, Polled, SourceFactory, SourceLogic, SourceNode};
-pub(crate) use stateless::{Division, Keying, Plain, StatelessFactory, StatelessLogic, Wrapping};
+pub(crate) use stateless::{Broadcasting, Division, Keying, Plain, StatelessFactory, StatelessLogic, Wrapping};
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -9,8 +9,8 @@ use super::{Outbox, Task, guard};
 use crate::error::{Error, Result};
 use crate::operator::{Cursor, Divider, Side, Stage};
 use crate::poison::{Blame, SplitName, record_of};
-use crate::record::Data;
-use crate::rows::{AnyRows, BehindWalk, KeyedRecord, KeyedRows, Lineage, Rows, downcast};
+use crate::record::{Data, Record};
+use crate::rows::{AnyRows, BehindWalk, BroadcastRows, KeyedRecord, KeyedRows, Lineage, Rows, downcast};
 use crate::shared::add;
 
 pub(crate) trait StatelessFactory: Send {
@@ -176,6 +176,12 @@ impl<K, T, F: Fn(&T) -> K> Keying<K, T, F> {
     }
 }
 
+/// Split and number of each of the first `rows` rows; (0, 0) for results.
+fn positions_of(cursor: &Cursor, rows: usize) -> Vec<(u32, u64)> {
+    let position = |row| cursor.lineage.as_ref().map_or((0, 0), |l| (l.split, l.number(row)));
+    (0..rows).map(position).collect()
+}
+
 struct KeyingLink<K, T, F> {
     key: F,
     positions: bool,
@@ -192,11 +198,7 @@ impl<K: Key, T: Data, F: Fn(&T) -> K> Link for KeyingLink<K, T, F> {
     fn run(&mut self, rows: Box<dyn AnyRows>, cursor: &mut Cursor, out: &mut Outbox) -> Result<()> {
         let mut rows = *downcast::<Rows<T>>(rows);
         lend(&mut rows, cursor);
-        let mut positions = Vec::new();
-        if self.positions {
-            let position = |row| cursor.lineage.as_ref().map_or((0, 0), |l| (l.split, l.number(row)));
-            positions.extend((0..rows.records.len()).map(position));
-        }
+        let positions = positions_of(cursor, if self.positions { rows.records.len() } else { 0 });
         let keyed = rows.records.into_iter().enumerate().map(|(row, record)| {
             cursor.row = row;
             let key = (self.key)(&record.value);
@@ -237,6 +239,37 @@ impl<K: Key, T: Data, O: Data> Link for Wrapping<K, T, O> {
         };
         let records = records.into_iter().map(wrap).collect();
         out.push((0, Box::new(KeyedRows { records, behind, positions })));
+        Ok(())
+    }
+}
+
+/// Records become such that every worker gets.
+pub(crate) struct Broadcasting<T, O> {
+    wrap: fn(T) -> O,
+    positions: bool,
+}
+
+impl<T, O> Broadcasting<T, O> {
+    pub(crate) fn new(wrap: fn(T) -> O) -> Self {
+        Broadcasting { wrap, positions: false }
+    }
+}
+
+impl<T: Data, O: Data> StatelessFactory for Broadcasting<T, O> {
+    fn build(&self, task: &Task) -> Box<dyn Link> {
+        Box::new(Broadcasting { wrap: self.wrap, positions: task.positions })
+    }
+}
+
+impl<T: Data, O: Data> Link for Broadcasting<T, O> {
+    fn run(&mut self, rows: Box<dyn AnyRows>, cursor: &mut Cursor, out: &mut Outbox) -> Result<()> {
+        let mut rows = *downcast::<Rows<T>>(rows);
+        lend(&mut rows, cursor);
+        let positions = positions_of(cursor, if self.positions { rows.records.len() } else { 0 });
+        let wrap =
+            |record: Record<T>| KeyedRecord { hash: 0, at: record.at, key: (), value: (self.wrap)(record.value) };
+        let records = rows.records.into_iter().map(wrap).collect();
+        out.push((0, Box::new(BroadcastRows(KeyedRows { records, behind: rows.behind, positions }))));
         Ok(())
     }
 }
