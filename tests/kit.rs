@@ -250,6 +250,36 @@ fn session_windows() {
     ]);
 }
 
+/// What windows keep is their own business, but not how much of it.
+#[test]
+fn windows_that_are_over_are_not_kept() {
+    let (kit, input, (sums, visits)) = Kit::of(|input: Stream<Sale>| {
+        let keyed = input.key_by(who);
+        let sums = keyed.clone().window(Sliding::of(secs(10), secs(5))).aggregate(Sum::of(cents));
+        let visits = keyed.window(Session::with_gap(secs(10))).aggregate(Count);
+        (sums.name("sums"), visits.name("visits"))
+    });
+    kit.in_all_modes([
+        expect_entries("sums", 0),
+        input.all([(1, sale("ann", 1)), (2, sale("ann", 2)), (3, sale("bob", 3)), (7, sale("ann", 4))]),
+        // One for each key and 5 seconds; one for each key.
+        expect_entries("sums", 3),
+        expect_entries("sums/behind", 0),
+        expect_entries("visits", 2),
+        input.watermark(13),
+        sums.expect([pane("ann", -5, 5, 3), pane("bob", -5, 5, 3), pane("ann", 0, 10, 7), pane("bob", 0, 10, 3)]),
+        visits.expect([pane("bob", 3, 13, 1)]),
+        expect_entries("sums", 1),
+        expect_entries("visits", 1),
+        rescale(3),
+        input.watermark(17),
+        sums.expect([pane("ann", 5, 15, 4)]),
+        visits.expect([pane("ann", 1, 17, 3)]),
+        expect_entries("sums", 0),
+        expect_entries("visits", 0),
+    ]);
+}
+
 #[test]
 fn a_window_behind_a_window() {
     let (kit, input, most) = Kit::of(|input: Stream<Sale>| {
@@ -1003,6 +1033,8 @@ fn what_is_not_kept_as_expected_is_said() {
     assert_eq!(found(expect_no_state::<_, i64>("sums", ann())), ["it is 5"]);
     assert!(found(expect_state("sums", ann(), 5u64))[0].contains("was asked for as"));
     assert!(found(expect_state("sum", ann(), 5i64))[0].contains("has no operator `sum`"));
+    assert_eq!(found(expect_entries("sums", 2)), ["it has 1"]);
+    assert!(found(expect_entries("sums/timers", 2))[0].contains("has no state `timers`"));
 }
 
 #[test]

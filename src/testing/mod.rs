@@ -74,7 +74,9 @@ use millstream_runtime::time::EventTime;
 pub use input::Input;
 pub use modes::{Failure, Mode};
 pub use output::Output;
-pub use step::{Step, checkpoint, clock, crash, expect_no_state, expect_state, expect_watermark, rescale, restart};
+pub use step::{
+    Step, checkpoint, clock, crash, expect_entries, expect_no_state, expect_state, expect_watermark, rescale, restart,
+};
 pub use trial::{Bench, Trial};
 
 use trial::{Adjust, Build, Setup};

@@ -13,8 +13,8 @@ use super::input::AnyFeed;
 use super::output::AnyRecords;
 
 /// One step of a script: something that happens to a job, or that is expected of it. Made by [`Input`](super::Input),
-/// [`Output`](super::Output), [`checkpoint`], [`clock`], [`crash`], [`restart`], [`rescale`], [`expect_watermark`], [`expect_state`] and
-/// [`expect_no_state`]; taken by [`Trial::step`](super::Trial::step) and [`Kit::in_all_modes`](super::Kit::in_all_modes).
+/// [`Output`](super::Output), [`checkpoint`], [`clock`], [`crash`], [`restart`], [`rescale`], [`expect_watermark`], [`expect_state`],
+/// [`expect_no_state`] and [`expect_entries`]; taken by [`Trial::step`](super::Trial::step) and [`Kit::in_all_modes`](super::Kit::in_all_modes).
 pub struct Step {
     pub(super) text: String,
     /// Where it was made.
@@ -152,6 +152,19 @@ where
     let check = move |view: &CheckpointView| {
         let got = view.state::<K, V>(&name)?.get(&key)?;
         Ok(got.map(|got| vec![format!("it is {got:?}")]))
+    };
+    Step::new(text, Action::State(Box::new(check)))
+}
+
+/// A state has so many entries, whatever their types: to see that windows, timers and keys go when their time is over. By name as
+/// [`expect_state`].
+#[track_caller]
+pub fn expect_entries(name: impl Into<String>, entries: u64) -> Step {
+    let name = name.into();
+    let text = format!("expect_entries({name:?}, {entries})");
+    let check = move |view: &CheckpointView| {
+        let got = view.entries(&name)?;
+        Ok((got != entries).then(|| vec![format!("it has {got}")]))
     };
     Step::new(text, Action::State(Box::new(check)))
 }

@@ -266,6 +266,16 @@ impl CheckpointView {
         Ok(StateView::new(self, operator, state, part))
     }
 
+    /// How many entries a state has, whatever their types: by the name of its operator, whose first state is meant, or as `operator/state`.
+    ///
+    /// # Errors
+    /// When there is no such state, or the checkpoint is damaged.
+    pub fn entries(&self, name: &str) -> Result<u64> {
+        let (operator, state) = self.find(name)?;
+        let sizes = self.sizes(&self.operators[operator].name)?;
+        Ok(sizes.iter().filter(|size| size.state == state).filter_map(|size| size.entries).sum())
+    }
+
     /// How much an operator keeps, by state and key group; groups without entries are left out.
     ///
     /// # Errors
