@@ -489,6 +489,26 @@ fn what_is_broadcast() {
     ]);
 }
 
+/// Of one instant, what comes from a later split comes later, whatever was there first: so an instant is not over when the watermark is at it.
+#[test]
+fn what_is_broadcast_in_one_instant() {
+    let (kit, (sales, limits), above) = Kit::of(|(sales, limits): (Stream<Sale>, Stream<i64>)| {
+        sales.key_by(who).with_broadcast(limits.broadcast()).process_in_order(Above)
+    });
+    let limits = limits.with_splits(2);
+    let (first, second) = (limits.split(0), limits.split(1));
+    kit.in_all_modes([
+        sales.at(10, sale("ann", 50)),
+        sales.end(),
+        second.at(10, 40),
+        limits.watermark(10),
+        first.at(10, 60),
+        above.expect([]),
+        limits.end(),
+        above.expect([(sale("ann", 50), 1)]),
+    ]);
+}
+
 #[test]
 fn what_is_broadcast_as_it_comes() {
     let (kit, (sales, limits), above) = Kit::of(|(sales, limits): (Stream<Sale>, Stream<i64>)| {

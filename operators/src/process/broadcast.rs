@@ -472,3 +472,40 @@ impl<K: Key, T: Data, R: Data> BroadcastProcessExt<K, T, R> for BroadcastKeyedSt
         self.operator("process", BroadcastOperator::<K, T, R, P, InOrder>::new(function))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct Sum;
+
+    impl BroadcastProcess<u8, (), u64> for Sum {
+        type Shared = u64;
+        type State = ();
+        type Out = ();
+
+        fn on_broadcast(&mut self, sum: &mut u64, number: &u64, _: EventTime) -> Result<()> {
+            *sum += number;
+            Ok(())
+        }
+
+        fn on_record(&mut self, _: &mut ProcessContext<'_, u8, (), ()>, _: &u64, _: &()) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    /// By that, workers that are at different points when a checkpoint is taken find the one that has come least far.
+    #[test]
+    fn progress_is_the_time_of_what_was_applied_last() {
+        let mut told = Told::<u64, u64>::nothing();
+        let mut operator = BroadcastOperator::<u8, (), u64, Sum, InOrder>::new(Sum);
+        assert_eq!(told.progress(), i64::MIN);
+        for (number, at, progress) in [(1, 5, 5), (2, 7, 7), (3, 6, 7)] {
+            operator.apply(&mut told, &number, EventTime::from_micros(at)).unwrap();
+            assert_eq!(told.progress(), progress);
+        }
+        assert_eq!((*told.shared.0, *operator.process.function().shared), (6, 6));
+        assert_eq!(told.part(), Some(6));
+    }
+}

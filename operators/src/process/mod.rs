@@ -173,9 +173,9 @@ pub struct ProcessContext<'a, K, S, O> {
     out: &'a mut Vec<(EventTime, O)>,
 }
 
-impl<K, S, O> ProcessContext<'_, K, S, O> {
+impl<'a, K, S, O> ProcessContext<'a, K, S, O> {
     /// The key.
-    pub fn key(&self) -> &K {
+    pub fn key(&self) -> &'a K {
         self.key
     }
 
