@@ -148,6 +148,20 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(config(cases(60)))]
+
+    /// What counts in some windows of its slice only, with an aggregate that can be inverted and one that cannot.
+    #[test]
+    fn many_late_records_are_as_the_oracle_says(case in late_case(4, 150), setups in setups()) {
+        check(&case, &setups, number, (Count, Sum::of(|item: &Item| item.value)), |items| {
+            (items.len() as u64, total(items) as i64)
+        })?;
+        let aggregate = (Max::of(|item: &Item| item.value), First::of(|item: &Item| item.value), Count);
+        check(&case, &setups, text, aggregate, |items| (max(items), first(items), items.len() as u64))?;
+    }
+}
+
 // ---- by hand ---------------------------------------------------------------------------------------------------------
 
 /// The counts of all windows as `(start, end, count)`, and the times of late records.
@@ -628,6 +642,17 @@ proptest! {
     #[test]
     fn crashes_and_other_numbers_of_workers_change_nothing(
         case in any_case(4, 200),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        check_through(&case, &troubles, &workers, &setup)?;
+    }
+
+    /// What is kept apart may be restored on a worker that gets groups which have fired more, or less.
+    #[test]
+    fn crashes_change_nothing_in_what_many_late_records_count_for(
+        case in late_case(4, 150),
         troubles in troubles(),
         workers in worker_counts(),
         setup in slow_setup(),

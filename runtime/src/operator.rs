@@ -143,8 +143,8 @@ pub trait KeyedOperator: Send + 'static {
         false
     }
 
-    /// The run begins, with the state that was restored. What is emitted here comes before everything else, under the least moment there
-    /// is, for operators whose state others behind them have to know: for tables alone, because only regions of differential know what to do with it.
+    /// The run begins, with the state that was restored. To emit something here is for tables alone: it comes before everything else, under the
+    /// least moment there is, and only regions of differential know what to do with that.
     ///
     /// # Errors
     /// An error fails the job.
@@ -224,7 +224,7 @@ pub trait Combining: KeyedOperator {
     /// An empty combiner, for one worker.
     fn combiner(&self) -> Self::Combiner;
 
-    /// The watermark for which `state`, as it was restored, has fired. A record that counts for a window which ends at or before
+    /// The watermark for which `state`, as it was restored, has fired. A record that counts only for windows which end at or before
     /// it is not taken together with others, on no worker: it may be late, for this operator to decide.
     fn fired(&self, state: &Self::State) -> EventTime;
 
@@ -251,8 +251,8 @@ pub trait Combiner: 'static {
     /// What records amount to.
     type Out: Data;
 
-    /// Takes records out of `rows`; what it leaves travels as it is, and so must every record that is behind, or counts for
-    /// a window that ends at or before `fired`. `row` says which one is being worked on, in case user code panics.
+    /// Takes records out of `rows`; what it leaves travels as it is, and so must every record that may be late: all windows that it
+    /// belongs to end at or before `fired`, or the watermark that it is behind. `row` says which one is being worked on, in case user code panics.
     ///
     /// # Errors
     /// An error fails the job.

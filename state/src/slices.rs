@@ -166,13 +166,12 @@ impl<K: Key, V: Value> SliceState<K, V> {
         Ok(())
     }
 
-    /// Out of order mostly means the slice before or after; more rarely any other.
     fn find_or_add(&mut self, slice: i64) -> usize {
         assert!(!self.away.contains_key(&slice), "slice {slice} was not loaded");
-        for near in [self.hot.wrapping_sub(1), self.hot.wrapping_add(1)] {
-            if self.slices.get(near).is_some_and(|(number, _)| *number == slice) {
-                return near;
-            }
+        // Mostly none is missing between the first and this one.
+        let likely = self.first().map_or(0, |first| slice.wrapping_sub(first) as usize);
+        if self.slices.get(likely).is_some_and(|(number, _)| *number == slice) {
+            return likely;
         }
         self.place(slice).unwrap_or_else(|place| {
             // The next slice will have about as many keys as the one before. An older one comes late, and with few.

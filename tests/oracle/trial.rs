@@ -172,6 +172,27 @@ pub fn any_case(splits: usize, most: usize) -> impl Strategy<Value = Case> {
     })
 }
 
+/// Splits that are at very different times; half of their records are behind, by up to more than a window.
+pub fn late_case(splits: usize, most: usize) -> impl Strategy<Value = Case> {
+    let shape =
+        (1i64..8, 0i64..60, 0i64..20).prop_map(|(slide, more, offset)| Shape { size: slide + more, slide, offset });
+    let records = prop::collection::vec((0u64..6, 0i64..100, -1_000i64..1_000), 0..=most);
+    // Where it begins, and how fast it goes on.
+    let split = (0i64..200, 1i64..8, records);
+    (shape, 0i64..5, prop::collection::vec(split, 2..=splits)).prop_map(|(shape, delay, raws)| {
+        let split = |(split, (begin, pace, records)): (usize, &(i64, i64, Vec<(u64, i64, i64)>))| {
+            let mut clock = *begin;
+            let item = |(number, &(key, raw, value)): (usize, &(u64, i64, i64))| {
+                clock += raw % pace;
+                let back = if raw % 2 == 0 { 0 } else { raw * shape.size / 80 };
+                Item { split: split as u32, number: number as u64, at: clock - back, key, value }
+            };
+            records.iter().enumerate().map(item).collect()
+        };
+        Case { splits: raws.iter().enumerate().map(split).collect(), shape, delay }
+    })
+}
+
 pub fn setups() -> impl Strategy<Value = Vec<Setup>> {
     let any_setup = |workers: usize| {
         let batch = prop::sample::select(vec![1024usize, 7, 2, 1]);

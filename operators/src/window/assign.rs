@@ -156,6 +156,7 @@ impl WindowAssigner {
     }
 
     /// The slice that contains `at`.
+    #[inline]
     pub(super) fn slice_of(&self, at: EventTime) -> i64 {
         match at.micros().checked_sub(self.offset.as_micros()) {
             Some(us) => us.div_euclid(self.slice_us).min(LAST_SLICE),
@@ -186,7 +187,18 @@ impl WindowAssigner {
         let (slice, width, step) = (i128::from(slice), i128::from(self.width), i128::from(self.step));
         let first = (slice - width).div_euclid(step) + 1;
         // Windows before all time do not exist: their first slice would have no number.
-        (first.max(i128::from(i64::MIN)) as i64, slice.div_euclid(step) as i64)
+        (first.max(i128::from(i64::MIN)) as i64, self.last_of(slice as i64))
+    }
+
+    /// The last window that contains `slice`.
+    #[inline]
+    pub(super) fn last_of(&self, slice: i64) -> i64 {
+        slice.div_euclid(self.step)
+    }
+
+    /// In how many windows a slice is at most.
+    pub(super) fn most_windows(&self) -> i64 {
+        (self.width - 1) / self.step + 1
     }
 
     /// The slices of window `number`: from the first up to but not including the last.

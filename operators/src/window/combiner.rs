@@ -5,6 +5,10 @@
 //! records there were to an accumulator. Where that was few, twice in a row or in one slice of very many keys, records travel as
 //! they are for some slices.
 //!
+//! Records that are behind and count in some windows of their slice only are kept beside the others, by the first and the last of these
+//! windows: the owner can do with one such accumulator what it would do with each of its records. All that have the same first window are
+//! judged together.
+//!
 //! **Source**: a combiner, as in MapReduce (Dean and Ghemawat, OSDI 2004); turned on and off by what it brings, as
 //! Flink's local aggregation is not.
 
@@ -17,10 +21,10 @@ use millstream_runtime::rows::{BehindWalk, KeyedRows};
 use millstream_runtime::time::EventTime;
 use millstream_state::hash::hash_key;
 use millstream_state::slices::{AT_ONCE, SliceState};
-use millstream_state::snapshot::{Key, State};
+use millstream_state::snapshot::{Key, State, Value};
 
 use super::assign::WindowAssigner;
-use super::place::{Place, Places, add_all, origin};
+use super::place::{Places, add_all, origin};
 use crate::aggregate::Aggregate;
 
 /// No more accumulators than this are held, unless they stand for many records each.
@@ -32,16 +36,23 @@ const MOST: usize = 1 << 20;
 /// No more slices than this are held: there are more only where event time is far apart, and then they wait long.
 const SLICES: usize = 64;
 
+/// No more pairs of a first and a last window than this are held.
+const PAIRS: usize = 1 << 10;
+
 /// With fewer records to an accumulator than this, to take them together does not pay.
 const WORTHWHILE: u64 = 3;
+
+/// The same for records that count in some windows only, which cost their owner more: it adds most of them twice.
+const WORTHWHILE_BEHIND: u64 = 2;
 
 /// For how many slices records travel as they are at most, before it is tried again.
 const LONGEST_PAUSE: i64 = 64;
 
-/// What records of one key in one slice amount to.
+/// What records of one key in one slice amount to, that count in all of its windows from `first` on.
 #[derive(Clone, Debug)]
 pub(super) struct Slice<Acc> {
     pub slice: i64,
+    pub first: i64,
     pub acc: Acc,
 }
 
@@ -49,68 +60,125 @@ pub(super) struct SliceCombiner<K, T, A: Aggregate<T>> {
     windows: WindowAssigner,
     aggregate: A,
     places: Places,
-    held: SliceState<K, A::Acc>,
-    /// How many records each slice has of what is held.
-    records: VecDeque<(i64, u64)>,
-    /// The slice that is being handed over.
-    releasing: Option<i64>,
+    /// What counts in all windows of its slice: by slice.
+    whole: Held<K, A::Acc>,
+    /// What does not, because it is behind: by the first and the last window that it counts in.
+    partial: Held<K, A::Acc>,
     full: bool,
-    /// Slices from the first up to but not including the second are not taken together.
-    paused: (i64, i64),
-    /// How many slices the next pause will last.
-    pause: i64,
-    /// Taking records together did not pay for the slice before.
-    doubtful: bool,
     types: std::marker::PhantomData<fn(T)>,
 }
 
-impl<K, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
+impl<K: Key, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
     pub(super) fn new(windows: WindowAssigner, aggregate: A) -> Self {
         SliceCombiner {
             windows,
             aggregate,
             places: Places::new(windows),
-            held: SliceState::default(),
-            records: VecDeque::new(),
-            releasing: None,
+            whole: Held::new(1, WORTHWHILE),
+            partial: Held::new(windows.most_windows(), WORTHWHILE_BEHIND),
             full: false,
-            paused: (0, 0),
-            pause: 1,
-            doubtful: false,
             types: std::marker::PhantomData,
         }
     }
 }
 
-impl<K: Key, T: Data, A: Aggregate<T>> SliceCombiner<K, T, A> {
-    /// Counts records of `slice` that were taken.
-    fn count(&mut self, slice: i64, records: u64) {
-        match self.records.iter_mut().rev().find(|(number, _)| *number == slice) {
-            Some((_, count)) => *count += records,
-            None => self.records.push_back((slice, records)),
+/// Accumulators that are judged in groups: so many numbers in a row are one.
+struct Held<K, Acc> {
+    numbers: i64,
+    /// With fewer records to an accumulator than this, to take them together does not pay.
+    worthwhile: u64,
+    accs: SliceState<K, Acc>,
+    /// How many records each group has of what is held.
+    records: VecDeque<(i64, u64)>,
+    /// The group that is being handed over.
+    releasing: Option<i64>,
+    /// Groups from the first up to but not including the second are not taken together.
+    paused: (i64, i64),
+    /// How many groups the next pause will last.
+    pause: i64,
+    /// Taking records together did not pay for the group before.
+    doubtful: bool,
+}
+
+impl<K: Key, Acc: Value> Held<K, Acc> {
+    fn new(numbers: i64, worthwhile: u64) -> Self {
+        Held {
+            numbers,
+            worthwhile,
+            accs: SliceState::default(),
+            records: VecDeque::new(),
+            releasing: None,
+            paused: (0, 0),
+            pause: 1,
+            doubtful: false,
         }
     }
 
-    fn is_paused(&self, place: Place) -> bool {
-        self.paused.0 <= place.slice && place.slice < self.paused.1
+    /// Counts records of a group that were taken.
+    fn count(&mut self, group: i64, records: u64) {
+        match self.records.iter_mut().rev().find(|(number, _)| *number == group) {
+            Some((_, count)) => *count += records,
+            None => self.records.push_back((group, records)),
+        }
     }
 
-    /// Decides by what `slice` came to whether the next ones are worth it.
-    fn judge(&mut self, slice: i64) {
-        let accumulators = self.held.keys_in(slice) as u64;
-        let place = self.records.iter().position(|(number, _)| *number == slice);
+    fn is_paused(&self, group: i64) -> bool {
+        self.paused.0 <= group && group < self.paused.1
+    }
+
+    /// Decides by what `group` came to whether the next ones are worth it.
+    fn judge(&mut self, group: i64, full: bool) {
+        let next = |number: i64| self.accs.next_from(number).filter(|number| self.group_of(*number) == group);
+        let numbers = std::iter::successors(self.accs.first(), |number| next(number.checked_add(1)?));
+        let accumulators: usize = numbers.map(|number| self.accs.keys_in(number)).sum();
+        let place = self.records.iter().position(|(number, _)| *number == group);
         let (_, records) = place.and_then(|place| self.records.remove(place)).unwrap_or_default();
-        let pays = records >= accumulators * WORTHWHILE;
+        let pays = records >= accumulators as u64 * self.worthwhile;
         if pays {
             self.pause = 1;
-        } else if self.full || self.doubtful {
-            // With the rest of a slice that has many keys for certain; otherwise with the next one.
-            let first = slice + i64::from(!self.full);
+        } else if full || self.doubtful {
+            // With the rest of a group that has many keys for certain; otherwise with the next one.
+            let first = group + i64::from(!full);
             self.paused = (first, first.saturating_add(self.pause));
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
-        // One slice that has few records may be where a stream begins, or was interrupted.
+        // One group that has few records may be where a stream begins, or was interrupted.
         self.doubtful = !pays;
+    }
+
+    fn group_of(&self, number: i64) -> i64 {
+        number.div_euclid(self.numbers)
+    }
+
+    /// Hands over groups that are due, until there are `most` rows; returns whether that was all.
+    fn release(
+        &mut self,
+        is_due: impl Fn(i64) -> bool,
+        full: bool,
+        most: usize,
+        out: &mut KeyedRows<K, Slice<Acc>>,
+        place: impl Fn(i64, i64) -> (EventTime, i64, i64),
+    ) -> Fired {
+        while let Some(number) = self.accs.first() {
+            let group = self.group_of(number);
+            if !is_due(group) {
+                break;
+            }
+            if self.releasing != Some(group) {
+                self.releasing = Some(group);
+                self.judge(group, full);
+            }
+            let room = most - out.records.len();
+            let (at, slice, first) = place(group, number);
+            let all = self.accs.take_some(number, room, |key, acc| {
+                out.push(hash_key(&key), at, key, Slice { slice, first, acc });
+            });
+            if !all || out.records.len() >= most {
+                return Fired::More;
+            }
+        }
+        self.releasing = None;
+        Fired::All
     }
 }
 
@@ -120,50 +188,59 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
     type Out = Slice<A::Acc>;
 
     fn take(&mut self, rows: &mut KeyedRows<K, T>, fired: EventTime, row: &mut usize) -> Result<()> {
-        // Records before this window may be late, which is for the owner of their key to decide.
-        let open = self.windows.first_open(fired);
+        // Records of slices before this one may be late, which is for the owner of their key to decide.
+        let fired = self.windows.slices_of(self.windows.first_open(fired)).0;
         let mut behind = BehindWalk::new(&rows.behind);
         let mut left: Vec<u32> = Vec::new();
-        self.held.prefetch(&rows.records, 0, |record| record.hash);
+        self.whole.accs.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
-            self.held.prefetch(&rows.records, chunk + 1, |record| record.hash);
+            self.whole.accs.prefetch(&rows.records, chunk + 1, |record| record.hash);
             let first = chunk * AT_ONCE;
-            if let Some(place) = self.places.of_all(records, first, &behind)
-                && !self.is_paused(place)
-                && place.windows.0 >= open
+            if let Some(slice) = self.places.of_all(records, first, &behind)
+                && !self.whole.is_paused(slice)
+                && slice >= fired
             {
-                add_all(self.held.in_slice(place.slice), &self.aggregate, records, first, &rows.positions, row);
-                self.count(place.slice, records.len() as u64);
+                add_all(self.whole.accs.in_slice(slice), &self.aggregate, records, first, &rows.positions, row);
+                self.whole.count(slice, records.len() as u64);
                 continue;
             }
             for (number, record) in (first..).zip(records) {
                 *row = number;
-                let place = self.places.of(record.at);
-                if behind.at(number).is_some() || self.is_paused(place) || place.windows.0 < open {
+                let (slice, open) = self.places.of_behind(record.at, behind.at(number));
+                let place = if slice < fired.max(open.from) {
+                    None
+                } else if slice >= open.whole {
+                    Some((&mut self.whole, slice, slice))
+                } else {
+                    let (group, last) = (open.number, self.windows.last_of(slice));
+                    let number = group.checked_mul(self.partial.numbers).and_then(|n| n.checked_add(last - group));
+                    number.map(|number| (&mut self.partial, group, number))
+                };
+                let Some((held, group, place)) = place.filter(|(held, group, _)| !held.is_paused(*group)) else {
                     left.push(number as u32);
                     continue;
-                }
-                self.count(place.slice, 1);
+                };
+                held.count(group, 1);
                 let aggregate = &self.aggregate;
-                let acc = self.held.update(place.slice, record.hash, &record.key, || aggregate.create());
+                let acc = held.accs.update(place, record.hash, &record.key, || aggregate.create());
                 aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, number));
             }
         }
         rows.keep(&left);
-        if self.records.len() > SLICES {
+        if self.whole.records.len() > SLICES || self.partial.accs.slices() > PAIRS {
             self.full = true;
             return Ok(());
         }
-        let accumulators = self.held.entries() as usize;
-        if accumulators > MANY {
-            let records: u64 = self.records.iter().map(|(_, count)| count).sum();
-            self.full = accumulators > MOST || records < accumulators as u64 * WORTHWHILE;
+        let accumulators = self.whole.accs.entries() + self.partial.accs.entries();
+        if accumulators as usize > MANY {
+            let records: u64 = self.whole.records.iter().chain(&self.partial.records).map(|(_, count)| count).sum();
+            self.full = accumulators as usize > MOST || records < accumulators * WORTHWHILE;
         }
         Ok(())
     }
 
     fn is_empty(&self) -> bool {
-        self.held.first().is_none()
+        self.whole.accs.first().is_none() && self.partial.accs.first().is_none()
     }
 
     fn is_full(&self) -> bool {
@@ -171,31 +248,28 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
     }
 
     fn release(&mut self, watermark: EventTime, most: usize, out: &mut KeyedRows<K, Slice<A::Acc>>) -> Fired {
-        let open = self.windows.first_open(watermark);
-        while let Some(slice) = self.held.first().filter(|slice| self.windows.windows_of(*slice).0 < open) {
-            if self.releasing != Some(slice) {
-                self.releasing = Some(slice);
-                self.judge(slice);
-            }
-            let room = most - out.records.len();
-            let at = self.windows.slice_bounds(slice).0;
-            let all = self.held.take_some(slice, room, |key, acc| {
-                out.push(hash_key(&key), at, key, Slice { slice, acc });
-            });
-            if !all || out.records.len() >= most {
-                return Fired::More;
-            }
+        let SliceCombiner { windows, whole, partial, full, .. } = self;
+        let open = windows.first_open(watermark);
+        let at = |slice| windows.slice_bounds(slice).0;
+        let is_due = |slice: i64| windows.windows_of(slice).0 < open;
+        if whole.release(is_due, *full, most, out, |slice, _| (at(slice), slice, i64::MIN)) == Fired::More {
+            return Fired::More;
         }
-        self.releasing = None;
-        self.full = false;
-        Fired::All
+        let numbers = partial.numbers;
+        let place = |first: i64, number: i64| {
+            let slice = windows.slices_of(first + number.rem_euclid(numbers)).0;
+            (at(slice), slice, first)
+        };
+        let fired = partial.release(|first| first < open, *full, most, out, place);
+        *full &= fired == Fired::More;
+        fired
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Tumbling;
     use super::super::assign::Sliced;
+    use super::super::{Sliding, Tumbling};
     use super::*;
     use crate::aggregate::Count;
     use millstream_runtime::rows::Behind;
@@ -257,15 +331,39 @@ mod tests {
     #[test]
     fn records_that_may_be_late_are_left() {
         let mut combiner = combiner();
-        let mut behind = rows(5, [1, 2, 3]);
-        behind.behind.push(Behind { row: 1, watermark: us(51) });
+        let mut behind = rows(5, [1, 2, 3, 4]);
+        behind.behind.extend([Behind { row: 1, watermark: us(60) }, Behind { row: 2, watermark: us(59) }]);
         combiner.take(&mut behind, us(50), &mut 0).unwrap();
         assert_eq!(behind.records.iter().map(|record| record.key).collect::<Vec<_>>(), [2]);
-        assert_eq!(behind.behind, [Behind { row: 0, watermark: us(51) }]);
+        assert_eq!(behind.behind, [Behind { row: 0, watermark: us(60) }]);
         let mut fired = rows(4, [1, 2]);
         combiner.take(&mut fired, us(50), &mut 0).unwrap();
         assert_eq!(fired.records.len(), 2);
-        assert_eq!(release(&mut combiner, EventTime::MAX), [(5, 1, 1), (5, 3, 1)]);
+        assert_eq!(release(&mut combiner, EventTime::MAX), [(5, 1, 1), (5, 3, 1), (5, 4, 1)]);
+    }
+
+    /// Windows of 30 us every 10: a record of slice 5 is in windows 3, 4 and 5. What is behind is held until the first window
+    /// that it counts in is over.
+    #[test]
+    fn records_that_count_in_some_windows_are_taken_with_their_like() {
+        let windows = Sliding::of(EventSpan::micros(30), EventSpan::micros(10)).assigner();
+        let mut combiner: Counts = SliceCombiner::new(windows, Count);
+        let mut behind = rows(5, [1, 1, 1, 1, 1, 1]);
+        let watermarks = [59, 60, 69, 70, 79, 80];
+        behind.behind = (0..).zip(watermarks).map(|(row, at)| Behind { row, watermark: us(at) }).collect();
+        combiner.take(&mut behind, EventTime::MIN, &mut 0).unwrap();
+        assert_eq!(behind.behind, [Behind { row: 0, watermark: us(80) }]);
+        let mut released = |watermark| {
+            let mut out = KeyedRows::default();
+            assert_eq!(combiner.release(watermark, 4096, &mut out), Fired::All);
+            let parts = out.records.into_iter().map(|record| record.value);
+            parts.map(|Slice { slice, first, acc }| (slice, first, acc)).collect::<Vec<_>>()
+        };
+        assert_eq!(released(us(59)), []);
+        assert_eq!(released(us(60)), [(5, i64::MIN, 1)]);
+        assert_eq!(released(us(70)), [(5, 4, 2)]);
+        assert_eq!(released(us(80)), [(5, 5, 2)]);
+        assert!(combiner.is_empty());
     }
 
     #[test]

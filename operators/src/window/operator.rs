@@ -1,12 +1,13 @@
 //! The operator behind all windows of fixed size: slices in, panes out.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-use hashbrown::{HashTable, hash_table};
+use hashbrown::HashTable;
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::operator::{Combining, Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
-use millstream_runtime::rows::{BehindWalk, KeyedRecord, KeyedRows};
+use millstream_runtime::rows::{BehindWalk, KeyedRows};
 use millstream_runtime::time::EventTime;
 use millstream_state::groups::GroupMarks;
 use millstream_state::hash::hash_key;
@@ -17,15 +18,17 @@ use millstream_state::snapshot::{Key, State, Value};
 use super::Window;
 use super::assign::WindowAssigner;
 use super::combiner::{Slice, SliceCombiner};
-use super::place::{Place, Places, add_all, origin};
+use super::place::{Places, add_all, origin};
 use super::running::Running;
 use super::stacks::Stacks;
-use crate::aggregate::{Aggregate, Origin};
+use crate::aggregate::Aggregate;
 
 /// One accumulator per key and slice; a window combines those of its slices when it fires.
 ///
-/// A record that is behind its split's watermark may count in only some of the windows of its slice. Such records are
-/// rare; each waits in [`WindowState::partial`] with the first window that it counts in, and joins panes from there on.
+/// A record that is behind its split's watermark may count in only some of the windows of its slice. Where the others have been
+/// fired, it is added to its slice all the same: nobody looks there for them any more. Where they have not, because its
+/// split is ahead of others, it is kept apart with the first window that it counts in, and joins a slice of its last
+/// window when all windows before that first one have been fired.
 pub(super) struct SlicedWindows<K, T, A: Aggregate<T>> {
     windows: WindowAssigner,
     aggregate: A,
@@ -33,8 +36,8 @@ pub(super) struct SlicedWindows<K, T, A: Aggregate<T>> {
     running: Running<K, A::Acc>,
     /// The parts of that window, where the aggregate cannot be inverted.
     stacks: Stacks<K, A::Acc>,
-    /// Whether the sums are those of a window that has not been fired: they have to follow what its slices get.
-    prepared: bool,
+    /// What is kept apart: a first and a last window, in order of when it has to join a slice.
+    apart: BTreeSet<(i64, i64)>,
     /// The window that is being fired.
     firing: Option<Firing<K, A::Acc>>,
     places: Places,
@@ -56,7 +59,7 @@ impl<K, T, A: Aggregate<T>> SlicedWindows<K, T, A> {
             places: Places::new(windows),
             running: Running::default(),
             stacks: Stacks::default(),
-            prepared: false,
+            apart: BTreeSet::new(),
             firing: None,
             types: std::marker::PhantomData,
         }
@@ -69,8 +72,8 @@ impl<K, T, A: Aggregate<T>> Clone for SlicedWindows<K, T, A> {
     }
 }
 
-/// What is kept: accumulators by slice; accumulators of records that count in only some windows of their slice, by the
-/// last window that they count in, each with the first; and, per key group, the first window that has not been fired.
+/// What is kept: accumulators by slice; those that are kept apart, by the last window that they count in, each with the first; and,
+/// per key group, the first window that has not been fired.
 type WindowState<K, Acc> = (SliceState<K, Acc>, Partial<K, Acc>, GroupMarks);
 
 type Partial<K, Acc> = SliceState<K, Vec<(i64, Acc)>>;
@@ -109,47 +112,61 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         A::NEEDS_POSITION
     }
 
+    fn on_start(&mut self, _: &mut Context<T, Self::Out>, (_, partial, _): &mut Self::State) -> Result<()> {
+        let apart = &mut self.apart;
+        one_at_a_time(partial, i64::MIN, i64::MAX, |partial, from, to| {
+            for (last, _, parts) in partial.range(from, to) {
+                apart.extend(parts.iter().map(|(first, _)| (*first, last)));
+            }
+        })
+    }
+
     fn on_batch(
         &mut self,
         cx: &mut Context<T, Self::Out>,
-        (slices, partial, marks): &mut Self::State,
+        state: &mut Self::State,
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
         let mut behind = BehindWalk::new(&rows.behind);
-        let fired = marks.bounds().1;
-        slices
-            .load(rows.records.iter().map(|record| self.places.of(record.at).slice))
-            .map_err(Error::read_back)?;
-        partial.load_range(i64::MIN, i64::MAX).map_err(Error::read_back)?;
-        slices.prefetch(&rows.records, 0, |record| record.hash);
+        // Of slices from this one on some window has not been fired, whatever the group.
+        let fired = self.windows.slices_of(state.2.bounds().1).0;
+        let slices_of_all = rows.records.iter().map(|record| self.places.of(record.at));
+        state.0.load(slices_of_all).map_err(Error::read_back)?;
+        state.0.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
-            slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
+            state.0.prefetch(&rows.records, chunk + 1, |record| record.hash);
             let first = chunk * AT_ONCE;
-            if let Some(place) = self.places.of_all(records, first, &behind)
-                && place.windows.0 >= fired
+            if let Some(slice) = self.places.of_all(records, first, &behind)
+                && slice >= fired
             {
-                let slice = slices.in_slice(place.slice);
-                add_all(slice, &self.aggregate, records, first, &rows.positions, &mut cx.row);
+                add_all(state.0.in_slice(slice), &self.aggregate, records, first, &rows.positions, &mut cx.row);
+                let taken = if self.has_taken(slice) { records } else { &[] };
+                for (row, record) in (first..).zip(taken) {
+                    let origin = origin::<K, T, A>(record, &rows.positions, row);
+                    self.follow(slice, record.hash, &record.key, |aggregate, acc| {
+                        aggregate.add(acc, &record.value, &origin);
+                    });
+                }
                 continue;
             }
             for (row, record) in (first..).zip(records) {
                 cx.row = row;
-                let place = self.places.of(record.at);
                 let behind = behind.at(row);
-                let origin = origin::<K, T, A>(record, &rows.positions, row);
-                if behind.is_some() || place.windows.0 < fired {
-                    let open = self.first_open(behind, place, fired, marks, record.hash);
-                    if self.add_partly(cx, partial, place, open, behind, record, &origin) {
-                        continue;
-                    }
+                let (slice, open) = self.places.of_behind(record.at, behind);
+                // Windows that have been fired stay as they are. Only a watermark that was changed between two starts can make a
+                // record count that was late when they were.
+                let mark = || self.windows.slices_of(state.2.get(group_of(record.hash))).0;
+                if slice < open.from || slice < fired && slice < mark() {
+                    let end = || self.windows.window(self.windows.last_of(slice)).end;
+                    cx.late(record.at, &record.value, behind.unwrap_or_else(end));
+                    continue;
                 }
-                let aggregate = &self.aggregate;
-                let acc = slices.update(place.slice, record.hash, &record.key, || aggregate.create());
-                aggregate.add(acc, &record.value, &origin);
+                let since = if slice < open.whole { open.number } else { i64::MIN };
+                let origin = origin::<K, T, A>(record, &rows.positions, row);
+                self.add(state, slice, since, record.hash, &record.key, |aggregate, acc| {
+                    aggregate.add(acc, &record.value, &origin);
+                })?;
             }
-        }
-        if self.prepared {
-            self.follow(cx, marks, rows);
         }
         Ok(())
     }
@@ -198,21 +215,17 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
     fn on_combined(
         &mut self,
         _: &mut Context<T, Self::Out>,
-        (slices, _, _): &mut Self::State,
+        state: &mut Self::State,
         rows: &mut KeyedRows<K, Slice<A::Acc>>,
     ) -> Result<()> {
+        let slices = &mut state.0;
         slices.load(rows.records.iter().map(|record| record.value.slice)).map_err(Error::read_back)?;
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
-            slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
+            state.0.prefetch(&rows.records, chunk + 1, |record| record.hash);
             for record in records {
-                let Slice { slice, acc } = &record.value;
-                let own = slices.update(*slice, record.hash, &record.key, || self.aggregate.create());
-                self.aggregate.merge(own, acc);
-                if self.prepared && *slice < self.running.to() {
-                    let sum = self.running.update(*slice, record.hash, &record.key, || self.aggregate.create());
-                    self.aggregate.merge(sum, acc);
-                }
+                let Slice { slice, first, acc } = &record.value;
+                self.add(state, *slice, *first, record.hash, &record.key, |aggregate, own| aggregate.merge(own, acc))?;
             }
         }
         Ok(())
@@ -228,70 +241,123 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         }
     }
 
-    /// The first window that a record counts in, which is behind or belongs to windows that some group has fired.
-    #[cold]
-    fn first_open(&self, behind: Option<EventTime>, place: Place, fired: i64, marks: &GroupMarks, hash: u64) -> i64 {
-        let open = behind.map_or(i64::MIN, |watermark| self.windows.first_open(watermark));
-        // Windows that have been fired stay as they are. Only a watermark that was changed between two starts can make a
-        // record count that was late when they were.
-        if place.windows.0 < fired { open.max(marks.get(group_of(hash))) } else { open }
+    /// Adds something to what `slice` has of a key, for the windows from `first` on.
+    #[inline]
+    fn add(
+        &mut self,
+        state: &mut WindowState<K, A::Acc>,
+        slice: i64,
+        first: i64,
+        hash: u64,
+        key: &K,
+        add: impl Fn(&A, &mut A::Acc),
+    ) -> Result<()> {
+        if first > state.2.get(group_of(hash)) {
+            return self.keep_apart(&mut state.1, slice, first, hash, key, add);
+        }
+        self.add_now(&mut state.0, slice, hash, key, add);
+        Ok(())
     }
 
-    /// Deals with a record that does not count in all windows of its slice; `false`: it does.
+    #[inline]
+    fn add_now(
+        &mut self,
+        slices: &mut SliceState<K, A::Acc>,
+        slice: i64,
+        hash: u64,
+        key: &K,
+        add: impl Fn(&A, &mut A::Acc),
+    ) {
+        let aggregate = &self.aggregate;
+        add(aggregate, slices.update(slice, hash, key, || aggregate.create()));
+        if self.has_taken(slice) {
+            self.follow(slice, hash, key, add);
+        }
+    }
+
+    /// Keeps something apart that is not to be seen by the windows before `first`.
     #[cold]
-    #[allow(clippy::too_many_arguments)] // one case of `on_batch`, with what that has at hand
-    fn add_partly(
-        &self,
-        cx: &mut Context<T, (K, Window, A::Out)>,
+    fn keep_apart(
+        &mut self,
         partial: &mut Partial<K, A::Acc>,
-        place: Place,
-        open: i64,
-        behind: Option<EventTime>,
-        record: &KeyedRecord<K, T>,
-        origin: &Origin,
-    ) -> bool {
-        let (first, last) = place.windows;
-        if last < open {
-            let watermark = behind.unwrap_or_else(|| self.windows.window(last).end);
-            cx.late(record.at, &record.value, watermark);
-            return true;
-        }
-        if first >= open {
-            return false;
-        }
-        let parts = partial.update(last, record.hash, &record.key, Vec::new);
-        let place = parts.iter().position(|(from, _)| *from == open).unwrap_or_else(|| {
-            parts.push((open, self.aggregate.create()));
+        slice: i64,
+        first: i64,
+        hash: u64,
+        key: &K,
+        add: impl Fn(&A, &mut A::Acc),
+    ) -> Result<()> {
+        let last = self.windows.last_of(slice);
+        partial.load([last]).map_err(Error::read_back)?;
+        let parts = partial.update(last, hash, key, Vec::new);
+        let place = parts.iter().position(|(from, _)| *from == first).unwrap_or_else(|| {
+            self.apart.insert((first, last));
+            parts.push((first, self.aggregate.create()));
             parts.len() - 1
         });
-        self.aggregate.add(&mut parts[place].1, &record.value, origin);
-        true
+        add(&self.aggregate, &mut parts[place].1);
+        Ok(())
+    }
+
+    /// All windows before `number` have been fired: what is kept apart for that one joins a slice of its last window, which is in
+    /// all windows between.
+    fn join(&mut self, (slices, partial, _): &mut WindowState<K, A::Acc>, number: i64) -> Result<()> {
+        let later = self.apart.split_off(&(number.saturating_add(1), i64::MIN));
+        let due = std::mem::replace(&mut self.apart, later);
+        for last in due.into_iter().map(|(_, last)| last).collect::<BTreeSet<i64>>() {
+            let slice = self.windows.slices_of(last).0;
+            partial.load([last]).map_err(Error::read_back)?;
+            slices.load([slice]).map_err(Error::read_back)?;
+            let mut rest = Vec::new();
+            partial.take(last, |key, mut parts| {
+                let hash = hash_key(&key);
+                for (_, acc) in parts.extract_if(.., |(first, _)| *first <= number) {
+                    self.add_now(slices, slice, hash, &key, |aggregate, own| aggregate.merge(own, &acc));
+                }
+                if !parts.is_empty() {
+                    rest.push((hash, key, parts));
+                }
+            });
+            for (hash, key, parts) in rest {
+                *partial.update(last, hash, &key, Vec::new) = parts;
+            }
+            partial.relieve();
+            slices.relieve();
+        }
+        Ok(())
+    }
+
+    /// Whether what is derived from slices has this one: it must [follow](Self::follow).
+    #[inline]
+    fn has_taken(&self, slice: i64) -> bool {
+        slice < if A::INVERTIBLE { self.running.to() } else { self.stacks.to() }
+    }
+
+    /// Does to what is derived from slices what was done to `slice`.
+    fn follow(&mut self, slice: i64, hash: u64, key: &K, add: impl Fn(&A, &mut A::Acc)) {
+        let (aggregate, create) = (&self.aggregate, || self.aggregate.create());
+        if A::INVERTIBLE {
+            add(aggregate, self.running.update(slice, hash, key, create));
+        } else {
+            self.stacks.change(slice, hash, key, create, |acc| add(aggregate, acc));
+        }
     }
 
     /// The first window before `open` that has not been fired and may have records.
-    fn next_window(&self, (slices, partial, marks): &mut WindowState<K, A::Acc>, open: i64) -> Option<i64> {
-        let fired = marks.bounds().0;
-        let by_slice = slices.first().map(|slice| self.windows.windows_of(slice).0.max(fired));
-        // Where a partial record counts first is known only by looking; one of the windows from here on it is.
-        let by_partial = partial.first().map(|last| {
-            let (first_slice, _) = self.windows.slices_of(last);
-            self.windows.windows_of(first_slice).0.max(fired)
-        });
-        let next = match (by_slice, by_partial) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        next.filter(|number| *number < open)
+    fn next_window(&self, (slices, _, marks): &WindowState<K, A::Acc>, open: i64) -> Option<i64> {
+        let by_slice = slices.first().map(|slice| self.windows.windows_of(slice).0);
+        let apart = self.apart.first().map(|(first, _)| *first);
+        let next = by_slice.into_iter().chain(apart).min()?.max(marks.bounds().0);
+        (next < open).then_some(next)
     }
 
     /// Makes the sums those of window `open`, the next one, so that they need only be read out when it closes.
     ///
     /// That costs a step for every record, instead of one for every key of a slice. Whoever keeps up has the time for it, as
     /// long as nobody waits for a result.
-    fn prepare(&mut self, (slices, _, _): &mut WindowState<K, A::Acc>, open: i64) -> Result<()> {
+    fn prepare(&mut self, state: &mut WindowState<K, A::Acc>, open: i64) -> Result<()> {
         if A::INVERTIBLE && !self.windows.is_tumbling() {
-            self.move_sums(slices, open)?;
-            self.prepared = true;
+            self.join(state, open)?;
+            self.move_sums(&mut state.0, open)?;
         }
         Ok(())
     }
@@ -311,27 +377,6 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         let from = if first < self.running.to() { self.running.from() } else { first };
         let (running, aggregate) = (&mut self.running, &self.aggregate);
         one_at_a_time(slices, from, first, |slices, _, to| running.leave(to, slices, aggregate))
-    }
-
-    /// Adds to the sums what the slices that are in them got of a batch.
-    fn follow(&mut self, cx: &mut Context<T, (K, Window, A::Out)>, marks: &GroupMarks, rows: &KeyedRows<K, T>) {
-        let mut behind = BehindWalk::new(&rows.behind);
-        let fired = marks.bounds().1;
-        for (row, record) in rows.records.iter().enumerate() {
-            cx.row = row;
-            let place = self.places.of(record.at);
-            let behind = behind.at(row);
-            if place.slice >= self.running.to() {
-                continue;
-            }
-            if (behind.is_some() || place.windows.0 < fired)
-                && place.windows.0 < self.first_open(behind, place, fired, marks, record.hash)
-            {
-                continue; // late, or kept apart
-            }
-            let sum = self.running.update(place.slice, record.hash, &record.key, || self.aggregate.create());
-            self.aggregate.add(sum, &record.value, &origin::<K, T, A>(record, &rows.positions, row));
-        }
     }
 
     /// Emits panes of window `number`, which is sliding; returns whether that was all. Until it is, no other window may be fired.
@@ -358,17 +403,12 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         let mut turn = 0;
         for (key, acc) in self.running.sums(firing.seen).take(room) {
             turn += 1;
-            if firing.panes.contains(key) {
-                firing.panes.join(aggregate, key, acc);
-            } else if fires(key) {
+            if fires(key) {
                 emit(cx, key.clone(), acc);
             }
         }
         firing.seen += turn;
-        if firing.seen == self.running.len() && !firing.panes.0.is_empty() {
-            firing.rest = std::mem::take(&mut firing.panes.0).into_iter();
-        }
-        for (key, pane) in firing.rest.by_ref().take(room - turn) {
+        for (key, pane) in firing.panes.by_ref().take(room - turn) {
             turn += 1;
             if fires(&key) {
                 emit(cx, key, &pane);
@@ -402,36 +442,26 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     }
 
     /// Gathers what the panes of window `number` are made of.
-    fn begin(&mut self, (slices, partial, _): &mut WindowState<K, A::Acc>, number: i64) -> Result<Firing<K, A::Acc>> {
-        let mut firing = Firing::new(number);
-        partial.load_range(number, i64::MAX).map_err(Error::read_back)?;
-        for (_, key, parts) in partial.range(number, i64::MAX) {
-            for (first, acc) in parts {
-                if *first <= number {
-                    firing.panes.join(&self.aggregate, key, acc);
-                }
-            }
-        }
+    fn begin(&mut self, state: &mut WindowState<K, A::Acc>, number: i64) -> Result<Firing<K, A::Acc>> {
+        self.join(state, number)?;
+        let slices = &mut state.0;
         if A::INVERTIBLE {
             self.move_sums(slices, number)?;
-            self.prepared = false;
-            return Ok(firing);
+            return Ok(Firing::new(number, Vec::new()));
         }
+        let (from, to) = self.windows.slices_of(number);
         if slices.is_limited() {
             // Stacks hold as much as all slices of a window, which may be more than there is memory for.
-            let (from, to) = self.windows.slices_of(number);
+            let (mut panes, aggregate) = (HashTable::new(), &self.aggregate);
             one_at_a_time(slices, from, to, |slices, from, to| {
-                for (_, key, acc) in slices.range(from, to) {
-                    firing.panes.join(&self.aggregate, key, acc);
-                }
+                slices.range(from, to).for_each(|(_, key, acc)| gather(&mut panes, aggregate, key, acc));
             })?;
-            return Ok(firing);
+            return Ok(Firing::new(number, panes.into_iter().collect()));
         }
         self.move_stacks(slices, number);
-        let (panes, aggregate) = (&mut firing.panes, &self.aggregate);
-        self.stacks
-            .window(self.windows.slices_of(number).0, aggregate, |key, acc| panes.take(aggregate, key, acc));
-        Ok(firing)
+        let mut panes = Vec::new();
+        self.stacks.window(from, &self.aggregate, |key, acc| panes.push((key.clone(), acc)));
+        Ok(Firing::new(number, panes))
     }
 
     /// Moves the stacks on to window `number`.
@@ -452,14 +482,13 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     }
 
     /// All windows before `open` have been fired: drops what only they needed.
-    fn leave_behind(&mut self, (slices, partial, marks): &mut WindowState<K, A::Acc>, open: i64) -> Result<()> {
+    fn leave_behind(&mut self, (slices, _, marks): &mut WindowState<K, A::Acc>, open: i64) -> Result<()> {
         marks.raise(open);
         let first = self.windows.slices_of(open).0;
         if A::INVERTIBLE && !self.windows.is_tumbling() {
             self.leave_sums(slices, first)?;
         }
         slices.drop_before(first);
-        partial.drop_before(open);
         Ok(())
     }
 }
@@ -493,45 +522,26 @@ struct Firing<K, Acc> {
     number: i64,
     /// How many of the running sums have been looked at.
     seen: usize,
-    /// Where there are no running sums, what the panes are made of; otherwise what comes to some of the sums.
-    panes: Panes<K, Acc>,
-    /// Those of them that are complete, without what was emitted.
-    rest: hash_table::IntoIter<(K, Acc)>,
+    /// Where there are no running sums, the panes that are left.
+    panes: std::vec::IntoIter<(K, Acc)>,
 }
 
 impl<K: Key, Acc: Value> Firing<K, Acc> {
-    fn new(number: i64) -> Self {
-        Firing { number, seen: 0, panes: Panes(HashTable::new()), rest: HashTable::new().into_iter() }
+    fn new(number: i64, panes: Vec<(K, Acc)>) -> Self {
+        Firing { number, seen: 0, panes: panes.into_iter() }
     }
 
     /// How much has still to be looked at.
     fn left(&self, running: &Running<K, Acc>) -> usize {
-        running.len() - self.seen + self.panes.0.len() + self.rest.len()
+        running.len() - self.seen + self.panes.len()
     }
 }
 
-/// What is gathered for the panes of one window, by key.
-struct Panes<K, Acc>(HashTable<(K, Acc)>);
-
-impl<K: Key, Acc: Clone> Panes<K, Acc> {
-    fn join<T>(&mut self, aggregate: &impl Aggregate<T, Acc = Acc>, key: &K, acc: &Acc) {
-        let hash = hash_key(key);
-        match self.0.find_mut(hash, |(own, _)| own == key) {
-            Some((_, pane)) => aggregate.merge(pane, acc),
-            None => drop(self.0.insert_unique(hash, (key.clone(), acc.clone()), |(own, _)| hash_key(own))),
-        }
-    }
-
-    /// As [`join`](Self::join), of what is not needed elsewhere.
-    fn take<T>(&mut self, aggregate: &impl Aggregate<T, Acc = Acc>, key: &K, acc: Acc) {
-        let hash = hash_key(key);
-        match self.0.find_mut(hash, |(own, _)| own == key) {
-            Some((_, pane)) => aggregate.merge(pane, &acc),
-            None => drop(self.0.insert_unique(hash, (key.clone(), acc), |(own, _)| hash_key(own))),
-        }
-    }
-
-    fn contains(&self, key: &K) -> bool {
-        !self.0.is_empty() && self.0.find(hash_key(key), |(own, _)| own == key).is_some()
+/// Takes what a slice has of a key into the pane of that key.
+fn gather<K: Key, T, A: Aggregate<T>>(panes: &mut HashTable<(K, A::Acc)>, aggregate: &A, key: &K, acc: &A::Acc) {
+    let hash = hash_key(key);
+    match panes.find_mut(hash, |(own, _)| own == key) {
+        Some((_, pane)) => aggregate.merge(pane, acc),
+        None => drop(panes.insert_unique(hash, (key.clone(), acc.clone()), |(own, _)| hash_key(own))),
     }
 }

@@ -62,7 +62,7 @@ impl<K: Key, Acc: Value> Stacks<K, Acc> {
 
     /// Takes a key of a slice into the older part. Slices must come from the newest to the oldest.
     pub(super) fn turn<T>(&mut self, slice: i64, key: &K, acc: &Acc, aggregate: &impl Aggregate<T, Acc = Acc>) {
-        let parts = self.parts(key);
+        let parts = self.parts(hash_key(key), key);
         let mut all = acc.clone();
         if let Some((_, later)) = parts.older.last() {
             aggregate.merge(&mut all, later);
@@ -72,7 +72,7 @@ impl<K: Key, Acc: Value> Stacks<K, Acc> {
 
     /// Takes a key of a slice into the newer part.
     pub(super) fn push<T>(&mut self, key: &K, acc: &Acc, aggregate: &impl Aggregate<T, Acc = Acc>) {
-        match &mut self.parts(key).newer {
+        match &mut self.parts(hash_key(key), key).newer {
             Some(newer) => aggregate.merge(newer, acc),
             newer => *newer = Some(acc.clone()),
         }
@@ -83,8 +83,29 @@ impl<K: Key, Acc: Value> Stacks<K, Acc> {
         self.to = to;
     }
 
-    fn parts(&mut self, key: &K) -> &mut Parts<K, Acc> {
-        let hash = hash_key(key);
+    /// Changes what `slice`, which is in one of the parts, has of `key`, whose hash is `hash`; made by `create` when it has nothing.
+    pub(super) fn change(
+        &mut self,
+        slice: i64,
+        hash: u64,
+        key: &K,
+        create: impl Fn() -> Acc,
+        change: impl Fn(&mut Acc),
+    ) {
+        let middle = self.middle;
+        let Parts { older, newer, .. } = self.parts(hash, key);
+        if slice >= middle {
+            return change(newer.get_or_insert_with(create));
+        }
+        let place = older.partition_point(|(from, _)| *from > slice);
+        if older.get(place).is_none_or(|(from, _)| *from < slice) {
+            let later = place.checked_sub(1).map_or_else(create, |later| older[later].1.clone());
+            older.insert(place, (slice, later));
+        }
+        older[place..].iter_mut().for_each(|(_, acc)| change(acc));
+    }
+
+    fn parts(&mut self, hash: u64, key: &K) -> &mut Parts<K, Acc> {
         let entry = self.keys.entry(hash, |parts| parts.key == *key, |parts| hash_key(&parts.key));
         entry.or_insert_with(|| Parts { key: key.clone(), older: Vec::new(), newer: None }).into_mut()
     }
@@ -126,7 +147,8 @@ mod tests {
     use crate::aggregate::Origin;
 
     proptest! {
-        /// Windows of four slices that move by one or more, now and then beyond what was there before: each has the records of its slices.
+        /// Windows of four slices that move by one or more, now and then beyond what was there before: each has the records of its slices,
+        /// also those that come when windows with their slice have been fired.
         #[test]
         fn windows_have_what_their_slices_have(
             windows in prop::collection::vec((prop::collection::vec((0..4i64, 0..6u64), 0..15), 1..7i64), 1..30),
@@ -134,15 +156,16 @@ mod tests {
             let list = List::of(|record: &u64| *record);
             let mut slices = SliceState::<u64, <List<fn(&u64) -> u64> as Aggregate<u64>>::Acc>::default();
             let mut stacks = Stacks::default();
-            let (mut from, mut number, mut fired) = (0i64, 0u64, i64::MIN);
+            let (mut from, mut number) = (0i64, 0u64);
             for (records, step) in windows {
                 for (slice, key) in records {
-                    // Of slices that were in a window that has fired nothing changes any more.
-                    let slice = (from + slice).max(fired);
+                    let slice = from + slice;
                     number += 1;
-                    let at = EventTime::from_micros(number as i64);
-                    let acc = slices.update(slice, hash_key(&key), &key, Vec::new);
-                    list.add(acc, &number, &Origin { at, split: 0, record: number });
+                    let origin = Origin { at: EventTime::from_micros(number as i64), split: 0, record: number };
+                    list.add(slices.update(slice, hash_key(&key), &key, Vec::new), &number, &origin);
+                    if slice < stacks.to() {
+                        stacks.change(slice, hash_key(&key), &key, Vec::new, |acc| list.add(acc, &number, &origin));
+                    }
                 }
                 let to = from + 4;
                 if stacks.must_turn(from) {
@@ -164,7 +187,6 @@ mod tests {
                     assert!(found.insert(*key, Aggregate::<u64>::finish(&list, &acc)).is_none(), "a key twice");
                 });
                 prop_assert_eq!(found, expected);
-                fired = to;
                 from += step;
                 slices.drop_before(from);
             }
