@@ -14,7 +14,7 @@ use std::time::Duration;
 use millstream::prelude::*;
 use millstream::source::{Output, Read, Source, SplitReader, Waker};
 use oracle::trial::*;
-use oracle::{Fails, Item, Pace, Script, Shape, cases, differences, judge, nearest, run};
+use oracle::{Fails, Item, Pace, Script, Shape, Windowed, cases, differences, judge, nearest, run};
 use proptest::prelude::*;
 
 /// Runs a case as each setup says and holds it against the oracle.
@@ -30,7 +30,25 @@ where
     A: Aggregate<Item>,
     A::Out: std::fmt::Debug,
 {
-    let (windows, late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
+    let expected = oracle::window(&judge(&case.splits, case.delay), case.shape);
+    check_windows(case, sliding(case.shape), &expected, setups, key, aggregate, naive)
+}
+
+/// As [`check`], with these windows, of which this is expected.
+fn check_windows<K, A>(
+    case: &Case,
+    kinds: impl Windows<Item>,
+    (windows, late): &Windowed,
+    setups: &[Setup],
+    key: fn(u64) -> K,
+    aggregate: A,
+    naive: impl Fn(&[Item]) -> A::Out,
+) -> Result<(), TestCaseError>
+where
+    K: Key + Ord + std::fmt::Debug,
+    A: Aggregate<Item>,
+    A::Out: std::fmt::Debug,
+{
     let expected: BTreeMap<_, _> = windows
         .iter()
         .map(|((k, window), items)| ((key(*k), *window), format!("{:?}", naive(items))))
@@ -42,7 +60,7 @@ where
         let (out, too_late) = job
             .source(Script::new(case.splits.clone()).pace(setup.pace), watermarks(case.delay))
             .key_by(move |item| key(item.key))
-            .window(sliding(case.shape))
+            .window(kinds.clone())
             .aggregate_with_late(aggregate.clone());
         out.sink(results.sink());
         too_late.sink(late_records.sink());
@@ -51,7 +69,7 @@ where
         prop_assert!(wrong.is_empty(), "{:?}: {:#?}", setup, wrong);
         let late_records = late_records.take();
         prop_assert!(late_records.iter().all(|record| record.at == record.value.time()));
-        prop_assert_eq!(&sorted(values(late_records)), &late, "late records, {:?}", setup);
+        prop_assert_eq!(&sorted(values(late_records)), late, "late records, {:?}", setup);
         prop_assert_eq!(summary.late, late.len() as u64);
         prop_assert_eq!(summary.windows_fired, expected.len() as u64);
         let input: usize = case.splits.iter().map(Vec::len).sum();
@@ -411,6 +429,62 @@ fn values_in_splits_are_judged_by_their_own_split() {
     }
 }
 
+// ---- several kinds of windows that share slices ----------------------------------------------------------------------
+
+fn several(kinds: &[Shape]) -> Several {
+    Several::of(kinds.iter().map(|kind| sliding(*kind)))
+}
+
+/// Windows of the case's own kind, and of others: like it, longer or shorter by a factor, of any size, or the same again.
+fn several_kinds(case: impl Strategy<Value = Case>) -> impl Strategy<Value = (Case, Vec<Shape>)> {
+    let small = (1i64..40, 1i64..40, 0i64..60).prop_map(|(a, b, offset)| (a.max(b), a.min(b), offset));
+    let other = prop_oneof![
+        3 => small.prop_map(|(size, slide, offset)| (Some(Shape { size, slide, offset }), (1, 1, 0))),
+        4 => (1i64..8, 1i64..8, prop_oneof![2 => Just(0), 1 => 0i64..60]).prop_map(|factors| (None, factors)),
+        1 => shapes().prop_map(|shape| (Some(shape), (1, 1, 0))),
+    ];
+    (case, prop::collection::vec(other, 0..=5)).prop_map(|(mut case, others)| {
+        let like = |(slides, times, offset): (i64, i64, i64)| {
+            let slide = case.shape.slide.saturating_mul(slides);
+            Shape { size: slide.saturating_mul(times), slide, offset: case.shape.offset.saturating_add(offset) }
+        };
+        let mut kinds = vec![case.shape];
+        kinds.extend(others.into_iter().map(|(shape, factors)| shape.unwrap_or_else(|| like(factors))));
+        // Where slices are 1 us long, the last two instants share one.
+        let last = i64::MAX - 1;
+        case.splits.iter_mut().flatten().for_each(|item| item.at = item.at.min(last));
+        (case, kinds)
+    })
+}
+
+proptest! {
+    #![proptest_config(config(cases(100)))]
+
+    #[test]
+    fn several_kinds_of_windows_are_as_the_oracle_says((case, kinds) in several_kinds(any_case(4, 150)), setups in setups()) {
+        let expected = oracle::several(&judge(&case.splits, case.delay), &kinds);
+        let value = |item: &Item| item.value;
+        check_windows(&case, several(&kinds), &expected, &setups, number, (Count, Sum::of(value)), |items| {
+            (items.len() as u64, total(items) as i64)
+        })?;
+        let aggregate = (Count, Max::of(value), First::of(value), Last::of(value));
+        check_windows(&case, several(&kinds), &expected, &setups, text, aggregate, |items| {
+            (items.len() as u64, max(items), first(items), last(items))
+        })?;
+    }
+
+    #[test]
+    fn crashes_change_nothing_in_several_kinds_of_windows(
+        (case, kinds) in several_kinds(any_case(4, 150)),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        let expected = oracle::several(&judge(&case.splits, case.delay), &kinds);
+        check_through(&case, several(&kinds), expected, &troubles, &workers, &setup)?;
+    }
+}
+
 // ---- more than one window --------------------------------------------------------------------------------------------
 
 /// Everything that comes out of [`network`], by branch.
@@ -588,6 +662,8 @@ proptest! {
 /// Count, exact sum, and the place of the first record; and, of the same records, what can be inverted.
 fn check_through(
     case: &Case,
+    kinds: impl Windows<Item>,
+    (windows, late): Windowed,
     troubles: &[Trouble],
     workers: &[usize],
     setup: &Setup,
@@ -595,9 +671,9 @@ fn check_through(
     let (results, sums, late_records) = (Collected::new(), Collected::new(), Collected::new());
     let restored = run_through(troubles, &case.splits, workers, setup, |job, faults| {
         let keyed = keyed(job, case, setup.pace, faults);
-        let inverted = keyed.clone().window(sliding(case.shape));
+        let inverted = keyed.clone().window(kinds.clone());
         inverted.aggregate((Count, Sum::of(|item: &Item| item.value))).sink(sums.sink());
-        let (out, too_late) = keyed.window(sliding(case.shape)).aggregate_with_late((
+        let (out, too_late) = keyed.window(kinds.clone()).aggregate_with_late((
             Count,
             Sum::of(float),
             First::of(|item: &Item| (item.split, item.number)),
@@ -605,7 +681,6 @@ fn check_through(
         out.sink(results.sink());
         too_late.sink(late_records.sink());
     })?;
-    let (windows, late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
     let place = |items: &[Item]| {
         let item = items.iter().min_by_key(|item| (item.at, item.split, item.number)).expect("not empty");
         (item.split, item.number)
@@ -632,7 +707,8 @@ proptest! {
         workers in worker_counts(),
         setup in slow_setup(),
     ) {
-        check_through(&case, &troubles, &workers, &setup)?;
+        let expected = oracle::window(&judge(&case.splits, case.delay), case.shape);
+        check_through(&case, sliding(case.shape), expected, &troubles, &workers, &setup)?;
     }
 
     #[test]
@@ -677,9 +753,17 @@ fn a_long_job_goes_on_from_the_midst_of_its_input() {
         Trouble::Stop(5_000, StopMode::WithCheckpoint),
         Trouble::Crash(at(1, 590), Fails::Operator),
     ];
+    let judged = judge(&case.splits, case.delay);
+    let kinds = [case.shape, Shape { size: 7, slide: 7, offset: 2 }, Shape { size: 60, slide: 20, offset: 4 }];
     for workers in [[1, 2, 3, 8], [8, 1, 2, 1], [3, 8, 1, 2]] {
-        let restored = check_through(&case, &troubles, &workers, &setup).expect("as the oracle says");
-        assert!(restored.last().is_some_and(Option::is_some), "{restored:?}");
+        let one =
+            check_through(&case, sliding(case.shape), oracle::window(&judged, case.shape), &troubles, &workers, &setup);
+        let several =
+            check_through(&case, several(&kinds), oracle::several(&judged, &kinds), &troubles, &workers, &setup);
+        for restored in [one, several] {
+            let restored = restored.expect("as the oracle says");
+            assert!(restored.last().is_some_and(Option::is_some), "{restored:?}");
+        }
     }
 }
 

@@ -54,6 +54,13 @@ impl Sliding {
     }
 }
 
+/// A window that begins where the one before it ends: sliding by its own size.
+impl From<Tumbling> for Sliding {
+    fn from(windows: Tumbling) -> Self {
+        Sliding(windows.0)
+    }
+}
+
 /// Windows that can be kept in slices.
 pub(super) trait Sliced: Clone + Send + 'static {
     fn assigner(&self) -> WindowAssigner;
@@ -138,6 +145,11 @@ impl WindowAssigner {
         WindowAssigner { offset: EventSpan::micros(offset.as_micros() % self.slide.as_micros()), ..self }
     }
 
+    /// Size, slide and offset, all in microseconds.
+    pub(super) fn parts(&self) -> (i64, i64, i64) {
+        (self.size.as_micros(), self.slide.as_micros(), self.offset.as_micros())
+    }
+
     /// For checkpoints and plans.
     pub(super) fn describe(&self) -> String {
         let mut text = format!("windows of {}", self.size);
@@ -209,7 +221,7 @@ impl WindowAssigner {
     }
 
     /// The first and the last instant of window `number`, clamped to what can be expressed.
-    fn bounds(&self, number: i64) -> (EventTime, EventTime) {
+    pub(super) fn bounds(&self, number: i64) -> (EventTime, EventTime) {
         let end = self.end_us(number);
         (clamp(end - i128::from(self.size.as_micros())), clamp(end - 1))
     }
