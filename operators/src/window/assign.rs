@@ -221,7 +221,7 @@ impl WindowAssigner {
     }
 
     /// The first and the last instant of window `number`, clamped to what can be expressed.
-    pub(super) fn bounds(&self, number: i64) -> (EventTime, EventTime) {
+    fn bounds(&self, number: i64) -> (EventTime, EventTime) {
         let end = self.end_us(number);
         (clamp(end - i128::from(self.size.as_micros())), clamp(end - 1))
     }

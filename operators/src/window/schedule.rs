@@ -97,7 +97,10 @@ impl Schedule {
     /// The first slice that a window has which ends after `passed`.
     pub(super) fn first_needed(&self, passed: i64) -> i64 {
         let first = self.kinds.iter().map(|kind| kind.first_after(passed)).min();
-        first.map_or(i64::MAX, |first| self.clamp(first))
+        match first {
+            Some(first) if passed < self.ends.1 => self.clamp(first),
+            _ => self.ends.1,
+        }
     }
 
     /// The next windows that end after `passed` and have one of the slices that there are: `next_from` says which is the first of

@@ -4,8 +4,8 @@
 //! back, slice by slice and [stretch by stretch](super::stretches), keys are gathered; at each start of a window what has been gathered is that window.
 //! So windows that end together cost as many merges as the longest of them.
 //!
-//! **State**: one accumulator per key and slice, which goes when the last window has fired that has it. With unlimited memory, up to a third as many
-//! again, in no checkpoint. Slices are as long as the greatest common divisor of all sizes, slides and distances between offsets.
+//! **State**: one accumulator per key and slice, which goes when the last window has fired that has it; besides, with unlimited memory and in no
+//! checkpoint, those of stretches. Slices are as long as the greatest common divisor of all sizes, slides and distances between offsets.
 //!
 //! A record that is behind its split's watermark may count in only some of the windows of its slice. It waits in a state of its own, by that
 //! watermark, until all windows are fired that ended before; then it is added to its slice.
@@ -90,7 +90,7 @@ impl<T: Data> Windows<T> for Several {
     fn assign(&self, at: EventTime, _: &T, windows: &mut Assigned) -> Result<()> {
         for kind in &self.0 {
             let (first, last) = kind.windows_of(kind.slice_of(at));
-            (first..=last).for_each(|number| windows.add_bounds(kind.bounds(number)));
+            (first..=last).for_each(|number| windows.add(kind.window(number)));
         }
         windows.dedup();
         Ok(())

@@ -2,12 +2,13 @@
 //!
 //! A stretch is 4, 16, 64 and so on slices, the first of which has a number that this divides. Stretches are made when a window first
 //! has them as a whole, out of the next smaller ones, and then serve all windows that do. So a window of `n` slices is some
-//! `6 log4 n` merges for every key at most, whatever kinds of windows there are, and the stretches of a slice cost it less than half a merge more.
+//! `6 log4 n` merges for every key at most, whatever kinds of windows there are.
 //!
 //! Where slices are far apart there are no stretches of one slice, nor of one smaller stretch: these stand for themselves. So there are never more
 //! stretches than slices.
 //!
-//! **State**: up to a third of the accumulators that the slices have, derived from them and so in no checkpoint.
+//! **State**: where all slices have the same keys, a third of their accumulators again; where all have others, as many again for each length of stretches,
+//! of which there are `log4 n`. They are derived from the slices, and so in no checkpoint.
 //!
 //! **Source**: aggregates over a tree of parts that windows share, as the FlatFAT of Tangwongsan, Hirzel, Schneider and Wu, *General incremental
 //! sliding-window aggregation* (PVLDB 8(7), 2015).
@@ -52,6 +53,10 @@ impl<K: Key, Acc: Value> Stretches<K, Acc> {
         aggregate: &impl Aggregate<T, Acc = Acc>,
         mut each: impl FnMut(&K, &Acc),
     ) {
+        debug_assert!(
+            self.made() <= slices.slices() + self.by_length.len(),
+            "of slices that are gone there are stretches"
+        );
         for piece in self.pieces((from, to), LONGEST, slices, aggregate) {
             entries(&self.by_length, slices, piece).for_each(|(key, acc)| each(key, acc));
         }
@@ -79,6 +84,11 @@ impl<K: Key, Acc: Value> Stretches<K, Acc> {
         for (length, stretches) in (1..).zip(&mut self.by_length) {
             stretches.drop_before(to >> bits(length));
         }
+    }
+
+    /// How many stretches there are.
+    fn made(&self) -> usize {
+        self.by_length.iter().map(SliceState::slices).sum()
     }
 
     /// The pieces of a range, none of them longer than `most` says, from the newest to the oldest. All stretches among them are made.
@@ -221,9 +231,8 @@ mod tests {
                         model.retain(|(slice, _), _| *slice >= dropped);
                     }
                 }
-                let made: usize = stretches.by_length.iter().map(SliceState::slices).sum();
                 // Besides what has slices that were dropped.
-                prop_assert!(made <= slices.slices() + stretches.by_length.len(), "{} stretches", made);
+                prop_assert!(stretches.made() <= slices.slices() + stretches.by_length.len());
             }
         }
     }
