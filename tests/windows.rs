@@ -642,6 +642,44 @@ fn when_the_delay_is_raised_then_none_of_several_windows_fires_twice() {
     assert_eq!(sorted(counts.collect()), expected);
 }
 
+/// A source that is new between two starts knows nothing of what was over before: what has been fired stays as it is.
+#[test]
+fn when_a_source_is_added_then_none_of_several_windows_fires_twice() {
+    let dir = tempdir();
+    let (results, late) = (Collected::<(u64, Window, u64)>::new(), Collected::new());
+    let items = |times: &[i64]| one_split(&times.iter().map(|at| (*at, 0)).collect::<Vec<_>>());
+    let job = |source, added: Option<&[i64]>| {
+        let job = Job::new("sources").workers(2).checkpoint_dir(dir.path());
+        let mut all = job.source(source, watermarks(0)).name("first");
+        if let Some(times) = added {
+            all = all.union([job.source(from_vec(items(times)), watermarks(0)).name("added")]);
+        }
+        let keyed = all.key_by(|item: &Item| item.key);
+        let (out, too_late) = keyed.window(several(&[TENS, THIRTIES])).aggregate_with_late(Count);
+        out.name("windows").sink(results.sink());
+        too_late.sink(late.sink());
+        job
+    };
+    let (sender, source) = channel(16);
+    let handle = job(source, None).start().expect("starts");
+    items(&[5, 15, 45, 56]).into_iter().for_each(|item| sender.send(item).expect("sent"));
+    while handle.status().windows_fired < 4 {
+        std::thread::yield_now();
+    }
+    handle.stop(StopMode::WithCheckpoint);
+    handle.wait().expect("stops");
+    let (sender, source) = channel(16);
+    drop(sender);
+    // 7 is late for all of its windows, 44 for the short one only, and 57 for none.
+    let handle = job(source, Some(&[7, 44, 57])).start().expect("goes on");
+    oracle::finish(handle).expect("finishes");
+    assert_eq!(values(late.take()).iter().map(|item| item.at).collect::<Vec<_>>(), [7]);
+    let counts = values(results.take())
+        .into_iter()
+        .map(|(_, window, n)| (window.start.micros(), window.end.micros(), n));
+    assert_eq!(sorted(counts.collect()), [(0, 10, 1), (0, 30, 2), (10, 20, 1), (30, 60, 4), (40, 50, 1), (50, 60, 2)]);
+}
+
 // ---- more than one window --------------------------------------------------------------------------------------------
 
 /// Everything that comes out of [`network`], by branch.

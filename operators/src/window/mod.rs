@@ -18,6 +18,8 @@
 //! aggregate can be inverted ([`Aggregate::INVERTIBLE`]), and kept in two stacks where it can only be merged. With limited memory
 //! the latter are added up anew for every firing.
 //!
+//! [`Several`] kinds of windows share slices; such windows are made of slices and longer stretches, and nothing is subtracted.
+//!
 //! **Source**: slices are the panes of Li et al., *No pane, no gain* (SIGMOD Record 2005), with the greatest common divisor
 //! of size and slide as their length.
 
