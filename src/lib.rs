@@ -159,8 +159,8 @@ pub mod prelude {
     pub use millstream_operators::table::{Delta, IntoTableExt, Row, Table, UpsertExt};
     pub use millstream_operators::top::TopExt;
     pub use millstream_operators::window::{
-        Assigned, Calendar, Change, CountWindowExt, Early, Global, Pane, Session, Sliding, Timing, Tumbling, Update,
-        Window, WindowExt, Windows,
+        Assigned, Calendar, Change, CountWindowExt, Early, Global, Pane, Session, Several, Sliding, Timing, Tumbling,
+        Update, Window, WindowExt, Windows,
     };
     pub use millstream_runtime::StopMode;
     pub use millstream_runtime::cli::JobArgs;

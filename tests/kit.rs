@@ -224,6 +224,47 @@ fn sliding_windows() {
 }
 
 #[test]
+fn several_windows() {
+    let (kit, input, (sums, late)) = Kit::of(|input: Stream<Sale>| {
+        let windows =
+            Several::of([5, 10].map(|seconds| Tumbling::of(secs(seconds)))).and([Sliding::of(secs(20), secs(10))]);
+        input.key_by(who).window(windows).aggregate_with_late((Sum::of(cents), Max::of(cents)))
+    });
+    kit.in_all_modes([
+        input.at(3, sale("ann", 5)),
+        input.at(7, sale("ann", 2)),
+        input.watermark(5),
+        sums.expect_at([(before(5), pane("ann", 0, 5, (5, 5)))]),
+        // Too late for the window of 5 s.
+        input.at(4, sale("ann", 9)),
+        checkpoint(),
+        input.watermark(12),
+        sums.expect_at([
+            (before(10), pane("ann", 5, 10, (2, 2))),
+            (before(10), pane("ann", 0, 10, (16, 9))),
+            (before(10), pane("ann", -10, 10, (16, 9))),
+        ]),
+        // Too late for all that end at 10, not for the one that ends at 20.
+        input.at(6, sale("ann", 11)),
+        late.expect([]),
+        crash(),
+        rescale(2),
+        input.at(11, sale("bob", 1)),
+        input.watermark(20),
+        sums.expect_at([
+            (before(15), pane("bob", 10, 15, (1, 1))),
+            (before(20), pane("bob", 10, 20, (1, 1))),
+            (before(20), pane("bob", 0, 20, (1, 1))),
+            (before(20), pane("ann", 0, 20, (27, 11))),
+        ]),
+        input.at(9, sale("ann", 100)),
+        late.expect_at([(9, sale("ann", 100))]),
+        input.end(),
+        sums.expect([pane("bob", 10, 30, (1, 1))]),
+    ]);
+}
+
+#[test]
 fn session_windows() {
     let (kit, input, (counts, late)) =
         Kit::of(|input: Stream<Sale>| input.key_by(who).window(Session::with_gap(secs(10))).aggregate_with_late(Count));

@@ -18,6 +18,8 @@ use proptest::prelude::*;
 enum Kind {
     /// Sliding and tumbling ones, as the case says.
     Regular,
+    /// Those, and tumbling ones of twice the slide.
+    Several,
     Sessions(i64),
     /// Some by the records themselves, one or two for each.
     Own,
@@ -41,6 +43,21 @@ struct Rules {
     allowed: i64,
     every: Option<i64>,
     count: Option<u64>,
+}
+
+fn doubled(shape: Shape) -> Shape {
+    let size = shape.slide.saturating_mul(2);
+    Shape { size, slide: size, offset: shape.offset }
+}
+
+/// The windows of both kinds, each once; as far as they can be told apart.
+fn both(at: i64, shape: Shape) -> Vec<(i128, i128)> {
+    let fit = |us: i128| us.clamp(i64::MIN.into(), i64::MAX.into());
+    let all = [shape, doubled(shape)].into_iter().flat_map(|shape| oracle::windows_of(at, shape));
+    let mut all: Vec<_> = all.map(|(start, end)| (fit(start), fit(end))).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn any_rules() -> impl Strategy<Value = Rules> {
@@ -107,6 +124,7 @@ impl Outlets {
     fn attach(&self, keyed: KeyedStream<String, Item>, shape: Shape, rules: Rules) {
         match rules.kind {
             Kind::Regular => self.attach_to(keyed.window(sliding(shape)), rules),
+            Kind::Several => self.attach_to(keyed.window(Several::of([shape, doubled(shape)].map(sliding))), rules),
             Kind::Sessions(gap) => self.attach_to(keyed.window(Session::with_gap(EventSpan::micros(gap))), rules),
             Kind::Own => self.attach_to(keyed.window(Own), rules),
             Kind::Global => self.attach_to(keyed.window(Global), rules),
@@ -139,6 +157,7 @@ impl Outlets {
         let records = judge(&case.splits, case.delay);
         let (on_time, all, late): Updated = match rules.kind {
             Kind::Regular => oracle::updated(&records, |item| oracle::windows_of(item.at, case.shape), rules.allowed),
+            Kind::Several => oracle::updated(&records, |item| both(item.at, case.shape), rules.allowed),
             Kind::Sessions(gap) => oracle::updated_sessions(&records, |_| gap, rules.allowed),
             Kind::Own => oracle::updated(&records, Own::of, rules.allowed),
             Kind::Global => oracle::updated(&records, |_| vec![(i64::MIN.into(), i64::MAX.into())], rules.allowed),
@@ -313,6 +332,21 @@ proptest! {
             outlets.attach(keyed(job, &case, setup.pace, faults), case.shape, rules);
         })?;
         outlets.compare(&case, rules)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(cases(20)))]
+
+    #[test]
+    fn updates_of_several_kinds_of_windows_are_as_the_oracle_says(
+        case in any_case(4, 100),
+        rules in any_rules(),
+        setups in setups(),
+    ) {
+        let (case, outlets, rules) = (small(case), Outlets::new(), Rules { kind: Kind::Several, ..rules });
+        let attach = |job: &Job, pace| outlets.attach(keyed(job, &case, pace, &[]), case.shape, rules);
+        run_in(&setups, attach, |_| outlets.compare(&case, rules).map(|_| ()))?;
     }
 }
 

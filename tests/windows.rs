@@ -14,7 +14,7 @@ use std::time::Duration;
 use millstream::prelude::*;
 use millstream::source::{Output, Read, Source, SplitReader, Waker};
 use oracle::trial::*;
-use oracle::{Fails, Item, Pace, Script, Shape, cases, differences, judge, nearest, run};
+use oracle::{Fails, Item, Pace, Script, Shape, Windowed, cases, differences, judge, nearest, run};
 use proptest::prelude::*;
 
 /// Runs a case as each setup says and holds it against the oracle.
@@ -30,7 +30,25 @@ where
     A: Aggregate<Item>,
     A::Out: std::fmt::Debug,
 {
-    let (windows, late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
+    let expected = oracle::window(&judge(&case.splits, case.delay), case.shape);
+    check_windows(case, sliding(case.shape), &expected, setups, key, aggregate, naive)
+}
+
+/// As [`check`], with these windows, of which this is expected.
+fn check_windows<K, A>(
+    case: &Case,
+    kinds: impl Windows<Item>,
+    (windows, late): &Windowed,
+    setups: &[Setup],
+    key: fn(u64) -> K,
+    aggregate: A,
+    naive: impl Fn(&[Item]) -> A::Out,
+) -> Result<(), TestCaseError>
+where
+    K: Key + Ord + std::fmt::Debug,
+    A: Aggregate<Item>,
+    A::Out: std::fmt::Debug,
+{
     let expected: BTreeMap<_, _> = windows
         .iter()
         .map(|((k, window), items)| ((key(*k), *window), format!("{:?}", naive(items))))
@@ -42,7 +60,7 @@ where
         let (out, too_late) = job
             .source(Script::new(case.splits.clone()).pace(setup.pace), watermarks(case.delay))
             .key_by(move |item| key(item.key))
-            .window(sliding(case.shape))
+            .window(kinds.clone())
             .aggregate_with_late(aggregate.clone());
         out.sink(results.sink());
         too_late.sink(late_records.sink());
@@ -51,7 +69,7 @@ where
         prop_assert!(wrong.is_empty(), "{:?}: {:#?}", setup, wrong);
         let late_records = late_records.take();
         prop_assert!(late_records.iter().all(|record| record.at == record.value.time()));
-        prop_assert_eq!(&sorted(values(late_records)), &late, "late records, {:?}", setup);
+        prop_assert_eq!(&sorted(values(late_records)), late, "late records, {:?}", setup);
         prop_assert_eq!(summary.late, late.len() as u64);
         prop_assert_eq!(summary.windows_fired, expected.len() as u64);
         let input: usize = case.splits.iter().map(Vec::len).sum();
@@ -314,6 +332,10 @@ fn windows_of_many_keys_are_complete() {
         let sums = (Count, Sum::of(|item: &Item| item.value));
         check(&case, &setups, number, sums, |items| (items.len() as u64, total(items) as i64)).expect("sums");
         check(&case, &setups, number, Max::of(|item: &Item| item.value), max).expect("greatest values");
+        let kinds = [case.shape, Shape { size: 9, slide: 9, offset: 5 }];
+        let expected = oracle::several(&judge(&case.splits, case.delay), &kinds);
+        let max_of = Max::of(|item: &Item| item.value);
+        check_windows(&case, several(&kinds), &expected, &setups, number, max_of, max).expect("of several windows");
     }
 }
 
@@ -423,6 +445,253 @@ fn values_in_splits_are_judged_by_their_own_split() {
             assert_eq!(sorted(values(late_records.take())), sorted(late.iter().map(|item| item.at).collect()));
         }
     }
+}
+
+// ---- several kinds of windows that share slices ----------------------------------------------------------------------
+
+fn several(kinds: &[Shape]) -> Several {
+    Several::of(kinds.iter().map(|kind| sliding(*kind)))
+}
+
+/// Windows of the case's own kind, and of others: like it, longer or shorter by a factor, of any size, or the same again.
+fn several_kinds(case: impl Strategy<Value = Case>) -> impl Strategy<Value = (Case, Vec<Shape>)> {
+    let small = (1i64..40, 1i64..40, 0i64..60).prop_map(|(a, b, offset)| (a.max(b), a.min(b), offset));
+    let other = prop_oneof![
+        3 => small.prop_map(|(size, slide, offset)| (Some(Shape { size, slide, offset }), (1, 1, 0))),
+        4 => (1i64..8, 1i64..8, prop_oneof![2 => Just(0), 1 => 0i64..60]).prop_map(|factors| (None, factors)),
+        1 => shapes().prop_map(|shape| (Some(shape), (1, 1, 0))),
+    ];
+    (case, prop::collection::vec(other, 0..=5)).prop_map(|(mut case, others)| {
+        let like = |(slides, times, offset): (i64, i64, i64)| {
+            let slide = case.shape.slide.saturating_mul(slides);
+            Shape { size: slide.saturating_mul(times), slide, offset: case.shape.offset.saturating_add(offset) }
+        };
+        let mut kinds = vec![case.shape];
+        kinds.extend(others.into_iter().map(|(shape, factors)| shape.unwrap_or_else(|| like(factors))));
+        // Where slices are 1 us long, the last two instants share one.
+        let last = i64::MAX - 1;
+        case.splits.iter_mut().flatten().for_each(|item| item.at = item.at.min(last));
+        (case, kinds)
+    })
+}
+
+proptest! {
+    #![proptest_config(config(cases(40)))]
+
+    #[test]
+    fn several_kinds_of_windows_are_as_the_oracle_says((case, kinds) in several_kinds(any_case(4, 150)), setups in setups()) {
+        let expected = oracle::several(&judge(&case.splits, case.delay), &kinds);
+        let value = |item: &Item| item.value;
+        check_windows(&case, several(&kinds), &expected, &setups, number, (Count, Sum::of(value)), |items| {
+            (items.len() as u64, total(items) as i64)
+        })?;
+        let aggregate = (Count, Max::of(value), First::of(value), Last::of(value));
+        check_windows(&case, several(&kinds), &expected, &setups, text, aggregate, |items| {
+            (items.len() as u64, max(items), first(items), last(items))
+        })?;
+    }
+
+    #[test]
+    fn crashes_change_nothing_in_several_kinds_of_windows(
+        (case, kinds) in several_kinds(any_case(4, 150)),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        let expected = oracle::several(&judge(&case.splits, case.delay), &kinds);
+        check_through(&case, several(&kinds), expected, &troubles, &workers, &setup)?;
+    }
+}
+
+/// The counts of all windows as `(start, end, count)`, and the times of late records, of one split of one key.
+fn several_counts(kinds: &[Shape], times: &[i64], setup: &Setup) -> (Vec<(i64, i64, u64)>, Vec<i64>) {
+    let dir = tempdir();
+    let job = new_job(setup, &dir);
+    let (results, late) = (Collected::new(), Collected::new());
+    let records: Vec<(i64, i64)> = times.iter().map(|at| (*at, 0)).collect();
+    let source = job.source(Script::new(vec![one_split(&records)]).pace(setup.pace), watermarks(0));
+    let (out, too_late) = source.key_by(|item| item.key).window(several(kinds)).aggregate_with_late(Count);
+    out.sink(results.sink());
+    too_late.sink(late.sink());
+    run(job).expect("the job finishes");
+    let count = |(_, window, count): (u64, Window, u64)| (window.start.micros(), window.end.micros(), count);
+    let counts = values(results.take()).into_iter().map(count).collect();
+    (sorted(counts), values(late.take()).into_iter().map(|item| item.at).collect())
+}
+
+const TENS: Shape = Shape { size: 10, slide: 10, offset: 0 };
+const THIRTIES: Shape = Shape { size: 30, slide: 30, offset: 0 };
+
+#[test]
+fn a_record_may_be_late_for_some_kinds_only() {
+    for batch in [1, 2, 1024] {
+        let setup = Setup { batch, ..ONE };
+        // 5 and 7 are late for windows of 10, and not for those of 30; 8 is late for both.
+        let (counts, late) = several_counts(&[TENS, THIRTIES], &[1, 12, 5, 21, 7, 35, 8, 33], &setup);
+        assert_eq!(counts, [(0, 10, 1), (0, 30, 5), (10, 20, 1), (20, 30, 1), (30, 40, 2), (30, 60, 2)]);
+        assert_eq!(late, [8]);
+    }
+}
+
+#[test]
+fn a_window_that_several_kinds_have_has_one_result() {
+    let fives = Shape { size: 10, slide: 5, offset: 0 };
+    let later = Shape { offset: 30, ..TENS };
+    let expected = several_counts(&[fives], &[1, 2, 7, 12], &ONE);
+    assert_eq!(expected.0, [(-5, 5, 2), (0, 10, 3), (5, 15, 2), (10, 20, 1)]);
+    for kinds in [&[fives, fives][..], &[TENS, fives], &[fives, TENS], &[TENS, fives, later, TENS]] {
+        assert_eq!(several_counts(kinds, &[1, 2, 7, 12], &ONE), expected, "{kinds:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "several windows of no kind would have no results")]
+fn several_windows_are_at_least_one() {
+    let _ = Several::of(Vec::<Tumbling>::new());
+}
+
+/// Kinds whose sizes have no common divisor have slices of 1 us.
+#[test]
+fn slices_without_records_cost_nothing_in_several_kinds_of_windows() {
+    let begun = std::time::Instant::now();
+    let kinds = [
+        Shape { size: 3_600_000_007, slide: 600_000_001, offset: 0 },
+        Shape { size: 1_000, slide: 1_000, offset: 3 },
+        Shape { size: 86_400_000_000, slide: 86_400_000_000, offset: 0 },
+    ];
+    let far = 1_000_000_000_000_000_000;
+    let times: Vec<i64> = (0..2_000).map(|n| n * 100_000_007).chain([far]).collect();
+    let (results, late) = several_counts(&kinds, &times, &Setup { batch: 64, ..ONE });
+    assert!(late.is_empty());
+    assert!(results.iter().any(|(start, end, n)| end - start == kinds[0].size && *n == 36));
+    assert_eq!(results.iter().filter(|(start, end, _)| end - start == 1_000).count(), 2_001);
+    assert_eq!(results.iter().filter(|(start, end, _)| end - start == kinds[2].size).count(), 4);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+/// The results of windows that end together leave in turns, and so do those of one window that has many.
+#[test]
+fn several_windows_of_many_keys_are_complete() {
+    const KEYS: u64 = 150_000;
+    let item = |n: u64| Item { split: 0, number: n, at: (n * 20 / KEYS) as i64, key: n % KEYS, value: 1 };
+    let kinds = [Shape { size: 5, slide: 5, offset: 0 }, TENS, Shape { size: 20, slide: 10, offset: 0 }];
+    for (workers, pace) in [(1, Pace::Full), (2, Pace::Slow(60_000))] {
+        let dir = tempdir();
+        let job = new_job(&Setup { workers, batch: 1024, pace, checkpoints: true, ..ONE }, &dir);
+        let results = Collected::new();
+        let records: Vec<Item> = (0..2 * KEYS).map(item).collect();
+        job.source(Script::new(vec![records]).pace(pace), watermarks(0))
+            .key_by(|item| item.key)
+            .window(several(&kinds))
+            .aggregate(Sum::of(|item: &Item| item.value))
+            .sink(results.sink());
+        run(job).expect("the job finishes");
+        let mut found: BTreeMap<Window, Vec<(u64, i64)>> = BTreeMap::new();
+        for (key, window, sum) in values(results.take()) {
+            found.entry(window).or_default().push((key, sum));
+        }
+        let (mut panes, mut records) = (Vec::new(), 0);
+        for (window, mut own) in found {
+            own.sort_unstable();
+            panes.push((window.start.micros(), window.end.micros(), own.len() as u64));
+            records += own.iter().map(|(_, sum)| *sum as u64).sum::<u64>();
+            own.dedup_by_key(|(key, _)| *key);
+            assert_eq!(own.len() as u64, panes[panes.len() - 1].2, "one result a key in {window}");
+        }
+        let bounds = (0..8).map(|n| (n * 5, n * 5 + 5)).chain((0..4).map(|n| (n * 10, n * 10 + 10)));
+        let bounds = bounds.chain((-1..4).map(|n| (n * 10, n * 10 + 20)));
+        // As many keys as instants have.
+        let keys = |start: i64, end: i64| (end.min(40) - start.max(0)) as u64 * KEYS / 20;
+        let expected = bounds.map(|(start, end)| (start, end, keys(start, end))).collect();
+        assert_eq!(panes, sorted(expected), "{workers} workers");
+        assert_eq!(records, 2 * KEYS * 4);
+    }
+}
+
+/// A delay may be raised between two starts. What was late for a window that has been fired stays late for it.
+#[test]
+fn when_the_delay_is_raised_then_none_of_several_windows_fires_twice() {
+    let dir = tempdir();
+    let (results, late) = (Collected::<(u64, Window, u64)>::new(), Collected::new());
+    let job = |source, delay| {
+        let job = Job::new("delays").workers(2).checkpoint_dir(dir.path());
+        let (out, too_late) = job
+            .source(source, watermarks(delay))
+            .key_by(|item: &Item| item.key)
+            .window(several(&[TENS, THIRTIES]))
+            .aggregate_with_late(Count);
+        out.sink(results.sink());
+        too_late.sink(late.sink());
+        job
+    };
+    let items = |times: &[i64]| one_split(&times.iter().map(|at| (*at, 0)).collect::<Vec<_>>());
+    let (sender, source) = channel(16);
+    let handle = job(source, 0).start().expect("starts");
+    items(&[5, 15, 45, 56]).into_iter().for_each(|item| sender.send(item).expect("sent"));
+    while handle.status().windows_fired < 4 {
+        std::thread::yield_now();
+    }
+    handle.stop(StopMode::WithCheckpoint);
+    handle.wait().expect("stops");
+    let (sender, source) = channel(16);
+    let handle = job(source, 1_000).start().expect("goes on");
+    // 7 is late for all of its windows, 44 for the short one only, and 57 for none.
+    items(&[7, 44, 57, 2_000]).into_iter().for_each(|item| sender.send(item).expect("sent"));
+    drop(sender);
+    oracle::finish(handle).expect("finishes");
+    assert_eq!(values(late.take()).iter().map(|item| item.at).collect::<Vec<_>>(), [7]);
+    let counts = values(results.take())
+        .into_iter()
+        .map(|(_, window, n)| (window.start.micros(), window.end.micros(), n));
+    let expected = [
+        (0, 10, 1),
+        (0, 30, 2),
+        (10, 20, 1),
+        (30, 60, 4),
+        (40, 50, 1),
+        (50, 60, 2),
+        (1_980, 2_010, 1),
+        (2_000, 2_010, 1),
+    ];
+    assert_eq!(sorted(counts.collect()), expected);
+}
+
+/// A source that is new between two starts knows nothing of what was over before: what has been fired stays as it is.
+#[test]
+fn when_a_source_is_added_then_none_of_several_windows_fires_twice() {
+    let dir = tempdir();
+    let (results, late) = (Collected::<(u64, Window, u64)>::new(), Collected::new());
+    let items = |times: &[i64]| one_split(&times.iter().map(|at| (*at, 0)).collect::<Vec<_>>());
+    let job = |source, added: Option<&[i64]>| {
+        let job = Job::new("sources").workers(2).checkpoint_dir(dir.path());
+        let mut all = job.source(source, watermarks(0)).name("first");
+        if let Some(times) = added {
+            all = all.union([job.source(from_vec(items(times)), watermarks(0)).name("added")]);
+        }
+        let keyed = all.key_by(|item: &Item| item.key);
+        let (out, too_late) = keyed.window(several(&[TENS, THIRTIES])).aggregate_with_late(Count);
+        out.name("windows").sink(results.sink());
+        too_late.sink(late.sink());
+        job
+    };
+    let (sender, source) = channel(16);
+    let handle = job(source, None).start().expect("starts");
+    items(&[5, 15, 45, 56]).into_iter().for_each(|item| sender.send(item).expect("sent"));
+    while handle.status().windows_fired < 4 {
+        std::thread::yield_now();
+    }
+    handle.stop(StopMode::WithCheckpoint);
+    handle.wait().expect("stops");
+    let (sender, source) = channel(16);
+    drop(sender);
+    // 7 is late for all of its windows, 44 for the short one only, and 57 for none.
+    let handle = job(source, Some(&[7, 44, 57])).start().expect("goes on");
+    oracle::finish(handle).expect("finishes");
+    assert_eq!(values(late.take()).iter().map(|item| item.at).collect::<Vec<_>>(), [7]);
+    let counts = values(results.take())
+        .into_iter()
+        .map(|(_, window, n)| (window.start.micros(), window.end.micros(), n));
+    assert_eq!(sorted(counts.collect()), [(0, 10, 1), (0, 30, 2), (10, 20, 1), (30, 60, 4), (40, 50, 1), (50, 60, 2)]);
 }
 
 // ---- more than one window --------------------------------------------------------------------------------------------
@@ -602,6 +871,8 @@ proptest! {
 /// Count, exact sum, and the place of the first record; and, of the same records, what can be inverted.
 fn check_through(
     case: &Case,
+    kinds: impl Windows<Item>,
+    (windows, late): Windowed,
     troubles: &[Trouble],
     workers: &[usize],
     setup: &Setup,
@@ -609,9 +880,9 @@ fn check_through(
     let (results, sums, late_records) = (Collected::new(), Collected::new(), Collected::new());
     let restored = run_through(troubles, &case.splits, workers, setup, |job, faults| {
         let keyed = keyed(job, case, setup.pace, faults);
-        let inverted = keyed.clone().window(sliding(case.shape));
+        let inverted = keyed.clone().window(kinds.clone());
         inverted.aggregate((Count, Sum::of(|item: &Item| item.value))).sink(sums.sink());
-        let (out, too_late) = keyed.window(sliding(case.shape)).aggregate_with_late((
+        let (out, too_late) = keyed.window(kinds.clone()).aggregate_with_late((
             Count,
             Sum::of(float),
             First::of(|item: &Item| (item.split, item.number)),
@@ -619,7 +890,6 @@ fn check_through(
         out.sink(results.sink());
         too_late.sink(late_records.sink());
     })?;
-    let (windows, late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
     let place = |items: &[Item]| {
         let item = items.iter().min_by_key(|item| (item.at, item.split, item.number)).expect("not empty");
         (item.split, item.number)
@@ -646,7 +916,8 @@ proptest! {
         workers in worker_counts(),
         setup in slow_setup(),
     ) {
-        check_through(&case, &troubles, &workers, &setup)?;
+        let expected = oracle::window(&judge(&case.splits, case.delay), case.shape);
+        check_through(&case, sliding(case.shape), expected, &troubles, &workers, &setup)?;
     }
 
     /// What is kept apart may be restored on a worker that gets groups which have fired more, or less.
@@ -702,9 +973,17 @@ fn a_long_job_goes_on_from_the_midst_of_its_input() {
         Trouble::Stop(5_000, StopMode::WithCheckpoint),
         Trouble::Crash(at(1, 590), Fails::Operator),
     ];
+    let judged = judge(&case.splits, case.delay);
+    let kinds = [case.shape, Shape { size: 7, slide: 7, offset: 2 }, Shape { size: 60, slide: 20, offset: 4 }];
     for workers in [[1, 2, 3, 8], [8, 1, 2, 1], [3, 8, 1, 2]] {
-        let restored = check_through(&case, &troubles, &workers, &setup).expect("as the oracle says");
-        assert!(restored.last().is_some_and(Option::is_some), "{restored:?}");
+        let one =
+            check_through(&case, sliding(case.shape), oracle::window(&judged, case.shape), &troubles, &workers, &setup);
+        let several =
+            check_through(&case, several(&kinds), oracle::several(&judged, &kinds), &troubles, &workers, &setup);
+        for restored in [one, several] {
+            let restored = restored.expect("as the oracle says");
+            assert!(restored.last().is_some_and(Option::is_some), "{restored:?}");
+        }
     }
 }
 

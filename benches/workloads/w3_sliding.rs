@@ -4,7 +4,7 @@
 //! sixty times; beside the tumbling window of the slide's length, which fires as often; and, with few events, beside the naive
 //! loop that adds every event to all windows that it belongs to.
 //!
-//! Windows of one size with an overlap of 10, 100 and 1,000 stand beside the tumbling window of that size, and a stream of which half comes behind its
+//! A hundred kinds of windows at once stand beside one of them. Windows of one size with an overlap of 10, 100 and 1,000 stand beside the tumbling window of that size, and a stream of which half comes behind its
 //! watermark, by up to 10 slides, beside one in which nothing does.
 //!
 //! Per size and number of keys the stream has as many events, so its rate is chosen such that it spans 2 or 1.3 window sizes. A
@@ -47,6 +47,48 @@ pub fn run(plan: Plan, report: &mut Report) {
     }
     overlaps(plan, report);
     half_late(plan, report);
+    several(plan, report);
+}
+
+/// A hundred kinds of windows over one stream, which share slices of a second. Beside them, the shortest and the longest of these kinds alone.
+fn several(plan: Plan, report: &mut Report) {
+    let secs = |secs: i64| EventSpan::secs(secs);
+    // What somebody would ask for who wants to look at a stream closely and from afar: every size in ten steps, or as near to it as
+    // whole seconds are. The other two are what costs least and most results.
+    let sets: [(&str, fn(i64) -> i64); 3] = [
+        ("100 kinds, tumbling", |size| size),
+        ("100 kinds, in ten steps", |size| (size + 9) / 10),
+        ("100 kinds, every second", |_| 1),
+    ];
+    for keys in [100, 1_000] {
+        let keys = Keys::Uniform(keys);
+        for (name, slide) in sets {
+            let events = plan.scaled(20_000_000);
+            // It spans two of the longest windows.
+            let stream = &Stream::new(keys, plan.scaled(100));
+            let kinds: &Vec<Sliding> = &(1..=100).map(|size| Sliding::of(secs(size), secs(slide(size)))).collect();
+            let mut race = Race::new("w3", name, Some(keys), events);
+            // Each kind has other sums, so there is nothing to check but how many there are.
+            let unlike = |outcome: Outcome| Outcome { checksum: None, ..outcome };
+            let sums = move |workers, windows: Several| unlike(job(stream, events, workers, windows, |_, _, _| 0));
+            let max = move |workers, windows: Several| {
+                let (stream, max) = (stream.clone(), Max::of(|event: &Event| event.value));
+                unlike(job_of(move |i| stream.event(i), events, workers, windows, max, |_, _, _| 0))
+            };
+            for workers in [1, 2] {
+                let one = |window: Sliding| move |workers| unlike(job(stream, events, workers, window, |_, _, _| 0));
+                let shortest = race.add("1 s alone", workers, &[], one(kinds[0]));
+                let longest = race.add("100 s alone", workers, &[], one(kinds[99]));
+                race.add("all", workers, &[shortest, longest], move |workers| {
+                    sums(workers, Several::of(kinds.clone()))
+                });
+                race.add("all: max", workers, &[shortest, longest], move |workers| {
+                    max(workers, Several::of(kinds.clone()))
+                });
+            }
+            race.run(plan.brief(), report);
+        }
+    }
 }
 
 /// Windows of 100 s that overlap more and more. The stream spans two of them.

@@ -22,6 +22,7 @@
 //! | [`temporal_join`](join::TemporalJoinExt::temporal_join) | two keyed streams | stream, late records | the newest version of each key, and as `process_in_order` | no |
 //! | [`top`](top::TopExt::top) | keyed stream | changes, late records | the first few of each key, and as `process_in_order` | no |
 //! | [`window`](window::WindowExt::window) + [`aggregate`](window::WindowedStream::aggregate) | keyed stream | stream, late records | one accumulator a slice and key, or an open window and key | no |
+//! | `window` of [`Several`](window::Several) kinds + `aggregate` | keyed stream | stream, late records | one accumulator a slice and key, however many kinds there are | no |
 //! | [`early`](window::WindowedStream::early), [`allowed_lateness`](window::WindowedStream::allowed_lateness) + `aggregate` | keyed stream | updates, late records | one accumulator a window and key | only how many updates there are |
 //! | [`count_window`](window::CountWindowExt::count_window) + `aggregate` | keyed stream | stream, late records | accumulators of the records that count, and as `process_in_order` | no |
 //! | [`into_table`](table::IntoTableExt::into_table), [`reduce`](table::Table::reduce), [`join`](table::Table::join), [`changes`](table::Table::changes) | streams | changes | all rows | only how many changes there are |

@@ -103,6 +103,26 @@ pub fn window(records: &[Judged], shape: Shape) -> Windowed {
     (windows, late)
 }
 
+/// Which record counts where, in windows of several kinds: each kind alone, and windows that several kinds have once. Late is what is so for
+/// all of them.
+pub fn several(records: &[Judged], kinds: &[Shape]) -> Windowed {
+    let mut windows = BTreeMap::new();
+    let mut late: Option<Vec<Item>> = None;
+    for kind in kinds {
+        let (own, own_late) = window(records, *kind);
+        for (place, items) in own {
+            if let Some(twice) = windows.insert(place, items) {
+                assert_eq!(twice, windows[&place], "a window has its records whatever kinds have it");
+            }
+        }
+        late = Some(match late {
+            None => own_late,
+            Some(late) => late.into_iter().filter(|item| own_late.contains(item)).collect(),
+        });
+    }
+    (windows, late.unwrap_or_default())
+}
+
 /// What comes out of windows that wait for late records: the records of every window that were on time, all that it has in the end,
 /// and the records that were too late for both.
 pub type Updated = (BTreeMap<(u64, Window), Vec<Item>>, BTreeMap<(u64, Window), Vec<Item>>, Vec<Item>);

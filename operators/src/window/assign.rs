@@ -54,6 +54,13 @@ impl Sliding {
     }
 }
 
+/// A window that begins where the one before it ends: sliding by its own size.
+impl From<Tumbling> for Sliding {
+    fn from(windows: Tumbling) -> Self {
+        Sliding(windows.0)
+    }
+}
+
 /// Windows that can be kept in slices.
 pub(super) trait Sliced: Clone + Send + 'static {
     fn assigner(&self) -> WindowAssigner;
@@ -136,6 +143,11 @@ impl WindowAssigner {
     /// Windows repeat every slide, so an offset of more means no more than its rest.
     fn offset(self, offset: EventSpan) -> Self {
         WindowAssigner { offset: EventSpan::micros(offset.as_micros() % self.slide.as_micros()), ..self }
+    }
+
+    /// Size, slide and offset, all in microseconds.
+    pub(super) fn parts(&self) -> (i64, i64, i64) {
+        (self.size.as_micros(), self.slide.as_micros(), self.offset.as_micros())
     }
 
     /// For checkpoints and plans.

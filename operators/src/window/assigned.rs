@@ -26,6 +26,12 @@ impl Assigned {
         self.0.push(bounds);
     }
 
+    /// Leaves each window once.
+    pub(super) fn dedup(&mut self) {
+        self.0.sort_unstable();
+        self.0.dedup();
+    }
+
     /// Asks for the windows of a record, instead of those that were there.
     pub(super) fn find<T: Data>(&mut self, windows: &impl Windows<T>, at: EventTime, value: &T) -> Result<()> {
         self.0.clear();

@@ -18,6 +18,8 @@
 //! aggregate can be inverted ([`Aggregate::INVERTIBLE`]), and kept in two stacks where it can only be merged. With limited memory
 //! the latter are added up anew for every firing.
 //!
+//! [`Several`] kinds of windows share slices; such windows are made of slices and longer stretches, and nothing is subtracted.
+//!
 //! **Source**: slices are the panes of Li et al., *No pane, no gain* (SIGMOD Record 2005), with the greatest common divisor
 //! of size and slide as their length.
 
@@ -32,8 +34,11 @@ mod open;
 mod operator;
 mod place;
 mod running;
+mod schedule;
 mod session;
+mod several;
 mod stacks;
+mod stretches;
 mod update;
 
 use millstream_runtime::error::Result;
@@ -51,6 +56,7 @@ pub use count::{CountWindowExt, CountWindowed};
 pub use global::Global;
 use keyed::{KeyedWindows, Panes};
 pub use session::{Gap, Session};
+pub use several::Several;
 use update::Rules;
 pub use update::{Change, Early, Timing, Update, UpdatedWindows};
 
@@ -79,7 +85,8 @@ impl std::fmt::Display for Window {
 /// What a window emits for a key when it fires: the key, the window, and what the aggregate made of its records.
 pub type Pane<K, O> = (K, Window, O);
 
-/// How records of a key are put into windows: [`Tumbling`], [`Sliding`], [`Session`], [`Calendar`], [`Global`], or windows of your own.
+/// How records of a key are put into windows: [`Tumbling`], [`Sliding`], [`Several`] of these, [`Session`],
+/// [`Calendar`], [`Global`], or windows of your own.
 ///
 /// ```
 /// use millstream_operators::window::{Assigned, Window, Windows};
