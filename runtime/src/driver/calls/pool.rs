@@ -372,6 +372,8 @@ impl<C: Call> Pool<C> {
             let hint = "no more threads are started in the place of those that hang: give the client a time-out of its own \
                         that is shorter, or allow more threads";
             self.task.shared.fail(Error::external(text).hint(hint).in_operator(name));
+            state.ended = true;
+            return self.work.notify_all();
         }
         for errand in errands {
             let error = Error::external(format!("the call did not return within {timeout:?}"));
