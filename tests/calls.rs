@@ -644,6 +644,37 @@ fn a_record_that_fails_is_named() {
 }
 
 #[test]
+fn records_are_named_behind_calls_as_well() {
+    for ordered in [false, true] {
+        for of_failed in [false, true] {
+            let job = Job::new("behind").workers(2).batch_size(16);
+            let calls = Calls::to(|n: &u64| {
+                std::thread::park_timeout(Duration::from_micros(mix([*n, 3, 4]) % 500));
+                if n % 3 == 2 { Err(Error::data("no")) } else { Ok(*n) }
+            });
+            let (fine, lost) = splits(&job, 2, 60).filter(|n| n % 4 < 3).call_with_failed(in_order(calls, ordered));
+            let check = |what: u64| move |n: u64| if n == what { Err("too bad") } else { Ok(n) };
+            fine.try_map(check(if of_failed { 1000 } else { 70 })).sink(for_each(|_| ()));
+            lost.map(|failed| failed.record)
+                .try_map(check(if of_failed { 41 } else { 1000 }))
+                .sink(for_each(|_| ()));
+            let error = run(job).expect_err("fails");
+            let record = error.record().map(|record| (record.split.as_str(), record.record));
+            assert_eq!(record, Some(if of_failed { ("split-1", 21) } else { ("split-0", 36) }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn batches_without_records_hold_nothing_back() {
+    let (job, results) = (Job::new("empty").batch_size(2), Collected::new());
+    let calls = Calls::to(|n: &u64| Ok::<_, Error>(*n));
+    numbers(&job, 0..40).filter(|n| *n == 21).call(calls.ordered()).sink(results.sink());
+    run(job).expect("finishes");
+    assert_eq!(results.values(), [21]);
+}
+
+#[test]
 fn a_record_that_is_to_blame_is_set_aside_and_one_that_is_not_is_not() {
     let run_with = |blamed: bool| {
         let (dir, results) = (tempdir(), Collected::new());

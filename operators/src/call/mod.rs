@@ -78,8 +78,12 @@ impl<T: Data + Sync, O: Data, E: Into<Box<dyn std::error::Error + Send + Sync>> 
 
     /// How long an attempt may take; by default a minute. A call that blocks cannot be cut short: what it returns later is thrown away, and
     /// its thread is lost until then; so have the client give up before that.
+    ///
+    /// # Panics
+    /// When it is 0.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
+        assert!(!timeout.is_zero(), "a call takes some time");
         self.settings.timeout = Some(timeout);
         self
     }
