@@ -143,6 +143,7 @@ pub mod prelude {
         Aggregate, Count, DistinctCount, FastSum, First, Fold, Last, List, Max, Mean, Min, Newest, Origin, StdDev, Sum,
         Top, Variance,
     };
+    pub use millstream_operators::call::look_up::{LookUpExt, Lookup};
     pub use millstream_operators::call::{CallExt, Calls, Failed, Retry};
     pub use millstream_operators::deduplicate::DeduplicateExt;
     pub use millstream_operators::filter::FilterExt;

@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use millstream::call::Call;
 use millstream::handle::{CallStatus, OperatorStatus};
 use millstream::prelude::*;
 use oracle::trial::*;
@@ -118,7 +119,7 @@ impl Way {
         self.fails(item) > self.retries
     }
 
-    fn calls(&self, outside: &Arc<Outside>) -> Calls<Item, Item, Error> {
+    fn calls(&self, outside: &Arc<Outside>) -> Calls<impl Call<In = Item, Out = Item> + use<>> {
         let (way, outside) = (self.clone(), Arc::clone(outside));
         let calls = Calls::to(move |item: &Item| outside.call(&way, item));
         let calls = calls.threads(self.threads).in_flight(self.in_flight);
@@ -177,7 +178,13 @@ impl Outlets {
         }
     }
 
-    fn connect(&self, case: &Case, items: Stream<Item>, calls: Calls<Item, Item, Error>, faults: &[Fault]) {
+    fn connect(
+        &self,
+        case: &Case,
+        items: Stream<Item>,
+        calls: Calls<impl Call<In = Item, Out = Item>>,
+        faults: &[Fault],
+    ) {
         let (results, failed) = items.call_with_failed(calls);
         let results = results.inspect(strikes(faults));
         results.clone().sink(self.results.sink());
@@ -222,7 +229,7 @@ impl Outlets {
 }
 
 proptest! {
-    #![proptest_config(config(cases(60)))]
+    #![proptest_config(config(cases(40)))]
 
     #[test]
     fn calls_are_a_map_that_takes_its_time(case in any_case(3, 80), setups in setups(), way in ways()) {
@@ -314,7 +321,7 @@ fn splits(job: &Job, splits: u64, each: u64) -> Stream<u64> {
     job.source(Script::new((0..splits).map(split).collect()), Watermarks::monotonous(seconds))
 }
 
-fn in_order<T: Data + Sync, O: Data>(calls: Calls<T, O, Error>, ordered: bool) -> Calls<T, O, Error> {
+fn in_order<C>(calls: Calls<C>, ordered: bool) -> Calls<C> {
     if ordered { calls.ordered() } else { calls }
 }
 
@@ -836,6 +843,198 @@ fn a_long_job_goes_on_from_the_midst_of_its_input() {
         assert!(from[0] > Some(0), "{from:?}");
         assert!(sorted(results.values()).into_iter().eq(0..4000));
     }
+}
+
+// ---- tables outside --------------------------------------------------------------------------------------------------
+
+/// A table outside, which counts how often each key is asked for, and how many keys at once; and never wants to be asked for one twice at once.
+#[derive(Default)]
+struct Table {
+    asked: Mutex<HashMap<u64, u32>>,
+    asking: Mutex<BTreeSet<u64>>,
+    most: AtomicUsize,
+}
+
+impl Table {
+    fn has(key: u64) -> Option<u64> {
+        (key % 3 > 0).then_some(key * 10)
+    }
+
+    fn ask(&self, keys: &[u64], fails: u64) -> Result<Vec<Option<u64>>, Error> {
+        self.most.fetch_max(keys.len(), Ordering::SeqCst);
+        for key in keys {
+            assert!(self.asking.lock().expect("no panic").insert(*key), "{key} is being asked for");
+        }
+        let mut asked = self.asked.lock().expect("no panic");
+        let attempts: Vec<u32> =
+            keys.iter().map(|key| *asked.entry(*key).and_modify(|n| *n += 1).or_insert(1)).collect();
+        drop(asked);
+        std::thread::park_timeout(Duration::from_micros(mix([keys[0], attempts[0].into(), 7]) % 400));
+        for key in keys {
+            self.asking.lock().expect("no panic").remove(key);
+        }
+        // The first that asks for such a key fails, with all that it asks for.
+        if keys.iter().zip(&attempts).any(|(key, attempt)| fails > 0 && key % fails == 0 && *attempt == 1) {
+            return Err(Error::external("busy"));
+        }
+        Ok(keys.iter().map(|key| Self::has(*key)).collect())
+    }
+}
+
+proptest! {
+    #![proptest_config(config(cases(15)))]
+
+    #[test]
+    fn a_lookup_finds_what_the_table_has(
+        case in any_case(3, 80),
+        setups in setups(),
+        way in ways(),
+        keys in prop::sample::select(vec![1usize, 2, 100]),
+        entries in prop::sample::select(vec![None, Some(1usize), Some(1000)]),
+        fails in 0u64..4,
+    ) {
+        for setup in &setups {
+            let (table, dir) = (Arc::new(Table::default()), tempdir());
+            let (left, inner, windows, late) =
+                (Collected::new(), Collected::new(), Collected::new(), Collected::new());
+            let job = new_job(setup, &dir);
+            let source = Script::new(case.splits.clone()).pace(setup.pace);
+            let items = job.source(source, watermarks(case.delay));
+            let lookup = || {
+                let table = Arc::clone(&table);
+                let lookup = Lookup::by(|item: &Item| item.key, move |keys: &[u64]| table.ask(keys, fails));
+                let lookup = lookup.keys_at_once(keys).threads(way.threads).in_flight(way.in_flight);
+                let lookup = in_order(lookup.retry(Retry::times(10).backoff(Duration::from_micros(100))), way.ordered);
+                match entries {
+                    Some(entries) => lookup.cache(entries, Duration::from_secs(3600)),
+                    None => lookup,
+                }
+            };
+            let found = items.look_up(lookup()).left();
+            found.clone().sink(left.sink());
+            let of_windows = found.clone().map(|(item, _)| item).key_by(|item| item.key).window(sliding(case.shape));
+            let sum = Sum::of(|item: &Item| i128::from(item.value));
+            let (results, too_late) = of_windows.aggregate_with_late((Count, sum));
+            results.sink(windows.sink());
+            too_late.sink(late.sink());
+            run(job).expect("finishes");
+
+            let most = table.most.load(Ordering::SeqCst);
+            prop_assert!(most <= keys.min(way.in_flight), "{} keys at once", most);
+            let all: Vec<Item> = case.splits.iter().flatten().copied().collect();
+            let has = |item: &Item| (*item, Table::has(item.key));
+            let found = left.take();
+            prop_assert!(found.iter().all(|record| record.at == record.value.0.time()));
+            prop_assert_eq!(sorted(values(found)), sorted(all.iter().map(has).collect()));
+            if entries == Some(1000) {
+                for (key, asked) in table.asked.lock().expect("no panic").iter() {
+                    let failed = fails > 0 && key % fails == 0;
+                    // A key may have failed with one that fails, each time another.
+                    let most = if fails == 0 { 1 } else { 1 + 6 };
+                    prop_assert!(*asked <= most && (!failed || *asked >= 2), "{} was asked for {} times", key, asked);
+                }
+            }
+            let (expected, expected_late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
+            let naive = |items: &Vec<Item>| format!("{:?}", (items.len(), total(items)));
+            let expected = expected.iter().map(|((key, window), items)| ((*key, *window), naive(items))).collect();
+            let wrong = differences(&by_window(windows.take()), &expected);
+            prop_assert!(wrong.is_empty(), "{:#?}", wrong);
+            prop_assert_eq!(sorted(values(late.take())), expected_late);
+
+            let job = new_job(&Setup { checkpoints: false, ..setup.clone() }, &dir);
+            let source = Script::new(case.splits.clone()).pace(setup.pace);
+            job.source(source, watermarks(case.delay)).look_up(lookup()).inner().sink(inner.sink());
+            run(job).expect("finishes");
+            let known = all.iter().filter_map(|item| Some((*item, Table::has(item.key)?))).collect();
+            prop_assert_eq!(sorted(inner.values()), sorted(known));
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_asked_for_again_when_it_is_too_old() {
+    for ordered in [false, true] {
+        let clock = Clock::manual(ProcessingTime::from_micros(0));
+        let job = Job::new("old").workers(2).clock(clock.clone());
+        let (sender, source) = channel(10);
+        let (came, results) = unbounded();
+        let asked = AtomicU64::new(0);
+        // The table tells how often it was asked.
+        let ask = move |keys: &[u64]| {
+            let times = asked.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, Error>(keys.iter().map(|key| (*key != 7).then_some(times)).collect())
+        };
+        let lookup = in_order(Lookup::by(|n: &u64| *n, ask).cache(10, ms(10)), ordered);
+        job.source(source, Watermarks::monotonous(|_: &u64| EventTime::EPOCH))
+            .look_up(lookup)
+            .left()
+            .sink(for_each(move |found: Record<(u64, Option<u64>)>| came.send(found.value.1).expect("the test looks")));
+        let handle = job.start().expect("starts");
+        let look = |n: u64| {
+            sender.send(n).expect("runs");
+            results.recv_timeout(SOON).expect("an answer")
+        };
+        assert_eq!((look(1), look(1), look(7), look(7)), (Some(0), Some(0), None, None));
+        clock.advance(ms(9));
+        assert_eq!((look(1), look(2), look(7)), (Some(0), Some(2), None), "that there is nothing is an answer as well");
+        clock.advance(ms(1));
+        assert_eq!((look(1), look(1), look(2), look(7), look(3)), (Some(3), Some(3), Some(2), None, Some(5)));
+        drop(sender);
+        let summary = finish(handle).expect("finishes");
+        assert_eq!(calls_of(&summary, "look_up-1").made, 6, "what is there needs no call");
+    }
+}
+
+#[test]
+fn a_key_that_hangs_is_asked_for_again_by_others() {
+    quiet();
+    for panics in [false, true] {
+        let (release, hanging) = unbounded::<()>();
+        let attempts = AtomicU64::new(0);
+        let job = Job::new("hangs").batch_size(1);
+        let ask = move |keys: &[u64]| {
+            if keys.contains(&5) && attempts.fetch_add(1, Ordering::SeqCst) == 0 {
+                assert!(!panics, "boom");
+                let _ = hanging.recv_timeout(SOON);
+                return Ok(keys.iter().map(|_| Some(666)).collect());
+            }
+            Ok::<_, Error>(keys.iter().map(|key| Some(*key)).collect())
+        };
+        let lookup = Lookup::by(|n: &u64| n % 10, ask).timeout(TIMEOUT).retry(Retry::times(2).backoff(ms(1)));
+        let results = Collected::new();
+        numbers(&job, 0..100).look_up(lookup.threads(4).keys_at_once(3)).inner().sink(results.sink());
+        run(job).expect("finishes");
+        assert!(sorted(results.values()).into_iter().eq((0..100).map(|n| (n, n % 10))));
+        drop(release);
+    }
+}
+
+#[test]
+fn a_lookup_that_fails_names_its_record_or_sends_it_elsewhere() {
+    let ask = |keys: &[u64]| match keys {
+        [41] => Err(Error::user("no such thing")),
+        [43] => Ok(vec![]),
+        _ => Ok(keys.iter().map(|key| Some(key * 2)).collect()),
+    };
+    let lookup = || Lookup::by(|n: &u64| *n, ask).keys_at_once(1);
+    let job = Job::new("fails");
+    splits(&job, 1, 43).look_up(lookup()).inner().sink(for_each(|_| ()));
+    let error = run(job).expect_err("fails");
+    assert_eq!(error.to_string(), "operator `look_up-1`, record 42 of split `split-0`: no such thing");
+    assert_eq!((error.kind(), error.record().map(|record| record.record)), (ErrorKind::User, Some(42)));
+
+    let (job, results, failed) = (Job::new("fails"), Collected::new(), Collected::new());
+    let (fine, lost) = splits(&job, 2, 25).look_up(lookup()).inner_with_failed();
+    fine.sink(results.sink());
+    lost.map(|failed| (failed.record, failed.error)).sink(failed.sink());
+    run(job).expect("finishes");
+    assert!(
+        sorted(results.values())
+            .into_iter()
+            .eq((0..50).filter(|n| ![41, 43].contains(n)).map(|n| (n, n * 2)))
+    );
+    let said = [(41, "no such thing"), (43, "the table was asked for 1 keys and gave 0 answers")];
+    assert_eq!(sorted(failed.values()), said.map(|(n, said)| (n, said.to_string())));
 }
 
 // ---- what is seen of it ----------------------------------------------------------------------------------------------

@@ -25,32 +25,44 @@
 //!
 //! **Source**: Flink's `AsyncDataStream`, without its state: there records in flight are part of a checkpoint; here it waits for them.
 
+mod cache;
+pub mod look_up;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use millstream_runtime::call::{Call, CallSettings, Failed, Fault, Retry};
 use millstream_runtime::clock::ProcessingTime;
 use millstream_runtime::error::Error;
 use millstream_runtime::record::Data;
 use millstream_runtime::stream::Stream;
 
+pub use millstream_runtime::call::{Call, CallSettings, Failed, Fault, Retry};
+
 /// What is called for every record, and how; see [`CallExt::call`].
-pub struct Calls<T, O, E> {
-    call: Arc<dyn Fn(&T) -> Result<O, E> + Send + Sync>,
-    again: Arc<dyn Fn(&E) -> bool + Send + Sync>,
+#[derive(Clone, Debug)]
+pub struct Calls<C> {
+    call: C,
     settings: CallSettings,
 }
 
-impl<T, O, E> std::fmt::Debug for Calls<T, O, E> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Calls").field("settings", &self.settings).finish_non_exhaustive()
+impl<T, O, E> Calls<Closure<T, O, E>> {
+    /// Calls this closure, which may block. It is called for several records at the same time.
+    pub fn to(call: impl Fn(&T) -> Result<O, E> + Send + Sync + 'static) -> Self {
+        Calls::with(Closure { call: Arc::new(call), again: Arc::new(|_| true) })
+    }
+
+    /// Which errors of the closure are worth another attempt; by default all. Panics and time-outs always are.
+    #[must_use]
+    pub fn retry_if(mut self, again: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
+        self.call.again = Arc::new(again);
+        self
     }
 }
 
-impl<T: Data + Sync, O: Data, E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static> Calls<T, O, E> {
-    /// Calls this closure, which may block. It is called for several records at the same time.
-    pub fn to(call: impl Fn(&T) -> Result<O, E> + Send + Sync + 'static) -> Self {
-        Calls { call: Arc::new(call), again: Arc::new(|_| true), settings: CallSettings::default() }
+impl<C> Calls<C> {
+    /// Calls in a way of your own.
+    pub fn with(call: C) -> Self {
+        Calls { call, settings: CallSettings::default() }
     }
 
     /// How many calls are made at the same time, over all workers of the process; by default 16. Threads are started when they are needed.
@@ -95,13 +107,6 @@ impl<T: Data + Sync, O: Data, E: Into<Box<dyn std::error::Error + Send + Sync>> 
         self
     }
 
-    /// Which errors of the closure are worth another attempt; by default all. Panics and time-outs always are.
-    #[must_use]
-    pub fn retry_if(mut self, again: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
-        self.again = Arc::new(again);
-        self
-    }
-
     /// At most so many calls, repetitions among them, begin within any `span`, over all workers of the process.
     ///
     /// # Panics
@@ -118,10 +123,6 @@ impl<T: Data + Sync, O: Data, E: Into<Box<dyn std::error::Error + Send + Sync>> 
         self.settings.ordered = true;
         self
     }
-
-    fn into_parts(self) -> (Closure<T, O, E>, CallSettings) {
-        (Closure { call: self.call, again: self.again }, self.settings)
-    }
 }
 
 fn at_least_one(count: usize, what: &str) -> usize {
@@ -131,9 +132,16 @@ fn at_least_one(count: usize, what: &str) -> usize {
 
 type Asking<T, O, E> = dyn Fn(&T) -> Result<O, E> + Send + Sync;
 
-struct Closure<T, O, E> {
+/// A closure as a [`Call`].
+pub struct Closure<T, O, E> {
     call: Arc<Asking<T, O, E>>,
     again: Arc<dyn Fn(&E) -> bool + Send + Sync>,
+}
+
+impl<T, O, E> std::fmt::Debug for Closure<T, O, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Closure").finish_non_exhaustive()
+    }
 }
 
 impl<T, O, E> Call for Closure<T, O, E>
@@ -184,35 +192,19 @@ pub trait CallExt<T: Data + Sync>: Sized {
     /// # }
     /// ```
     #[must_use]
-    fn call<O, E>(self, calls: Calls<T, O, E>) -> Stream<O>
-    where
-        O: Data,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static;
+    fn call<C: Call<In = T>>(self, calls: Calls<C>) -> Stream<C::Out>;
 
     /// As [`call`](Self::call), with a second stream of the records for which the last attempt failed.
     #[must_use]
-    fn call_with_failed<O, E>(self, calls: Calls<T, O, E>) -> (Stream<O>, Stream<Failed<T>>)
-    where
-        O: Data,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static;
+    fn call_with_failed<C: Call<In = T>>(self, calls: Calls<C>) -> (Stream<C::Out>, Stream<Failed<T>>);
 }
 
 impl<T: Data + Sync> CallExt<T> for Stream<T> {
-    fn call<O, E>(self, calls: Calls<T, O, E>) -> Stream<O>
-    where
-        O: Data,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-    {
-        let (call, settings) = calls.into_parts();
-        self.calls("call", call, settings)
+    fn call<C: Call<In = T>>(self, calls: Calls<C>) -> Stream<C::Out> {
+        self.calls("call", calls.call, calls.settings)
     }
 
-    fn call_with_failed<O, E>(self, calls: Calls<T, O, E>) -> (Stream<O>, Stream<Failed<T>>)
-    where
-        O: Data,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-    {
-        let (call, settings) = calls.into_parts();
-        self.calls_with_failed("call", call, settings)
+    fn call_with_failed<C: Call<In = T>>(self, calls: Calls<C>) -> (Stream<C::Out>, Stream<Failed<T>>) {
+        self.calls_with_failed("call", calls.call, calls.settings)
     }
 }
