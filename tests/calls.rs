@@ -151,7 +151,7 @@ impl Outside {
         }
         self.inside.fetch_sub(1, Ordering::SeqCst);
         if attempt <= way.fails(item) {
-            assert!(way.of(item, 5) % 2 == 0, "boom");
+            assert!(way.of(item, 5).is_multiple_of(2), "boom");
             return Err(Error::external("busy"));
         }
         Ok(*item)
@@ -213,7 +213,11 @@ impl Outlets {
         prop_assert!(failed.iter().all(|record| record.at == record.value.record.time()));
         for Failed { record, error, attempts } in failed.iter().map(|record| &record.value) {
             prop_assert_eq!(*attempts, way.retries + 1);
-            prop_assert!(error == if way.of(record, 5) % 2 == 0 { "busy" } else { "panicked: boom" }, "{}", error);
+            prop_assert!(
+                error == if way.of(record, 5).is_multiple_of(2) { "busy" } else { "panicked: boom" },
+                "{}",
+                error
+            );
         }
         let failed = failed.into_iter().map(|record| record.value.record).collect();
         prop_assert_eq!(sorted(failed), sorted(lost));
@@ -400,7 +404,7 @@ fn records_of_the_next_epoch_are_called_while_one_of_this_is_waited_for() {
         let results = Collected::new();
         let calls = Calls::to(move |n: &u64| {
             match n {
-                0 => drop(of_second.recv_timeout(SOON).expect("the second record is called")),
+                0 => of_second.recv_timeout(SOON).expect("the second record is called"),
                 _ => called.send(()).expect("the first waits"),
             }
             Ok::<_, Error>(*n)
@@ -709,7 +713,7 @@ fn a_record_that_is_to_blame_is_set_aside_and_one_that_is_not_is_not() {
 #[test]
 fn what_nobody_reads_of_failures_does_no_harm() {
     let (job, results) = (Job::new("unread"), Collected::new());
-    let calls = Calls::to(|n: &u64| if n % 2 == 0 { Ok(*n) } else { Err("odd") });
+    let calls = Calls::to(|n: &u64| if n.is_multiple_of(2) { Ok(*n) } else { Err("odd") });
     numbers(&job, 0..10).call_with_failed(calls).0.sink(results.sink());
     assert_eq!(calls_of(&run(job).expect("finishes"), "call-1").failed, 5);
     assert_eq!(sorted(results.values()), [0, 2, 4, 6, 8]);
@@ -857,7 +861,7 @@ struct Table {
 
 impl Table {
     fn has(key: u64) -> Option<u64> {
-        (key % 3 > 0).then_some(key * 10)
+        (!key.is_multiple_of(3)).then_some(key * 10)
     }
 
     fn ask(&self, keys: &[u64], fails: u64) -> Result<Vec<Option<u64>>, Error> {
@@ -1049,7 +1053,10 @@ fn plans_and_status_tell_of_calls() {
     let plan = job.mermaid();
     assert!(plan.contains("ask<br/>call: 3 threads, 1000 in flight, ordered"), "{plan}");
     assert!(plan.contains("-->|failed|") && plan.contains("-->|out|"), "{plan}");
-    assert_eq!(calls_of(&run(job).expect("finishes"), "ask").made, 3);
+    let summary = run(job).expect("finishes");
+    assert_eq!(calls_of(&summary, "ask").made, 3);
+    let line = "calls     ask 3, 0 called again, 0 timed out, 0 failed";
+    assert!(summary.to_string().contains(line), "{summary}");
 }
 
 #[test]

@@ -325,6 +325,7 @@ where
     }
 
     /// As [`left`](Self::left), with a second stream of the records for which the last attempt failed.
+    #[allow(clippy::type_complexity)] // an alias would say less
     #[must_use]
     pub fn left_with_failed(self) -> (Stream<(T, Option<V>)>, Stream<Failed<T>>) {
         self.stream.calls_with_failed("look_up", self.lookup.call, self.lookup.settings)
