@@ -202,11 +202,7 @@ impl Outlets {
         let results = self.results.take();
         prop_assert!(results.iter().all(|record| record.at == record.value.time()));
         if way.ordered {
-            let mut next = HashMap::new();
-            for Record { value: item, .. } in &results {
-                let before = next.insert(item.split, item.number);
-                prop_assert!(before.is_none_or(|before| before < item.number), "{:?} after {:?}", item, before);
-            }
+            in_order_of_input(results.iter().map(|record| &record.value))?;
         }
         prop_assert_eq!(sorted(values(results)), sorted(fine));
         let failed = self.failed.take();
@@ -230,6 +226,16 @@ impl Outlets {
         prop_assert_eq!(sorted(values(self.late.take())), late);
         Ok(())
     }
+}
+
+/// A split is read by one worker, so its records come out as they stand in it.
+fn in_order_of_input<'a>(items: impl Iterator<Item = &'a Item>) -> Result<(), TestCaseError> {
+    let mut last = HashMap::new();
+    for item in items {
+        let before = last.insert(item.split, item.number);
+        prop_assert!(before.is_none_or(|before| before < item.number), "{:?} after {:?}", item, before);
+    }
+    Ok(())
 }
 
 proptest! {
@@ -929,6 +935,9 @@ proptest! {
             let has = |item: &Item| (*item, Table::has(item.key));
             let found = left.take();
             prop_assert!(found.iter().all(|record| record.at == record.value.0.time()));
+            if way.ordered {
+                in_order_of_input(found.iter().map(|record| &record.value.0))?;
+            }
             prop_assert_eq!(sorted(values(found)), sorted(all.iter().map(has).collect()));
             if entries == Some(1000) {
                 for (key, asked) in table.asked.lock().expect("no panic").iter() {
