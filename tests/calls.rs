@@ -1013,7 +1013,9 @@ fn a_key_that_hangs_is_asked_for_again_by_others() {
             }
             Ok::<_, Error>(keys.iter().map(|key| Some(*key)).collect())
         };
-        let lookup = Lookup::by(|n: &u64| n % 10, ask).timeout(TIMEOUT).retry(Retry::times(2).backoff(ms(1)));
+        let lookup = Lookup::by(|n: &u64| n % 10, ask).retry(Retry::times(2).backoff(ms(1)));
+        // One that has panicked is not waited for.
+        let lookup = if panics { lookup } else { lookup.timeout(TIMEOUT) };
         let results = Collected::new();
         numbers(&job, 0..100).look_up(lookup.threads(4).keys_at_once(3)).inner().sink(results.sink());
         run(job).expect("finishes");
@@ -1024,6 +1026,7 @@ fn a_key_that_hangs_is_asked_for_again_by_others() {
 
 #[test]
 fn a_lookup_that_fails_names_its_record_or_sends_it_elsewhere() {
+    quiet();
     let ask = |keys: &[u64]| match keys {
         [41] => Err(Error::user("no such thing")),
         [43] => Ok(vec![]),
@@ -1035,6 +1038,20 @@ fn a_lookup_that_fails_names_its_record_or_sends_it_elsewhere() {
     let error = run(job).expect_err("fails");
     assert_eq!(error.to_string(), "operator `look_up-1`, record 42 of split `split-0`: no such thing");
     assert_eq!((error.kind(), error.record().map(|record| record.record)), (ErrorKind::User, Some(42)));
+
+    // Of several it is not known which one is to blame; none must be set aside for another.
+    for panics in [false, true] {
+        let job = Job::new("fails");
+        let ask = move |_: &[u64]| -> Result<Vec<Option<u64>>, Error> {
+            assert!(!panics, "boom");
+            Err(Error::user("one of them"))
+        };
+        let pair = Lookup::by(|n: &u64| *n, ask).threads(1).retry(Retry::times(1).backoff(ms(1)));
+        splits(&job, 1, 20).look_up(pair).inner().sink(for_each(|_| ()));
+        let error = run(job).expect_err("fails");
+        assert!(error.to_string().contains("records that were called together: "), "{error}");
+        assert_eq!((error.kind(), error.record()), (ErrorKind::User, None), "{error}");
+    }
 
     let (job, results, failed) = (Job::new("fails"), Collected::new(), Collected::new());
     let (fine, lost) = splits(&job, 2, 25).look_up(lookup()).inner_with_failed();

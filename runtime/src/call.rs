@@ -47,6 +47,9 @@ pub struct Fault {
     pub error: Error,
     /// Whether it may go better when it is tried again.
     pub again: bool,
+    /// Whether it is certain that this record failed, and not another for which was asked in the same call. Only such a record is
+    /// named, and may be set aside.
+    pub certain: bool,
 }
 
 /// A record for which every attempt of a call failed.

@@ -6,6 +6,9 @@
 //! **Calls**: several keys are asked for in one call where their records wait together, each once. A key that is being asked for in one call is not
 //! asked for in another: that one waits for the answer, unless it takes longer than a call may.
 //!
+//! **Errors**: where a call asked for several keys, all of their records fail, and none is named: it is not known which is to blame. With
+//! [`keys_at_once(1)`](Calls::keys_at_once) it is.
+//!
 //! **Cache**: answers, also that there is nothing, are kept for a time (of [`Job::clock`](millstream_runtime::job::Job::clock)) and up to a
 //! number; one cache for all workers. A record whose answer is there does not leave its worker, unless results are ordered and others are
 //! waited for. So a change of the table is seen when the answer of before is too old. The cache begins empty with the process, and is in no checkpoint.
@@ -62,6 +65,8 @@ struct Refusal {
     kind: ErrorKind,
     text: String,
     again: bool,
+    /// No other key was asked for.
+    certain: bool,
 }
 
 impl<T, K, V, E> std::fmt::Debug for Lookup<T, K, V, E> {
@@ -161,7 +166,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Drop for Asking<'_, K, V> {
                 Some(Err(refusal)) => Err(refusal.clone()),
                 None => {
                     let text = "another call for the same key panicked".to_string();
-                    Err(Refusal { kind: ErrorKind::User, text, again: true })
+                    Err(Refusal { kind: ErrorKind::User, text, again: true, certain: self.keys.len() == 1 })
                 }
             };
             if let Ok(answer) = &answer {
@@ -181,9 +186,10 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     fn ask(&self, keys: &[K]) -> Result<Vec<Option<V>>, Refusal> {
-        let refusal = |error: Error, again| Refusal { kind: error.kind(), text: error.to_string(), again };
+        let certain = keys.len() == 1;
+        let refusal = |error: Error, again| Refusal { kind: error.kind(), text: error.to_string(), again, certain };
         let answers = (self.ask)(keys).map_err(|error| {
-            let Fault { error, again } = fault(error, &*self.again);
+            let Fault { error, again, .. } = fault(error, &*self.again);
             refusal(error, again)
         })?;
         if answers.len() != keys.len() {
@@ -261,7 +267,9 @@ where
         let answers = self.answers(different, now);
         let answer = |(record, key): (&Arc<T>, &K)| match &answers[key] {
             Ok(answer) => Ok((T::clone(record), answer.clone())),
-            Err(Refusal { kind, text, again }) => Err(Fault { error: Error::new(*kind, text), again: *again }),
+            Err(Refusal { kind, text, again, certain }) => {
+                Err(Fault { error: Error::new(*kind, text), again: *again, certain: *certain })
+            }
         };
         records.iter().zip(&keys).map(answer).collect()
     }

@@ -166,7 +166,7 @@ fn fault<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E, again: &dy
         Ok(error) => *error,
         Err(other) => Error::external("the call failed").because(other),
     };
-    Fault { error, again }
+    Fault { error, again, certain: true }
 }
 
 /// Adds `call` to streams.

@@ -17,6 +17,7 @@ use super::stateless::blame;
 use super::{LateWaker, Outbox, Task, guard};
 use crate::call::{Call, CallSettings, Failed};
 use crate::error::Result;
+use crate::poison::Blame;
 use crate::rows::{AnyRows, Behind, Lineage, Rows, downcast};
 use crate::shared::add;
 use crate::time::EventTime;
@@ -166,6 +167,10 @@ impl<C: Call> Logic<C> {
                         0 | 1 => error,
                         several => error.note(format!("it was called {several} times")),
                     };
+                    if !missed.certain {
+                        let nobody = Blame::Nobody("it failed in a call for several records at once");
+                        return Err(error.blaming("records that were called together", nobody));
+                    }
                     return Err(blame(error, lineage.as_ref(), row as usize, &task.splits));
                 }
             }

@@ -43,6 +43,7 @@ pub(super) struct Missed<T> {
     pub error: Error,
     pub record: Arc<T>,
     pub attempts: u32,
+    pub certain: bool,
 }
 
 pub(super) struct Done<C: Call> {
@@ -304,7 +305,7 @@ impl<C: Call> Pool<C> {
         let now = self.task.clock.now();
         let made = catch_unwind(AssertUnwindSafe(|| self.call.call(records, now)));
         let all = |error: fn(String) -> Error, text: String| {
-            let fault = || Fault { error: error(text.clone()), again: true };
+            let fault = || Fault { error: error(text.clone()), again: true, certain: records.len() == 1 };
             records.iter().map(|_| Err(fault())).collect()
         };
         match made {
@@ -329,8 +330,9 @@ impl<C: Call> Pool<C> {
             }
             None => {
                 add(&self.stats().calls_failed, 1);
-                let missed =
-                    Missed { error: fault.error, record: Arc::clone(&errand.record), attempts: errand.attempts };
+                let Fault { error, certain, .. } = fault;
+                let (record, attempts) = (Arc::clone(&errand.record), errand.attempts);
+                let missed = Missed { error, record, attempts, certain };
                 self.deliver(state, &errand, Err(missed));
             }
         }
@@ -375,9 +377,10 @@ impl<C: Call> Pool<C> {
             state.ended = true;
             return self.work.notify_all();
         }
+        let certain = errands.len() == 1;
         for errand in errands {
             let error = Error::external(format!("the call did not return within {timeout:?}"));
-            self.failed(state, errand, Fault { error, again: true });
+            self.failed(state, errand, Fault { error, again: true, certain });
         }
         self.rouse(state);
     }
