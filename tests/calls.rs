@@ -504,7 +504,7 @@ fn ordered_results_wait_for_the_one_before_and_others_do_not() {
 // ---- time-outs, repetitions, rate ------------------------------------------------------------------------------------
 
 /// Longer than a call that does nothing takes, on a machine with too much to do.
-const TIMEOUT: Duration = Duration::from_millis(700);
+const TIMEOUT: Duration = Duration::from_millis(1_000);
 
 #[test]
 fn what_a_call_returns_after_its_time_is_thrown_away() {
@@ -1022,6 +1022,39 @@ fn a_key_that_hangs_is_asked_for_again_by_others() {
         assert!(sorted(results.values()).into_iter().eq((0..100).map(|n| (n, n % 10))));
         drop(release);
     }
+}
+
+#[test]
+fn an_answer_that_comes_too_late_does_not_take_the_place_of_a_newer_one() {
+    let job = Job::new("late");
+    let (release, hanging) = unbounded::<()>();
+    let ((sender, source), (came, results)) = (channel(10), unbounded());
+    let (attempts, returned) = (AtomicU64::new(0), Arc::new(AtomicU64::new(0)));
+    let returns = Arc::clone(&returned);
+    let ask = move |keys: &[u64]| {
+        if attempts.fetch_add(1, Ordering::SeqCst) == 0 {
+            let _ = hanging.recv_timeout(SOON);
+            returns.fetch_add(1, Ordering::SeqCst);
+            return Ok(vec![Some(666)]);
+        }
+        Ok::<_, Error>(keys.iter().map(|key| Some(*key)).collect())
+    };
+    let lookup = Lookup::by(|n: &u64| *n, ask).cache(10, SOON).timeout(TIMEOUT).retry(Retry::times(1));
+    job.source(source, Watermarks::monotonous(|_: &u64| EventTime::EPOCH))
+        .look_up(lookup)
+        .inner()
+        .sink(for_each(move |found: Record<(u64, u64)>| came.send(found.value).expect("the test looks")));
+    let handle = job.start().expect("starts");
+    let look = || {
+        sender.send(5).expect("runs");
+        results.recv_timeout(SOON).expect("an answer")
+    };
+    assert_eq!(look(), (5, 5));
+    drop(release);
+    until("the first call returns", || returned.load(Ordering::SeqCst) == 1);
+    assert!((0..200).all(|_| look() == (5, 5)));
+    drop(sender);
+    finish(handle).expect("finishes");
 }
 
 #[test]

@@ -15,15 +15,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use millstream_runtime::call::{Call, Failed, Fault};
 use millstream_runtime::clock::ProcessingTime;
-use millstream_runtime::error::{Error, ErrorKind};
+use millstream_runtime::error::Error;
 use millstream_runtime::record::Data;
 use millstream_runtime::stream::Stream;
 
+use super::asked::{Answer, Answers, Asked, Asking, Refusal, lock};
 use super::cache::Cache;
 use super::{Calls, at_least_one, fault};
 use crate::filter_map::FilterMapExt;
@@ -43,31 +44,6 @@ pub struct Lookup<T, K, V, E> {
 }
 
 type Ask<K, V, E> = dyn Fn(&[K]) -> Result<Vec<Option<V>>, E> + Send + Sync;
-
-struct Answers<K, V> {
-    cache: Cache<K, Option<V>>,
-    /// What is being asked for.
-    asked: HashMap<K, Arc<Asked<V>>>,
-}
-
-/// A key that is being asked for.
-struct Asked<V> {
-    since: Instant,
-    answer: Mutex<Option<Answer<V>>>,
-    answered: Condvar,
-}
-
-type Answer<V> = Result<Option<V>, Refusal>;
-
-/// An error that is shared by all records of a call.
-#[derive(Clone)]
-struct Refusal {
-    kind: ErrorKind,
-    text: String,
-    again: bool,
-    /// No other key was asked for.
-    certain: bool,
-}
 
 impl<T, K, V, E> std::fmt::Debug for Lookup<T, K, V, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -120,67 +96,6 @@ impl<T, K: Hash + Eq, V: Clone, E> Calls<Lookup<T, K, V, E>> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl<V: Clone> Asked<V> {
-    fn begin() -> Arc<Self> {
-        Arc::new(Asked { since: Instant::now(), answer: Mutex::new(None), answered: Condvar::new() })
-    }
-
-    fn set(&self, answer: Answer<V>) {
-        *lock(&self.answer) = Some(answer);
-        self.answered.notify_all();
-    }
-
-    /// The answer; nothing, when it takes longer than a call may.
-    fn wait(&self, patience: Option<Duration>) -> Option<Answer<V>> {
-        let mut answer = lock(&self.answer);
-        while answer.is_none() {
-            let left = patience.map_or(Duration::MAX, |patience| patience.saturating_sub(self.since.elapsed()));
-            if left.is_zero() {
-                break;
-            }
-            answer = self.answered.wait_timeout(answer, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        answer.clone()
-    }
-}
-
-/// The keys that one call asks for. Whatever becomes of it, also a panic, those who wait for them are told.
-struct Asking<'a, K: Hash + Eq + Clone, V: Clone> {
-    answers: &'a Mutex<Answers<K, V>>,
-    keys: Vec<K>,
-    asked: Vec<Arc<Asked<V>>>,
-    now: ProcessingTime,
-    answer: Option<Result<Vec<Option<V>>, Refusal>>,
-}
-
-impl<K: Hash + Eq + Clone, V: Clone> Drop for Asking<'_, K, V> {
-    fn drop(&mut self) {
-        let mut answers = lock(self.answers);
-        for (place, (key, asked)) in self.keys.iter().zip(&self.asked).enumerate() {
-            let answer = match &self.answer {
-                Some(Ok(answers)) => Ok(answers[place].clone()),
-                Some(Err(refusal)) => Err(refusal.clone()),
-                None => {
-                    let text = "another call for the same key panicked".to_string();
-                    Err(Refusal { kind: ErrorKind::User, text, again: true, certain: self.keys.len() == 1 })
-                }
-            };
-            if let Ok(answer) = &answer {
-                answers.cache.put(key.clone(), answer.clone(), self.now);
-            }
-            asked.set(answer);
-            // Somebody who had no patience may ask for it by now.
-            if answers.asked.get(key).is_some_and(|other| Arc::ptr_eq(other, asked)) {
-                answers.asked.remove(key);
-            }
-        }
-    }
-}
-
 impl<T, K: Hash + Eq + Clone, V: Clone, E> Lookup<T, K, V, E>
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -207,7 +122,7 @@ where
             let mut asking = Asking { answers: &self.answers, keys: Vec::new(), asked: Vec::new(), now, answer: None };
             let mut answers = lock(&self.answers);
             for key in open.drain(..) {
-                let is_late = |asked: &Arc<Asked<V>>| self.patience.is_some_and(|most| asked.since.elapsed() >= most);
+                let is_late = |asked: &Arc<Asked<V>>| asked.is_late(self.patience);
                 if let Some(answer) = answers.cache.get(&key, now) {
                     found.insert(key, Ok(answer));
                 } else if let Some(asked) = answers.asked.get(&key).filter(|asked| !is_late(asked)) {

@@ -25,6 +25,7 @@
 //!
 //! **Source**: Flink's `AsyncDataStream`, without its state: there records in flight are part of a checkpoint; here it waits for them.
 
+mod asked;
 mod cache;
 pub mod look_up;
 

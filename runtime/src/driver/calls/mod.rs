@@ -4,6 +4,7 @@
 //! **Order**: unordered, a batch gives out what is done of it; ordered, the worker's oldest batch gives out its first rows as far as they
 //! are done, and the next batch has its turn when that one has none left. In both, rows of a batch that are sent together are in its order.
 
+mod errand;
 mod pool;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Receiver;
 
-use self::pool::{Answer, Done, Errand, Member, Pool};
+use self::errand::{Answer, Done, Errand, Member};
+use self::pool::Pool;
 use super::stateless::blame;
 use super::{LateWaker, Outbox, Task, guard};
 use crate::call::{Call, CallSettings, Failed};

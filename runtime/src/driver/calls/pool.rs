@@ -14,50 +14,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
-use super::super::{LateWaker, Task, panic_text};
+use super::super::{Task, panic_text};
+use super::errand::{Answer, Done, Errand, Member, Missed};
 use crate::call::{Call, CallSettings, Fault, Rate};
 use crate::error::Error;
 use crate::shared::{Stats, add, lock};
-
-/// A record on its way through the pool.
-pub(super) struct Errand<T> {
-    pub worker: usize,
-    pub batch: u64,
-    pub row: u32,
-    pub record: Arc<T>,
-    /// How many were begun.
-    pub attempts: u32,
-}
-
-/// What came of a record.
-pub(super) type Answer<C> = Result<<C as Call>::Out, Missed<<C as Call>::In>>;
-
-/// A record whose last attempt failed.
-pub(super) struct Missed<T> {
-    pub error: Error,
-    pub record: Arc<T>,
-    pub attempts: u32,
-    pub certain: bool,
-}
-
-pub(super) struct Done<C: Call> {
-    pub batch: u64,
-    pub row: u32,
-    pub answer: Answer<C>,
-}
-
-/// A worker, as the pool knows it.
-pub(super) struct Member<C: Call> {
-    pub sender: Sender<Done<C>>,
-    pub woken: Arc<AtomicBool>,
-    pub waker: LateWaker,
-}
 
 /// See the module.
 pub(super) struct Pool<C: Call> {
@@ -244,7 +209,7 @@ impl<C: Call> Pool<C> {
                 return;
             };
             errands.into_iter().zip(answers).for_each(|(errand, answer)| match answer {
-                Ok(answer) => self.deliver(&mut state, &errand, Ok(answer)),
+                Ok(answer) => self.deliver(&state, &errand, Ok(answer)),
                 Err(fault) => self.failed(&mut state, errand, fault),
             });
         }
@@ -338,14 +303,9 @@ impl<C: Call> Pool<C> {
         }
     }
 
-    fn deliver(&self, state: &mut State<C>, errand: &Errand<C::In>, answer: Answer<C>) {
-        let Some(member) = state.members.get(&errand.worker) else { return };
-        // A worker that is gone needs no answer.
-        let _ = member.sender.send(Done { batch: errand.batch, row: errand.row, answer });
-        if !member.woken.swap(true, Ordering::SeqCst)
-            && let Some(wake) = member.waker.get()
-        {
-            wake();
+    fn deliver(&self, state: &State<C>, errand: &Errand<C::In>, answer: Answer<C>) {
+        if let Some(member) = state.members.get(&errand.worker) {
+            member.hand_over(Done { batch: errand.batch, row: errand.row, answer });
         }
     }
 
