@@ -47,7 +47,8 @@ pub struct Calls<C> {
 }
 
 impl<T, O, E> Calls<Closure<T, O, E>> {
-    /// Calls this closure, which may block. It is called for several records at the same time.
+    /// Calls this closure, which may block. It is called for several records at the same time: a client that cannot be shared goes into a
+    /// `thread_local!`, for threads stay.
     pub fn to(call: impl Fn(&T) -> Result<O, E> + Send + Sync + 'static) -> Self {
         Calls::with(Closure { call: Arc::new(call), again: Arc::new(|_| true) })
     }
