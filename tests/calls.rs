@@ -1151,12 +1151,15 @@ mod kit {
                 Ok::<_, Error>((*key, *n))
             });
             let (fine, failed) = input.call_with_failed(calls);
-            let sum = Sum::of(|(_, n): &(u64, u64)| *n);
-            let sums = fine.key_by(|(key, _)| *key).window(Tumbling::of(EventSpan::secs(10))).aggregate(sum);
+            let ask = |keys: &[u64]| Ok::<_, Error>(keys.iter().map(|key| (*key < 9).then_some(*key)).collect());
+            let lookup = Lookup::by(|(key, _): &(u64, u64)| *key, ask).cache(10, ms(1));
+            let known = fine.look_up(lookup).inner();
+            let sum = Sum::of(|((_, n), _): &((u64, u64), u64)| *n);
+            let sums = known.key_by(|(_, key)| *key).window(Tumbling::of(EventSpan::secs(10))).aggregate(sum);
             (sums.map(|(key, window, sum)| (key, window.start, sum)), failed.map(|failed| failed.record))
         });
         kit.in_all_modes([
-            input.all([(1, (1, 5)), (3, (2, 7)), (12, (1, 13)), (4, (1, 8))]),
+            input.all([(1, (1, 5)), (3, (2, 7)), (12, (1, 13)), (4, (1, 8)), (5, (9, 1))]),
             failed.expect_at([(12, (1, 13))]),
             input.watermark(9),
             sums.expect([]),
@@ -1169,5 +1172,23 @@ mod kit {
             input.end(),
             sums.expect([(1, EventTime::from_secs(10), 6)]),
         ]);
+    }
+
+    #[test]
+    fn a_job_that_fails_while_calls_are_in_flight_is_never_at_rest() {
+        for _ in 0..10 {
+            let (_release, hanging) = unbounded::<()>();
+            let (kit, input, _) = Kit::of(move |input: Stream<u64>| {
+                let hanging = hanging.clone();
+                let calls = Calls::to(move |n: &u64| {
+                    let _ = hanging.recv_timeout(SOON);
+                    Ok::<_, Error>(*n)
+                });
+                input.call_with_failed(calls.timeout(ms(5)).threads(1)).0
+            });
+            let mut trial = kit.start().expect("starts");
+            let error = trial.step(input.all([(1, 1), (1, 2)])).expect_err("more threads hang than are replaced");
+            assert!(error.to_string().contains("2 calls hang"), "{error}");
+        }
     }
 }
