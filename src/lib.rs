@@ -65,7 +65,7 @@
 
 pub use millstream_connectors as connectors;
 pub use millstream_operators as operators;
-pub use millstream_operators::{aggregate, process, window};
+pub use millstream_operators::{aggregate, call, process, window};
 pub use millstream_runtime::{
     SplitState, StopMode, bench, cli, clock, digest, error, handle, inspect, job, journal, metrics, moment, names,
     operator, poison, record, replay, restart, rows, savepoint, sink, source, stream, summary, time, watermark,
@@ -143,6 +143,8 @@ pub mod prelude {
         Aggregate, Count, DistinctCount, FastSum, First, Fold, Last, List, Max, Mean, Min, Newest, Origin, StdDev, Sum,
         Top, Variance,
     };
+    pub use millstream_operators::call::look_up::{LookUpExt, Lookup};
+    pub use millstream_operators::call::{CallExt, Calls, Failed, Retry};
     pub use millstream_operators::deduplicate::DeduplicateExt;
     pub use millstream_operators::filter::FilterExt;
     pub use millstream_operators::filter_map::FilterMapExt;

@@ -8,6 +8,8 @@
 //! | [`flat_map`](flat_map::FlatMapExt::flat_map) | stream | stream | none | no |
 //! | [`inspect`](inspect::InspectExt::inspect) | stream | the same stream | none | no |
 //! | [`split`](split::SplitExt::split), [`partition`](split::SplitExt::partition) | stream | two streams | none | no |
+//! | [`call`](call::CallExt::call) | stream | stream, records that failed | none: it waits for what is in flight | no; what comes out is what the outside says |
+//! | [`look_up`](call::look_up::LookUpExt::look_up) + [`inner`](call::look_up::LookedUp::inner) or [`left`](call::look_up::LookedUp::left) | stream | stream, records that failed | none; a cache that is in no checkpoint | no; what comes out is what the outside says |
 //! | `union` ([`Stream::union`](millstream_runtime::stream::Stream::union)) | streams | stream | none | no |
 //! | `key_by` ([`Stream::key_by`](millstream_runtime::stream::Stream::key_by)) | stream | keyed stream | none | no |
 //! | [`fold`](fold::FoldExt::fold), [`reduce`](fold::FoldExt::reduce) | keyed stream | stream | one value a key | yes, by nature |
@@ -29,6 +31,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod aggregate;
+pub mod call;
 pub mod deduplicate;
 pub mod filter;
 pub mod filter_map;

@@ -15,9 +15,9 @@ use crate::checkpoint::{Coordinator, OperatorInfo, wall_clock_ms};
 use crate::clock::Clock;
 use crate::dataflow::{Physical, run_workers};
 use crate::digest::Digests;
-use crate::driver::{StatelessLogic, Task, guard};
+use crate::driver::{CallsAttempt, StatelessLogic, Task, guard};
 use crate::error::{Error, Result};
-use crate::graph::{Body, Graph, Port};
+use crate::graph::{Body, Graph, Node, Port};
 use crate::job::Settings;
 use crate::journal::What;
 use crate::poison::{LeftOut, SplitName};
@@ -302,7 +302,7 @@ fn shape(job: &str, graph: &Graph, names: &[String], splits: &HashMap<usize, Vec
                 shape.operators.push((name, operator, state));
             }
             Body::Sink(_) => shape.sinks.push(name),
-            Body::Stateless(_) | Body::Union | Body::Region(_) => {}
+            Body::Stateless(_) | Body::Union | Body::Calls(_) | Body::Region(_) => {}
         }
     }
     shape
@@ -396,7 +396,7 @@ fn operator_infos(
                 });
                 (crate::checkpoint::Kind::Keyed { id }, operator, state)
             }
-            Body::Stateless(_) | Body::Union | Body::Region(_) => {
+            Body::Stateless(_) | Body::Union | Body::Calls(_) | Body::Region(_) => {
                 (crate::checkpoint::Kind::Other, String::new(), String::new())
             }
         };
@@ -441,6 +441,8 @@ struct Plan {
     resumes_at: Vec<EventTime>,
     chains: Vec<Vec<usize>>,
     connected: HashMap<Port, usize>,
+    /// By node: what all workers share of calls to the outside.
+    calls: HashMap<usize, Box<dyn CallsAttempt>>,
 }
 
 impl Plan {
@@ -488,7 +490,7 @@ impl Plan {
         let resumes_at = (0..graph.nodes.len()).map(|node| resumes_at(graph, names, node, task.restored.as_deref()));
         let resumes_at = resumes_at.collect();
         let behind_state = (0..graph.nodes.len()).map(|node| graph.is_behind_state(node)).collect();
-        Plan {
+        let mut plan = Plan {
             task,
             names: names.to_vec(),
             splits,
@@ -497,7 +499,14 @@ impl Plan {
             resumes_at,
             chains: graph.chains(),
             connected: graph.consumers(),
-        }
+            calls: HashMap::new(),
+        };
+        let begin = |(node, described): (usize, &Node)| match &described.body {
+            Body::Calls(calls) => Some((node, calls.begin(plan.task(node, 0)))),
+            _ => None,
+        };
+        plan.calls = graph.nodes.iter().enumerate().filter_map(begin).collect();
+        plan
     }
 
     fn task(&self, node: usize, worker: usize) -> Task {
@@ -551,6 +560,12 @@ impl Plan {
                     Box::new(move || Ok(Physical::Stateless { logic, input, outputs }))
                 }
                 Body::Union => Box::new(move || Ok(Physical::Union { inputs })),
+                Body::Calls(_) => {
+                    let waker = Arc::new(OnceLock::new());
+                    let logic = self.calls[&node].build(task.clone(), Arc::clone(&waker));
+                    let (input, outputs) = (inputs[0], described.outputs.len());
+                    Box::new(move || Ok(Physical::Calls { logic, waker, input, outputs }))
+                }
                 Body::Region(factory) => {
                     let region = factory.region();
                     Box::new(move || Ok(Physical::Region { region, inputs }))

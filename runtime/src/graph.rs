@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 use crate::dataflow::RegionFactory;
-use crate::driver::{KeyedFactory, SinkFactory, SourceFactory, StatelessFactory};
+use crate::driver::{CallsFactory, KeyedFactory, SinkFactory, SourceFactory, StatelessFactory};
 use crate::error::{Error, Result};
 
 /// One output of a node.
@@ -19,6 +19,7 @@ pub(crate) enum Body {
     Source(Box<dyn SourceFactory>),
     Stateless(Box<dyn StatelessFactory>),
     Union,
+    Calls(Box<dyn CallsFactory>),
     /// What differential runs: a reduction or a join of collections that change.
     Region(Box<dyn RegionFactory>),
     Keyed(Box<dyn KeyedFactory>),
@@ -161,6 +162,9 @@ impl Graph {
                         "`{name}` ({}) depends on the order in which records meet",
                         node.kind
                     ));
+                }
+                (Body::Calls(_), _) => {
+                    return Repeats::Never(format!("what `{name}` ({}) is told from outside may change", node.kind));
                 }
                 (Body::Region(_), _) => {
                     return Repeats::Never(format!(

@@ -333,7 +333,7 @@ pub struct Status {
     pub windows_fired: u64,
     /// The epoch that is being filled.
     pub epoch: Epoch,
-    /// Records on their way between workers.
+    /// Records on their way between workers, or waiting to be called.
     pub in_flight: u64,
     /// Bytes of memory that keyed state takes, about.
     pub state_bytes: u64,
@@ -421,6 +421,8 @@ pub struct OperatorStatus {
     pub bad: u64,
     /// Windows fired.
     pub windows_fired: u64,
+    /// Calls to the outside.
+    pub calls: CallStatus,
     /// Bytes of memory that its state takes, about.
     pub state_bytes: u64,
     /// For sources, operators with state and sinks, per worker: the epoch it is in and its watermark.
@@ -448,6 +450,37 @@ pub struct OperatorStatus {
     pub result_latency: Percentiles,
 }
 
+/// What an operator that calls the outside has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallStatus {
+    /// Calls made, those that were made again among them.
+    pub made: u64,
+    /// Records for which a call failed and was to be made again.
+    pub retried: u64,
+    /// Records for which the last attempt failed.
+    pub failed: u64,
+    /// Calls that took too long.
+    pub timed_out: u64,
+    /// Records in flight now: begun, and their results not yet sent on.
+    pub in_flight: u64,
+    /// Records that wait to be called.
+    pub waiting: u64,
+}
+
+impl CallStatus {
+    fn read(shared: &Shared, node: usize) -> Self {
+        CallStatus {
+            made: shared.total(node, |stats| &stats.calls),
+            retried: shared.total(node, |stats| &stats.calls_retried),
+            failed: shared.total(node, |stats| &stats.calls_failed),
+            timed_out: shared.total(node, |stats| &stats.calls_timed_out),
+            in_flight: shared.total(node, |stats| &stats.calls_in_flight),
+            waiting: shared.total(node, |stats| &stats.calls_waiting),
+        }
+    }
+}
+
 impl OperatorStatus {
     /// For a sink: the latencies that it has, each with the name that it has in metrics, `record` or `result`.
     pub fn latencies(&self) -> impl Iterator<Item = (&'static str, &Percentiles)> {
@@ -469,6 +502,7 @@ impl Status {
                 late: shared.total(node, |stats| &stats.late),
                 bad: shared.total(node, |stats| &stats.bad),
                 windows_fired: shared.total(node, |stats| &stats.fired),
+                calls: CallStatus::read(shared, node),
                 state_bytes: shared.total(node, |stats| &stats.state_bytes),
                 instances: if *kind == Kind::Other { Vec::new() } else { instances(shared, node) },
                 kind: match kind {
@@ -536,6 +570,10 @@ impl Status {
                     let _ = write!(text, "`{}` on worker {worker} is in epoch {at}; ", operator.name);
                 }
             }
+        }
+        for operator in self.operators.iter().filter(|operator| operator.calls.in_flight > 0) {
+            let CallStatus { in_flight, waiting, .. } = operator.calls;
+            let _ = write!(text, "`{}` has {in_flight} calls in flight, and {waiting} waiting; ", operator.name);
         }
         let sources = self.operators.iter().filter(|operator| operator.kind == OperatorKind::Source);
         let marks: Vec<EventTime> = sources.flat_map(|source| &source.instances).map(|(_, at)| *at).collect();

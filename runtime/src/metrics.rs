@@ -8,6 +8,11 @@
 //! | `millstream_late_total` | records | job, operator |
 //! | `millstream_bad_total` | records | job, operator |
 //! | `millstream_windows_fired_total` | windows | job, operator |
+//! | `millstream_calls_total` | calls | job, operator |
+//! | `millstream_calls_retried_total` | records called again | job, operator |
+//! | `millstream_calls_failed_total` | records whose last attempt failed | job, operator |
+//! | `millstream_calls_timed_out_total` | calls | job, operator |
+//! | `millstream_calls_in_flight` | records | job, operator |
 //! | `millstream_busy_microseconds_total` | microseconds of a core | job, operator |
 //! | `millstream_dealing_microseconds_total` | microseconds of a core | job, operator |
 //! | `millstream_queue_seconds` | seconds | job, operator, quantile |
@@ -30,23 +35,29 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::bench::Percentiles;
-use crate::handle::{OperatorStatus, Status};
+use crate::handle::{CallStatus, OperatorStatus, Status};
 use crate::time::EventTime;
 
-const COUNTERS: [&str; 7] = [
+const COUNTERS: [&str; 11] = [
     "millstream_records_in_total",
     "millstream_records_out_total",
     "millstream_late_total",
     "millstream_bad_total",
     "millstream_windows_fired_total",
+    "millstream_calls_total",
+    "millstream_calls_retried_total",
+    "millstream_calls_failed_total",
+    "millstream_calls_timed_out_total",
     "millstream_busy_microseconds_total",
     "millstream_dealing_microseconds_total",
 ];
 
 /// The values of an operator's counters.
 fn counters(operator: &OperatorStatus) -> [u64; COUNTERS.len()] {
-    let OperatorStatus { records_in, records_out, late, bad, windows_fired, busy, dealing, .. } = operator;
-    [*records_in, *records_out, *late, *bad, *windows_fired, busy.as_micros() as u64, dealing.as_micros() as u64]
+    let OperatorStatus { records_in, records_out, late, bad, windows_fired, calls, busy, dealing, .. } = operator;
+    let [busy, dealing] = [busy, dealing].map(|time| time.as_micros() as u64);
+    let CallStatus { made, retried, failed, timed_out, .. } = *calls;
+    [*records_in, *records_out, *late, *bad, *windows_fired, made, retried, failed, timed_out, busy, dealing]
 }
 
 /// What earlier attempts of a job have counted, by operator: a counter never goes back.
@@ -83,6 +94,9 @@ pub(crate) fn publish(job: &str, status: &Status, before: &Counted) {
         let labels = [("job", job.to_string()), ("operator", operator.name.clone())];
         if operator.state_bytes > 0 {
             metrics::gauge!("millstream_state_bytes", &labels).set(operator.state_bytes as f64);
+        }
+        if operator.calls.made > 0 {
+            metrics::gauge!("millstream_calls_in_flight", &labels).set(operator.calls.in_flight as f64);
         }
         quantiles("millstream_queue_seconds", &labels, &operator.queue);
         quantiles("millstream_exchange_seconds", &labels, &operator.exchange);

@@ -43,8 +43,11 @@ impl Progress {
         };
         let held = status.held_back_by().filter(|split| split.stands_for >= PATIENCE);
         let held = held.map(|split| format!("; {split}")).unwrap_or_default();
+        let called: u64 =
+            status.operators.iter().map(|operator| operator.calls.in_flight + operator.calls.waiting).sum();
+        let called = if called > 0 { format!(", {} in calls", thousands(called)) } else { String::new() };
         bar.set_message(format!(
-            "{} records in ({}/s), {} out, {} late, epoch {}{watermark}{held}",
+            "{} records in ({}/s), {} out, {} late, epoch {}{watermark}{called}{held}",
             thousands(status.records_in),
             thousands(rate as u64),
             thousands(status.records_out),

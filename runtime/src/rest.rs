@@ -104,7 +104,9 @@ impl Rest {
             instances(*node).all(|stats| stats.watermark_us.load(Ordering::Acquire) == reached.micros())
         });
         // Last, for the reason that the module gives.
-        rested && rang && followed && fired && self.batches.load(Ordering::SeqCst) == 0
+        let done = rested && rang && followed && fired && self.batches.load(Ordering::SeqCst) == 0;
+        // What was in flight when a job failed is gone when its workers leave, but not processed.
+        done && !shared.has_failed()
     }
 
     /// Whether all sources have ended, so that the job is about to do so.

@@ -74,7 +74,7 @@ pub(crate) struct Shared {
     error: Mutex<Option<Error>>,
     /// Where each split stands, by its number over all sources.
     pub splits: Vec<(SplitName, Padded<SplitMark>)>,
-    /// Records on their way to each worker.
+    /// Records on their way to each worker, or waiting there to be called.
     pub in_flight: Vec<Padded<AtomicI64>>,
     /// How often something was done that no record had asked for: because the clock said so, or splits were idle.
     pub unasked: AtomicU64,
@@ -84,6 +84,8 @@ pub(crate) struct Shared {
     pub stashed: Padded<AtomicI64>,
     /// How many operators have much to fire and are not done with it.
     pub firing: Padded<AtomicI64>,
+    /// How many operators that call the outside have more records waiting than they may have in flight.
+    pub calling: Padded<AtomicI64>,
     /// When events were due and how long results took.
     pub probe: Probe,
     /// Knows when all is processed, where somebody wants to know.
@@ -124,6 +126,14 @@ pub(crate) struct Stats {
     pub late: AtomicU64,
     pub bad: AtomicU64,
     pub fired: AtomicU64,
+    /// For calls to the outside: how many were made, with repetitions; records that had to be called again, that failed for good, and calls
+    /// that took too long; and how many records are in flight, and wait. All counted with the first worker, by the pool.
+    pub calls: AtomicU64,
+    pub calls_retried: AtomicU64,
+    pub calls_failed: AtomicU64,
+    pub calls_timed_out: AtomicU64,
+    pub calls_in_flight: AtomicU64,
+    pub calls_waiting: AtomicU64,
     /// How much memory its state takes.
     pub state_bytes: AtomicU64,
     /// How long its code ran.
@@ -261,6 +271,7 @@ impl Shared {
             splits_ended: AtomicU64::new(0),
             stashed: Padded::default(),
             firing: Padded::default(),
+            calling: Padded::default(),
             probe,
             rest: rest.map(Arc::new),
             restored: (0..nodes).map(|_| Restored::new(workers)).collect(),
@@ -295,6 +306,10 @@ impl Shared {
     /// Sources move on to `epoch`.
     pub(crate) fn announce(&self, epoch: Epoch) {
         self.announced.store(epoch, Ordering::SeqCst);
+        self.wake_sources();
+    }
+
+    pub(crate) fn wake_sources(&self) {
         lock(&self.wakers).iter().for_each(|wake| wake());
     }
 

@@ -5,8 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use millstream_state::snapshot::Key;
 
+use crate::call::{Call, CallSettings, Failed};
 use crate::dataflow::{Delta, Join, Reduce, Row, Since};
-use crate::driver::{Broadcasting, Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode, Wrapping};
+use crate::driver::{
+    Broadcasting, CallsNode, Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode, Wrapping,
+};
 use crate::graph::{Body, Graph, Port};
 use crate::operator::{Combining, Divider, Either, Hearing, KeyedOperator, Stage};
 use crate::record::Data;
@@ -67,6 +70,29 @@ impl<T: Data> Stream<T> {
     ) -> (Stream<D::Main>, Stream<D::Side>) {
         let body = Body::Stateless(Box::new(Division(divider)));
         let node = lock(&self.graph).add(kind, String::new(), vec![self.port], &["main", "side"], body);
+        (Stream::new(Arc::clone(&self.graph), node, 0), Stream::new(self.graph, node, 1))
+    }
+
+    /// Calls the outside for every record, on threads beside the workers. A record whose last attempt fails makes the job fail.
+    #[must_use]
+    pub fn calls<C: Call<In = T>>(self, kind: &'static str, call: C, settings: CallSettings) -> Stream<C::Out> {
+        let detail = settings.describe();
+        let body = Body::Calls(Box::new(CallsNode::new(call, settings, false)));
+        let node = lock(&self.graph).add(kind, detail, vec![self.port], &["out"], body);
+        Stream::new(self.graph, node, 0)
+    }
+
+    /// As [`calls`](Self::calls), with a second stream of the records whose last attempt failed.
+    #[must_use]
+    pub fn calls_with_failed<C: Call<In = T>>(
+        self,
+        kind: &'static str,
+        call: C,
+        settings: CallSettings,
+    ) -> (Stream<C::Out>, Stream<Failed<T>>) {
+        let detail = settings.describe();
+        let body = Body::Calls(Box::new(CallsNode::new(call, settings, true)));
+        let node = lock(&self.graph).add(kind, detail, vec![self.port], &["out", "failed"], body);
         (Stream::new(Arc::clone(&self.graph), node, 0), Stream::new(self.graph, node, 1))
     }
 

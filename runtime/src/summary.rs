@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::bench::words::{bytes, span};
-use crate::handle::OperatorStatus;
+use crate::handle::{CallStatus, OperatorStatus};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +153,7 @@ impl fmt::Display for Summary {
             self.elapsed.as_secs_f64(),
             thousands(self.records_per_second() as u64)
         )?;
+        self.write_calls(f)?;
         self.write_busy(f)?;
         self.write_latencies(f)
     }
@@ -162,6 +163,19 @@ impl fmt::Display for Summary {
 const BUSIEST: usize = 5;
 
 impl Summary {
+    /// What was called outside.
+    fn write_calls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut title = "calls";
+        for operator in self.operators.iter().filter(|operator| operator.calls.made > 0) {
+            let CallStatus { made, retried, failed, timed_out, .. } = operator.calls;
+            let [made, retried, failed, timed_out] = [made, retried, failed, timed_out].map(thousands);
+            let name = &operator.name;
+            write!(f, "\n  {title:<8}  {name} {made}, {retried} called again, {timed_out} timed out, {failed} failed")?;
+            title = "";
+        }
+        Ok(())
+    }
+
     /// Who was busy for how long, over all workers, the longest first.
     fn write_busy(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let own = self.operators.iter().map(|operator| (operator.name.as_str(), operator.busy));

@@ -4,6 +4,7 @@
 //! moment under which it may still send. Stateless operators hold none: what they make travels under the moment of what
 //! they were given.
 
+mod calls;
 mod changes;
 mod combine;
 mod source;

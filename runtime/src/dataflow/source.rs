@@ -19,6 +19,9 @@ use crate::shared::{Report, Shared, add};
 /// What is due this soon is waited for awake: a thread that sleeps is back only some 50 us after its time.
 const SPIN: Duration = Duration::from_micros(100);
 
+/// How long a source waits for calls to the outside, unless it is woken because enough of them are done.
+const CALLS: Duration = Duration::from_millis(20);
+
 /// How many batches a source reads before others have their turn.
 const BATCHES_A_TURN: usize = 4;
 
@@ -78,6 +81,10 @@ pub(super) fn build<'scope>(
                 let (mut rest, mut rests) = (Some(Duration::ZERO), false);
                 let now = if clocked { task.clock.now() } else { ProcessingTime::MAX };
                 for _ in 0..BATCHES_A_TURN {
+                    if shared.calling.0.load(Ordering::SeqCst) > 0 {
+                        rest = Some(CALLS);
+                        break;
+                    }
                     if congested(&shared, epoch, task.in_flight) {
                         rest = Some(RETRY);
                         break;

@@ -14,8 +14,8 @@ use timely::dataflow::operators::Concatenate;
 use timely::worker::Worker;
 
 use super::changes::Region;
-use super::{Stream, combine, source, stateful, stateless};
-use crate::driver::{CombineLogic, EpochLogic, LateWaker, SourceLogic, StatelessLogic, Task, panic_text};
+use super::{Stream, calls, combine, source, stateful, stateless};
+use crate::driver::{CallsLogic, CombineLogic, EpochLogic, LateWaker, SourceLogic, StatelessLogic, Task, panic_text};
 use crate::error::{Error, Result};
 use crate::graph::Port;
 use crate::moment::Moment;
@@ -26,6 +26,7 @@ pub(crate) enum Physical {
     Source { logic: Box<dyn SourceLogic>, waker: LateWaker },
     Stateless { logic: StatelessLogic, input: Port, outputs: usize },
     Union { inputs: Vec<Port> },
+    Calls { logic: Box<dyn CallsLogic>, waker: LateWaker, input: Port, outputs: usize },
     Region { region: Box<dyn Region>, inputs: Vec<Port> },
     Keyed { logic: Box<dyn EpochLogic>, combiner: Option<Box<dyn CombineLogic>>, input: Port },
     Sink { logic: Box<dyn EpochLogic>, input: Port },
@@ -124,6 +125,9 @@ fn assemble(scope: Scope<'_, Moment>, plan: WorkerPlan) {
                 stateless::build(scope, &task, logic, outputs, input(&port))
             }
             Physical::Union { inputs } => vec![scope.concatenate(inputs.iter().map(input).collect::<Vec<_>>())],
+            Physical::Calls { logic, waker, input: port, outputs } => {
+                calls::build(scope, &task, logic, &waker, outputs, input(&port))
+            }
             Physical::Region { region, inputs } => {
                 vec![region.build(scope, &task, inputs.iter().map(input).collect())]
             }

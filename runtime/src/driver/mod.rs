@@ -3,6 +3,7 @@
 //! A *factory* stands in the job's graph and makes one *logic* for every worker, on that worker's thread. Logics know
 //! records and epochs, and nothing of timely; [`dataflow`](crate::dataflow) knows timely and nothing of records.
 
+mod calls;
 mod combine;
 mod keyed;
 mod peek;
@@ -11,6 +12,7 @@ mod source;
 mod stamper;
 mod stateless;
 
+pub(crate) use calls::{CallsAttempt, CallsFactory, CallsLogic, CallsNode};
 pub(crate) use combine::CombineLogic;
 pub(crate) use keyed::{KeyedFactory, KeyedNode};
 pub(crate) use peek::Peeked;
