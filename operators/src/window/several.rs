@@ -198,22 +198,22 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
         let mut behind = BehindWalk::new(&rows.behind);
         let fired = self.schedule.passed(EventTime::from_micros(marks.bounds().1));
         slices
-            .load(rows.records.iter().map(|record| self.places.of(record.at).slice))
+            .load(rows.records.iter().map(|record| self.places.of(record.at)))
             .map_err(Error::read_back)?;
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
             let first = chunk * AT_ONCE;
-            if let Some(place) = self.places.of_all(records, first, &behind)
-                && place.slice >= fired
+            if let Some(slice) = self.places.of_all(records, first, &behind)
+                && slice >= fired
             {
-                let slice = slices.in_slice(place.slice);
+                let slice = slices.in_slice(slice);
                 add_all(slice, &self.aggregate, records, first, &rows.positions, &mut cx.row);
                 continue;
             }
             for (row, record) in (first..).zip(records) {
                 cx.row = row;
-                let slice = self.places.of(record.at).slice;
+                let slice = self.places.of(record.at);
                 let behind = behind.at(row);
                 let origin = origin::<K, T, A>(record, &rows.positions, row);
                 if behind.is_some() || slice < fired {
@@ -277,7 +277,8 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SeveralWindows<K, T, A> {
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
             for record in records {
-                let Slice { slice, acc } = &record.value;
+                // Of a slice that is not over at their watermark, so they count in all of its windows, also those that are behind.
+                let Slice { slice, acc, .. } = &record.value;
                 let own = slices.update(*slice, record.hash, &record.key, || self.aggregate.create());
                 self.aggregate.merge(own, acc);
             }
