@@ -168,8 +168,9 @@ impl<K: Key, V: Value> SliceState<K, V> {
 
     fn find_or_add(&mut self, slice: i64) -> usize {
         assert!(!self.away.contains_key(&slice), "slice {slice} was not loaded");
-        // Mostly none is missing between the first and this one.
-        let likely = self.first().map_or(0, |first| slice.wrapping_sub(first) as usize);
+        // Mostly none is missing between the one that was used last and this one.
+        let hot = self.slices.get(self.hot).map_or(slice, |(number, _)| *number);
+        let likely = self.hot.wrapping_add(slice.wrapping_sub(hot) as usize);
         if self.slices.get(likely).is_some_and(|(number, _)| *number == slice) {
             return likely;
         }

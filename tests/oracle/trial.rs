@@ -180,16 +180,16 @@ pub fn late_case(splits: usize, most: usize) -> impl Strategy<Value = Case> {
     // Where it begins, and how fast it goes on.
     let split = (0i64..200, 1i64..8, records);
     (shape, 0i64..5, prop::collection::vec(split, 2..=splits)).prop_map(|(shape, delay, raws)| {
-        let split = |(split, (begin, pace, records)): (usize, &(i64, i64, Vec<(u64, i64, i64)>))| {
+        let splits = raws.iter().enumerate().map(|(split, (begin, pace, records))| {
             let mut clock = *begin;
-            let item = |(number, &(key, raw, value)): (usize, &(u64, i64, i64))| {
+            let items = records.iter().enumerate().map(|(number, &(key, raw, value))| {
                 clock += raw % pace;
                 let back = if raw % 2 == 0 { 0 } else { raw * shape.size / 80 };
                 Item { split: split as u32, number: number as u64, at: clock - back, key, value }
-            };
-            records.iter().enumerate().map(item).collect()
-        };
-        Case { splits: raws.iter().enumerate().map(split).collect(), shape, delay }
+            });
+            items.collect()
+        });
+        Case { splits: splits.collect(), shape, delay }
     })
 }
 
