@@ -422,7 +422,7 @@ fn records_of_the_next_epoch_are_called_while_one_of_this_is_waited_for() {
         sender.send(0).expect("runs");
         let epoch = |handle: &JobHandle| status_of(handle, "source-1").instances.iter().map(|(epoch, _)| *epoch).min();
         until("the epoch of the first ends", || epoch(&handle) == Some(2));
-        assert_eq!(status_of(&handle, "call-1").calls.in_flight, 1);
+        until("the first is called", || status_of(&handle, "call-1").calls.in_flight == 1);
         sender.send(1).expect("runs");
         drop(sender);
         finish(handle).expect("finishes");
@@ -791,7 +791,7 @@ fn a_stop_with_a_checkpoint_waits_for_calls() {
     let summary = finish(handle).expect("stops");
     let so_far = results.values().len() as u64;
     assert_eq!((summary.outcome, summary.epoch, so_far), (Outcome::Stopped, Some(1), summary.records_in));
-    assert!((8..100).contains(&so_far), "{so_far}");
+    assert!((4..100).contains(&so_far), "{so_far}");
     let summary = finish(start(None)).expect("finishes");
     assert_eq!((summary.restored, summary.records_in), (Some(1), 1000 - so_far));
     assert!(sorted(results.values()).into_iter().eq(0..1000));
