@@ -1,23 +1,25 @@
 //! Checkpoints of every format that was ever released are read by this version, and go on to the same results.
 //!
-//! Each directory in `tests/fixtures` holds one real checkpoint, taken half way through the job below by the version of its
-//! time, and `rest.txt`, the results that were still to come. A new format adds one: give [`NEWEST`] its name, and run
+//! Each directory in `tests/fixtures` holds one real checkpoint, taken half way through one of the jobs below by the version of its
+//! time, and `rest.txt`, the results that were still to come. A new format adds one: give it a name in [`NEWEST`], and run
 //!
 //! ```sh
 //! cargo test --test compatibility -- --ignored write
 //! ```
 //!
-//! | fixture | since then |
-//! |---|---|
-//! | `checkpoint-format-1` | the first one |
-//! | `checkpoint-format-1-with-schemas` | manifests have the schemas of keys and values |
+//! | fixture | job | since then |
+//! |---|---|---|
+//! | `checkpoint-format-1` | [`in_slices`] | the first one |
+//! | `checkpoint-format-1-with-schemas` | [`in_slices`] | manifests have the schemas of keys and values |
+//! | `by-key-format-1` | [`by_key`] | what is kept by key with timers: windows, process functions, patterns, joins, tables; what is broadcast |
 //!
-//! The job, its types and the path of this file must stay as they are: checkpoints from before there were schemas know types by
+//! The jobs, their types and the path of this file must stay as they are: checkpoints from before there were schemas know types by
 //! their names.
 
 mod common;
 mod patience;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,8 +29,17 @@ use millstream::state::store::CheckpointStore;
 use patience::{SOON, ms, temp, until, within};
 use serde::{Deserialize, Serialize};
 
-/// The fixture that `write` makes.
-const NEWEST: &str = "checkpoint-format-1-with-schemas";
+/// The fixtures that `write` makes, if they are not there.
+const NEWEST: [(&str, MakeJob); 2] = [("checkpoint-format-1-with-schemas", in_slices), ("by-key-format-1", by_key)];
+
+/// A job that keeps its checkpoints there, on so many workers, reading so many records a second.
+type MakeJob = fn(Option<&Path>, usize, f64, &Collected<String>) -> Job;
+
+/// The job of a fixture.
+fn job_of(fixture: &Path) -> MakeJob {
+    let is_by_key = fixture.file_name().is_some_and(|name| name.to_string_lossy().starts_with("by-key"));
+    if is_by_key { by_key } else { in_slices }
+}
 
 const EVENTS: u64 = 3_000;
 
@@ -85,8 +96,8 @@ impl MaxBy for Option<f64> {
     }
 }
 
-/// Every kind of state, and every aggregate.
-fn job(dir: Option<&Path>, workers: usize, rate: f64, results: &Collected<String>) -> Job {
+/// Values by key and slices, with every aggregate.
+fn in_slices(dir: Option<&Path>, workers: usize, rate: f64, results: &Collected<String>) -> Job {
     let mut job = Job::new("visits").workers(workers).batch_size(32).checkpoint_every(ms(20)).retain(1);
     if let Some(dir) = dir {
         job = job.checkpoint_dir(dir);
@@ -130,16 +141,156 @@ fn job(dir: Option<&Path>, workers: usize, rate: f64, results: &Collected<String
     job
 }
 
-fn sorted(results: &Collected<String>) -> Vec<String> {
-    let mut lines = results.values();
-    lines.sort();
-    lines
+/// How long a user has been away.
+#[derive(Clone)]
+struct Away;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Seen {
+    last: EventTime,
+    pages: Vec<u32>,
 }
 
-fn uninterrupted() -> Vec<String> {
+type AwayContext<'a> = ProcessContext<'a, String, Seen, String>;
+
+impl Process<String, Event> for Away {
+    type State = Seen;
+    type Out = String;
+
+    fn keep_for(&self) -> Option<EventSpan> {
+        Some(EventSpan::secs(20))
+    }
+
+    fn on_record(&mut self, cx: &mut AwayContext<'_>, event: &Event) -> Result<(), Error> {
+        let now = cx.now();
+        let seen = cx.state().get_or_insert_with(|| Seen { last: now, pages: Vec::new() });
+        let before = std::mem::replace(&mut seen.last, now);
+        seen.pages.push(event.page);
+        seen.pages.truncate(9);
+        cx.delete_timer(before + EventSpan::millis(150));
+        cx.set_timer(now + EventSpan::millis(150));
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut AwayContext<'_>, at: EventTime) -> Result<(), Error> {
+        let line = format!("{} {at} {:?}", cx.key(), cx.state());
+        cx.emit(line);
+        Ok(())
+    }
+}
+
+/// Events of the pages that were named last.
+#[derive(Clone)]
+struct Named;
+
+impl BroadcastProcess<String, Event, u32> for Named {
+    type Shared = Vec<u32>;
+    type State = u64;
+    type Out = String;
+
+    fn on_broadcast(&mut self, named: &mut Vec<u32>, page: &u32, _: EventTime) -> Result<(), Error> {
+        named.push(*page);
+        let first = named.len().saturating_sub(3);
+        named.drain(..first);
+        Ok(())
+    }
+
+    fn on_record(
+        &mut self,
+        cx: &mut ProcessContext<'_, String, u64, String>,
+        named: &Vec<u32>,
+        event: &Event,
+    ) -> Result<(), Error> {
+        let count = cx.state().get_or_insert(0);
+        *count += 1;
+        let count = *count;
+        if named.contains(&event.page) {
+            cx.emit(format!("{count} {named:?} {event:?}"));
+        }
+        Ok(())
+    }
+}
+
+/// What is kept by key, with timers.
+fn by_key(dir: Option<&Path>, workers: usize, rate: f64, results: &Collected<String>) -> Job {
+    let mut job = Job::new("by-key").workers(workers).batch_size(32).checkpoint_every(ms(20)).retain(1);
+    if let Some(dir) = dir {
+        job = job.checkpoint_dir(dir);
+    }
+    let source = Generator::new(EVENTS, event).rate(rate);
+    let at = |event: &Event| EventTime::from_millis(event.at_ms);
+    let events = job.source(source, Watermarks::bounded_out_of_orderness(EventSpan::millis(100), at)).name("events");
+    let by_user = || events.clone().key_by(|event| event.user.clone());
+    let short = EventSpan::millis(120);
+    let sessions = by_user().window(Session::with_gap(short)).aggregate(Count).name("sessions");
+    let updates = by_user()
+        .window(Tumbling::of(EventSpan::secs(1)))
+        .allowed_lateness(EventSpan::secs(5))
+        .aggregate(Sum::of(|event: &Event| event.page))
+        .name("updates")
+        .filter(|update| update.timing == Timing::OnTime);
+    let days = by_user()
+        .window(Calendar::days().in_zone("Europe/Oslo").expect("a time zone"))
+        .aggregate(Max::of(|event: &Event| event.page))
+        .name("days");
+    let counted = by_user().count_window(7).aggregate(List::of(|event: &Event| event.page)).name("counted");
+    let away = by_user().process_in_order(Away).name("away");
+    let rules = events.clone().filter(|event| event.page == 4).map(|event| event.at_ms as u32 / 100 % 11);
+    let named = by_user().with_broadcast(rules.broadcast()).process_in_order(Named).name("named");
+    let once = by_user().deduplicate(EventSpan::secs(2)).name("once");
+    let near = by_user()
+        .interval_join(by_user(), EventSpan::ZERO, EventSpan::millis(30))
+        .name("near")
+        .map(|(one, other)| (one.at_ms, other.at_ms));
+    let valid = by_user().temporal_join(by_user()).valid_for(EventSpan::secs(1)).inner().name("valid");
+    let fast = Pattern::first("low", |event: &Event| event.page < 3)
+        .followed_by("high", |event| event.page > 8)
+        .times(2)
+        .within(EventSpan::secs(3));
+    let fast = by_user()
+        .matches(fast)
+        .name("fast")
+        .map(|found| found.of("high").len() as i64 + found.one("low").at_ms);
+    let best = by_user().top(2, |event| event.page).name("best").map(|change| format!("{change:?}"));
+    let pages = events.clone().into_table(|event| (event.page, event.user.len() as i64)).name("pages");
+    let users = by_user().upserts_into_table(|event| Some(event.page)).name("users");
+    let by_page = users.map(|user, page| (page, user)).join(pages.sum(|length| *length));
+    let lines = [
+        by_page.changes().map(|(page, row, by)| format!("table {page} {row:?}|{by}")),
+        updates.map(|row| format!("updates {row:?}")),
+        days.map(|row| format!("days {row:?}")),
+        counted.map(|row| format!("counted {row:?}")),
+        away.map(|row| format!("away {row}")),
+        named.map(|row| format!("named {row}")),
+        once.map(|row| format!("once {row:?}")),
+        near.map(|row| format!("near {row:?}")),
+        valid.map(|row| format!("valid {row:?}")),
+        fast.map(|row| format!("fast {row}")),
+        best.map(|row| format!("best {row}")),
+    ];
+    sessions.map(|row| format!("sessions {row:?}")).union(lines).sink(results.sink());
+    job
+}
+
+/// How often there is each line. Changes of tables end in how many rows come or go; which ones are told on the way is chance.
+type Tally = BTreeMap<String, i64>;
+
+fn tally(lines: impl IntoIterator<Item = String>) -> Tally {
+    let mut tally = Tally::new();
+    for line in lines {
+        match line.rsplit_once('|').filter(|_| line.starts_with("table ")) {
+            Some((row, by)) => *tally.entry(row.to_string()).or_default() += by.parse::<i64>().expect("a number"),
+            None => *tally.entry(line).or_default() += 1,
+        }
+    }
+    tally.retain(|_, count| *count != 0);
+    tally
+}
+
+fn uninterrupted(job: MakeJob) -> Tally {
     let results = Collected::new();
     within(job(None, 1, 0.0, &results).start().expect("starts"), SOON).expect("finishes");
-    sorted(&results)
+    tally(results.values())
 }
 
 fn fixtures() -> PathBuf {
@@ -151,22 +302,24 @@ fn checkpoints_of_every_format_are_read() {
     let mut found: Vec<_> =
         fs::read_dir(fixtures()).expect("lists").map(|entry| entry.expect("an entry").path()).collect();
     found.sort();
-    assert!(found.iter().any(|fixture| fixture.ends_with(NEWEST)), "{found:?}");
+    for (name, _) in NEWEST {
+        assert!(found.iter().any(|fixture| fixture.ends_with(name)), "{name} is not among {found:?}");
+    }
     for fixture in found {
+        let job = job_of(&fixture);
         let rest = fs::read_to_string(fixture.join("rest.txt")).expect("what is to come");
-        let rest: Vec<&str> = rest.lines().collect();
-        assert!(rest.len() > 1_000, "{}", fixture.display());
+        assert!(rest.lines().count() > 1_000, "{}", fixture.display());
+        let rest = tally(rest.lines().map(String::from));
         for workers in [1, 3] {
             let (dir, results) = (temp(), Collected::new());
             copy(&fixture.join("checkpoints"), dir.path());
             let handle = job(Some(dir.path()), workers, 0.0, &results).start().expect("starts");
             let summary = within(handle, SOON).expect("finishes");
             assert!(summary.restored.is_some() && summary.records_in < EVENTS);
-            let found = sorted(&results);
+            let found = tally(results.values());
+            let differences: Vec<_> = found.iter().filter(|(line, count)| rest.get(*line) != Some(count)).collect();
+            assert!(differences.is_empty(), "{} on {workers} workers: {differences:?}", fixture.display());
             assert_eq!(found.len(), rest.len(), "{} on {workers} workers", fixture.display());
-            for (found, expected) in found.iter().zip(&rest) {
-                assert_eq!(found, expected, "{} on {workers} workers", fixture.display());
-            }
         }
     }
 }
@@ -176,14 +329,14 @@ fn checkpoints_of_every_format_are_read() {
 #[test]
 fn the_schemas_of_all_aggregates_stay_as_they_are() {
     let (dir, results) = (temp(), Collected::new());
-    within(job(Some(dir.path()), 1, 0.0, &results).start().expect("starts"), SOON).expect("finishes");
+    within(in_slices(Some(dir.path()), 1, 0.0, &results).start().expect("starts"), SOON).expect("finishes");
     let states = |dir: &Path| {
         let store = CheckpointStore::new(dir);
         let epoch = *store.epochs().expect("lists").last().expect("a checkpoint");
         let operators = store.manifest(epoch).expect("reads").operators;
         operators.into_iter().flat_map(|operator| operator.states).collect::<Vec<_>>()
     };
-    let (now, then) = (states(dir.path()), states(&fixtures().join(NEWEST).join("checkpoints")));
+    let (now, then) = (states(dir.path()), states(&fixtures().join(NEWEST[0].0).join("checkpoints")));
     assert_eq!(now.len(), 1 + 3 + 3);
     for state in now.iter().filter_map(|state| state.entries.as_ref()) {
         assert_eq!((state.key.opaque(), state.value.opaque()), (None, None));
@@ -191,23 +344,38 @@ fn the_schemas_of_all_aggregates_stay_as_they_are() {
     assert_eq!(now, then);
 }
 
-/// Makes the newest fixture, which must not be there.
+/// Makes the newest fixtures that are not there.
 #[test]
 #[ignore = "writes into the repository"]
 fn write() {
-    let (dir, results) = (temp(), Collected::new());
-    let handle = job(Some(dir.path()), 2, 6_000.0, &results).start().expect("starts");
-    until("half is read", || handle.status().records_in > EVENTS / 2);
-    handle.stop(StopMode::WithCheckpoint);
-    assert_eq!(within(handle, SOON).expect("stops").outcome, Outcome::Stopped);
-    assert_eq!(CheckpointStore::new(dir.path()).epochs().expect("lists").len(), 1);
+    for (name, job) in NEWEST {
+        let fixture = fixtures().join(name);
+        if fixture.exists() {
+            continue;
+        }
+        let (dir, results) = (temp(), Collected::new());
+        let handle = job(Some(dir.path()), 2, 6_000.0, &results).start().expect("starts");
+        until("half is read", || handle.status().records_in > EVENTS / 2);
+        handle.stop(StopMode::WithCheckpoint);
+        assert_eq!(within(handle, SOON).expect("stops").outcome, Outcome::Stopped);
+        assert_eq!(CheckpointStore::new(dir.path()).epochs().expect("lists").len(), 1);
 
-    let before = sorted(&results);
-    let mut before = before.iter().peekable();
-    let rest: Vec<String> = uninterrupted().into_iter().filter(|line| before.next_if_eq(&line).is_none()).collect();
-    assert_eq!(before.next(), None, "a result that the job never has");
-    let fixture = fixtures().join(NEWEST);
-    assert!(!fixture.exists(), "{} is there already", fixture.display());
-    copy(dir.path(), &fixture.join("checkpoints"));
-    fs::write(fixture.join("rest.txt"), rest.join("\n")).expect("writes");
+        let mut rest = uninterrupted(job);
+        for (line, count) in tally(results.values()) {
+            *rest.entry(line).or_default() -= count;
+        }
+        let mut lines = Vec::new();
+        for (line, count) in rest {
+            match line.starts_with("table ") {
+                true if count == 0 => {}
+                true => lines.push(format!("{line}|{count}")),
+                false => {
+                    assert!(count >= 0, "a result that the job never has: {line}");
+                    lines.extend((0..count).map(|_| line.clone()));
+                }
+            }
+        }
+        copy(dir.path(), &fixture.join("checkpoints"));
+        fs::write(fixture.join("rest.txt"), lines.join("\n")).expect("writes");
+    }
 }

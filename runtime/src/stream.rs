@@ -7,9 +7,7 @@ use millstream_state::snapshot::Key;
 
 use crate::call::{Call, CallSettings, Failed};
 use crate::dataflow::{Delta, Join, Reduce, Row, Since};
-use crate::driver::{
-    Broadcasting, CallsNode, Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode, Wrapping,
-};
+use crate::driver::{Broadcasting, CallsNode, Division, KeyedFactory, KeyedNode, Keying, Plain, SinkNode, Wrapping};
 use crate::graph::{Body, Graph, Port};
 use crate::operator::{Combining, Divider, Either, Hearing, KeyedOperator, Stage};
 use crate::record::Data;

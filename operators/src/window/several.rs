@@ -197,9 +197,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
     ) -> Result<()> {
         let mut behind = BehindWalk::new(&rows.behind);
         let fired = self.schedule.passed(EventTime::from_micros(marks.bounds().1));
-        slices
-            .load(rows.records.iter().map(|record| self.places.of(record.at)))
-            .map_err(Error::read_back)?;
+        slices.load(rows.records.iter().map(|record| self.places.of(record.at))).map_err(Error::read_back)?;
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
