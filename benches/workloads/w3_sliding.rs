@@ -50,45 +50,41 @@ pub fn run(plan: Plan, report: &mut Report) {
     several(plan, report);
 }
 
-/// A hundred kinds of windows over one stream, which share slices of a second. Beside them, the shortest and the longest of these kinds alone.
+/// What somebody would ask for who wants to look at a stream closely and from afar is windows of every size in ten steps, or as near to it as
+/// whole seconds are. The other two are what costs least and most results.
 fn several(plan: Plan, report: &mut Report) {
-    let secs = |secs: i64| EventSpan::secs(secs);
-    // What somebody would ask for who wants to look at a stream closely and from afar: every size in ten steps, or as near to it as
-    // whole seconds are. The other two are what costs least and most results.
-    let sets: [(&str, fn(i64) -> i64); 3] = [
-        ("100 kinds, tumbling", |size| size),
-        ("100 kinds, in ten steps", |size| (size + 9) / 10),
-        ("100 kinds, every second", |_| 1),
-    ];
     for keys in [100, 1_000] {
         let keys = Keys::Uniform(keys);
-        for (name, slide) in sets {
-            let events = plan.scaled(20_000_000);
-            // It spans two of the longest windows.
-            let stream = &Stream::new(keys, plan.scaled(100));
-            let kinds: &Vec<Sliding> = &(1..=100).map(|size| Sliding::of(secs(size), secs(slide(size)))).collect();
-            let mut race = Race::new("w3", name, Some(keys), events);
-            // Each kind has other sums, so there is nothing to check but how many there are.
-            let unlike = |outcome: Outcome| Outcome { checksum: None, ..outcome };
-            let sums = move |workers, windows: Several| unlike(job(stream, events, workers, windows, |_, _, _| 0));
-            let max = move |workers, windows: Several| {
-                let (stream, max) = (stream.clone(), Max::of(|event: &Event| event.value));
-                unlike(job_of(move |i| stream.event(i), events, workers, windows, max, |_, _, _| 0))
-            };
-            for workers in [1, 2] {
-                let one = |window: Sliding| move |workers| unlike(job(stream, events, workers, window, |_, _, _| 0));
-                let shortest = race.add("1 s alone", workers, &[], one(kinds[0]));
-                let longest = race.add("100 s alone", workers, &[], one(kinds[99]));
-                race.add("all", workers, &[shortest, longest], move |workers| {
-                    sums(workers, Several::of(kinds.clone()))
-                });
-                race.add("all: max", workers, &[shortest, longest], move |workers| {
-                    max(workers, Several::of(kinds.clone()))
-                });
-            }
-            race.run(plan.brief(), report);
-        }
+        a_hundred("100 kinds, tumbling", |size| size, keys, plan, report);
+        a_hundred("100 kinds, in ten steps", |size| (size + 9) / 10, keys, plan, report);
+        a_hundred("100 kinds, every second", |_| 1, keys, plan, report);
     }
+}
+
+/// A hundred kinds of windows over one stream, which share slices of a second. Beside them, the shortest and the longest of these kinds alone.
+/// The stream spans two of the longest windows.
+fn a_hundred(name: &'static str, slide: fn(i64) -> i64, keys: Keys, plan: Plan, report: &mut Report) {
+    let events = plan.scaled(20_000_000);
+    let stream = &Stream::new(keys, plan.scaled(100));
+    let kind = |size| Sliding::of(EventSpan::secs(size), EventSpan::secs(slide(size)));
+    let kinds: &Vec<Sliding> = &(1..=100).map(kind).collect();
+    let mut race = Race::new("w3", name, Some(keys), events);
+    // Each kind has other sums, so there is nothing to check but how many there are.
+    let unlike = |outcome: Outcome| Outcome { checksum: None, ..outcome };
+    for workers in [1, 2] {
+        let alone = |window: Sliding| move |workers| unlike(job(stream, events, workers, window, |_, _, _| 0));
+        let shortest = race.add("1 s alone", workers, &[], alone(kinds[0]));
+        let longest = race.add("100 s alone", workers, &[], alone(kinds[99]));
+        race.add("all", workers, &[shortest, longest], move |workers| {
+            unlike(job(stream, events, workers, Several::of(kinds.clone()), |_, _, _| 0))
+        });
+        race.add("all: max", workers, &[shortest, longest], move |workers| {
+            let (stream, max) = (stream.clone(), Max::of(|event: &Event| event.value));
+            let windows = Several::of(kinds.clone());
+            unlike(job_of(move |i| stream.event(i), events, workers, windows, max, |_, _, _| 0))
+        });
+    }
+    race.run(plan.brief(), report);
 }
 
 /// Windows of 100 s that overlap more and more. The stream spans two of them.

@@ -121,14 +121,13 @@ impl Schedule {
                 due.end = end;
                 due.starts.clear();
             }
-            due.starts.push(self.clamp(start));
-            // Only at the end of time do several windows of a kind end together.
-            while end == self.ends.1 {
+            loop {
+                due.starts.push(self.clamp(start));
                 start += i128::from(kind.step);
-                if start >= end.into() || next_from(self.clamp(start)).is_none() {
+                // Only at the end of time do several windows of a kind end together.
+                if end < self.ends.1 || start >= end.into() || next_from(self.clamp(start)).is_none() {
                     break;
                 }
-                due.starts.push(self.clamp(start));
             }
         }
         due.starts.sort_unstable_by(|a, b| b.cmp(a));

@@ -215,7 +215,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
                 let behind = behind.at(row);
                 let origin = origin::<K, T, A>(record, &rows.positions, row);
                 if behind.is_some() || slice < fired {
-                    self.add_behind(cx, (slices, apart, marks), slice, behind, record, &origin)?;
+                    self.add_behind(cx, slices, apart, marks, slice, behind, record, &origin)?;
                     continue;
                 }
                 let aggregate = &self.aggregate;
@@ -288,10 +288,13 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SeveralWindows<K, T, A> {
 impl<K: Key, T: Data, A: Aggregate<T>> SeveralWindows<K, T, A> {
     /// Deals with a record that may not count in all windows of its slice: it is behind, or some group has fired them.
     #[cold]
+    #[allow(clippy::too_many_arguments)] // one case of `on_batch`, with what that has at hand
     fn add_behind(
         &mut self,
         cx: &mut Context<T, (K, Window, A::Out)>,
-        (slices, apart, marks): (&mut SliceState<K, A::Acc>, &mut Apart<K, A::Acc>, &GroupMarks),
+        slices: &mut SliceState<K, A::Acc>,
+        apart: &mut Apart<K, A::Acc>,
+        marks: &GroupMarks,
         slice: i64,
         behind: Option<EventTime>,
         record: &KeyedRecord<K, T>,
