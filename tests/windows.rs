@@ -928,7 +928,8 @@ proptest! {
         workers in worker_counts(),
         setup in slow_setup(),
     ) {
-        check_through(&case, &troubles, &workers, &setup)?;
+        let expected = oracle::window(&judge(&case.splits, case.delay), case.shape);
+        check_through(&case, sliding(case.shape), expected, &troubles, &workers, &setup)?;
     }
 
     #[test]
