@@ -659,11 +659,16 @@ fn when_the_delay_is_raised_then_none_of_several_windows_fires_twice() {
 /// A source that is new between two starts knows nothing of what was over before: what has been fired stays as it is.
 #[test]
 fn when_a_source_is_added_then_none_of_several_windows_fires_twice() {
+    // One by one, and all at once.
+    [1, 1024].into_iter().for_each(add_a_source);
+}
+
+fn add_a_source(batch: usize) {
     let dir = tempdir();
     let (results, late) = (Collected::<(u64, Window, u64)>::new(), Collected::new());
     let items = |times: &[i64]| one_split(&times.iter().map(|at| (*at, 0)).collect::<Vec<_>>());
     let job = |source, added: Option<&[i64]>| {
-        let job = Job::new("sources").workers(2).checkpoint_dir(dir.path());
+        let job = Job::new("sources").workers(2).batch_size(batch).checkpoint_dir(dir.path());
         let mut all = job.source(source, watermarks(0)).name("first");
         if let Some(times) = added {
             all = all.union([job.source(from_vec(items(times)), watermarks(0)).name("added")]);
