@@ -181,6 +181,9 @@ struct Stateful {
 
 impl Stateful {
     fn advance(&mut self, inbox: &mut Inbox, bound: Moment) -> Result<Fired> {
+        // Before what has come since: the less is still to be fired, the fewer records that are behind have to be kept apart.
+        let is_first = bound.epoch == self.epoch && !inbox.is_empty();
+        let first = if is_first { self.fire(bound)? } else { Fired::All };
         for arrival in inbox.drain(..) {
             let epoch = arrival.moment.epoch;
             if epoch == self.epoch {
@@ -193,44 +196,58 @@ impl Stateful {
                 return Err(Error::internal(text).in_operator(&self.task.name));
             }
         }
+        if first == Fired::More {
+            return Ok(Fired::More);
+        }
         loop {
-            // What is stashed has left the frontier and would otherwise be overtaken.
-            let stashed = self.stash.iter().map(|arrival| arrival.moment.watermark).min();
-            let watermark = stashed.map_or(bound.watermark, |stashed| stashed.min(bound.watermark));
-            // Sinks fire nothing, so the clock need not be read for them.
-            if watermark > self.fired && self.is_sink {
-                self.fired = watermark;
-            } else if watermark > self.fired {
-                let start_ns = self.task.shared.probe.now_ns();
-                let firing = self.firing.get_or_insert(Firing { since_ns: start_ns, turns: 0 });
-                let born = Born { ns: firing.since_ns, fired: true, pressed: true };
-                if self.task.shared.is_crowded(self.task.in_flight) {
-                    return Ok(Fired::More);
-                }
-                firing.turns += 1;
-                let turns = firing.turns;
-                let fired = self.logic.fire(watermark, &mut self.outbox)?;
-                self.flush(born, start_ns);
-                if fired == Fired::More {
-                    if turns == LONG {
-                        self.task.shared.firing.0.fetch_add(1, Ordering::Relaxed);
-                    }
-                    return Ok(Fired::More);
-                }
-                if turns > LONG {
-                    self.task.shared.firing.0.fetch_sub(1, Ordering::Relaxed);
-                }
-                self.firing = None;
-                self.fired = watermark;
+            if self.fire(bound)? == Fired::More {
+                return Ok(Fired::More);
             }
             if bound.epoch <= self.epoch {
-                self.downgrade(watermark);
+                self.downgrade(self.fired);
                 return Ok(Fired::All);
             }
             self.close()?;
-            self.downgrade(watermark);
+            self.downgrade(self.fired);
             self.unstash()?;
         }
+    }
+
+    /// Fires what can be fired now.
+    fn fire(&mut self, bound: Moment) -> Result<Fired> {
+        // What is stashed has left the frontier and would otherwise be overtaken.
+        let stashed = self.stash.iter().map(|arrival| arrival.moment.watermark).min();
+        let watermark = stashed.map_or(bound.watermark, |stashed| stashed.min(bound.watermark));
+        if watermark <= self.fired {
+            return Ok(Fired::All);
+        }
+        // Sinks fire nothing, so the clock need not be read for them.
+        if self.is_sink {
+            self.fired = watermark;
+            return Ok(Fired::All);
+        }
+        let start_ns = self.task.shared.probe.now_ns();
+        let firing = self.firing.get_or_insert(Firing { since_ns: start_ns, turns: 0 });
+        let born = Born { ns: firing.since_ns, fired: true, pressed: true };
+        if self.task.shared.is_crowded(self.task.in_flight) {
+            return Ok(Fired::More);
+        }
+        firing.turns += 1;
+        let turns = firing.turns;
+        let fired = self.logic.fire(watermark, &mut self.outbox)?;
+        self.flush(born, start_ns);
+        if fired == Fired::More {
+            if turns == LONG {
+                self.task.shared.firing.0.fetch_add(1, Ordering::Relaxed);
+            }
+            return Ok(Fired::More);
+        }
+        if turns > LONG {
+            self.task.shared.firing.0.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.firing = None;
+        self.fired = watermark;
+        Ok(Fired::All)
     }
 
     /// Applies a batch of the current epoch.
