@@ -25,6 +25,11 @@ pub trait Call: Send + Sync + 'static {
     /// What goes out.
     type Out: Data;
 
+    /// It will be called in this way. Told once, before anything else.
+    fn configure(&mut self, settings: &CallSettings) {
+        let _ = settings;
+    }
+
     /// The answer, if it is known already: then no call is made. Asked on the worker, so it must be quick.
     fn at_hand(&self, record: &Self::In, now: ProcessingTime) -> Option<Self::Out> {
         let _ = (record, now);
@@ -157,9 +162,10 @@ impl Rate {
     /// Whether a call may begin now, which is then counted; otherwise when it may.
     pub(crate) fn begin(&mut self, now: Instant) -> Result<(), Instant> {
         if self.began.len() == self.most {
-            let free = self.began[0] + self.span;
-            if now < free {
-                return Err(free);
+            match self.began[0].checked_add(self.span) {
+                Some(free) if free <= now => {}
+                // Never again, as far as anybody can tell.
+                free => return Err(free.unwrap_or(now + Duration::from_secs(1 << 30))),
             }
             self.began.pop_front();
         }

@@ -166,6 +166,10 @@ pub fn keep_behind(behind: &mut Vec<Behind>, kept: &[u32]) {
 pub(crate) trait AnyRows: Any + Send {
     /// How many records.
     fn len(&self) -> usize;
+    /// As how many records it counts for timely, which wants what an exchange sends to be as many as what came to it.
+    fn weight(&self) -> usize {
+        self.len()
+    }
     /// A copy, for streams with several consumers.
     fn copy(&self) -> Box<dyn AnyRows>;
     /// Deals the records out to the workers that own their keys.
@@ -231,11 +235,26 @@ impl<K: Key, T: Data> AnyRows for KeyedRows<K, T> {
 
 /// A batch of records without keys that every worker gets.
 #[derive(Clone)]
-pub(crate) struct BroadcastRows<T>(pub KeyedRows<(), T>);
+pub(crate) struct BroadcastRows<T> {
+    pub rows: KeyedRows<(), T>,
+    /// How many copies of it are still to be made: as many as there are workers, one once they are.
+    pub copies: usize,
+}
+
+impl<T> BroadcastRows<T> {
+    /// Not dealt out yet, to so many workers.
+    pub(crate) fn new(rows: KeyedRows<(), T>, workers: usize) -> Self {
+        BroadcastRows { rows, copies: workers }
+    }
+}
 
 impl<T: Data> AnyRows for BroadcastRows<T> {
     fn len(&self) -> usize {
-        self.0.records.len()
+        self.rows.records.len()
+    }
+
+    fn weight(&self) -> usize {
+        self.len() * self.copies
     }
 
     fn copy(&self) -> Box<dyn AnyRows> {
@@ -243,16 +262,16 @@ impl<T: Data> AnyRows for BroadcastRows<T> {
     }
 
     fn scatter(&mut self, into: &mut [Option<Box<dyn AnyRows>>]) {
-        let rows = &self.0;
+        debug_assert_eq!(self.copies, into.len());
+        let rows = std::mem::take(&mut self.rows);
         for target in into {
-            let BroadcastRows(target) =
-                downcast_mut(target.get_or_insert_with(|| Box::new(BroadcastRows::<T>(KeyedRows::default()))));
+            let target = target.get_or_insert_with(|| Box::new(BroadcastRows::<T>::new(KeyedRows::default(), 1)));
+            let BroadcastRows { rows: target, .. } = downcast_mut(target);
             let first = target.records.len() as u32;
             target.behind.extend(rows.behind.iter().map(|mark| Behind { row: first + mark.row, ..*mark }));
             target.positions.extend_from_slice(&rows.positions);
             target.records.extend_from_slice(&rows.records);
         }
-        self.0 = KeyedRows::default();
     }
 }
 
@@ -282,5 +301,39 @@ impl<K: Key, T: Data> KeyedRows<K, T> {
         }
         self.behind.clear();
         self.positions.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Timely counts what was sent and what was taken. With more copies than were counted the frontier went past batches that were on
+    /// their way.
+    #[test]
+    fn what_is_dealt_out_counts_as_much_as_what_came() {
+        for workers in [1, 2, 3, 8] {
+            let mut rows = KeyedRows::default();
+            for at in 0..5 {
+                let at = EventTime::from_micros(at);
+                rows.behind.push(Behind { row: rows.records.len() as u32, watermark: at });
+                rows.positions.push((0, 7));
+                rows.push(0, at, (), at);
+            }
+            let mut targets: Vec<Option<Box<dyn AnyRows>>> = (0..workers).map(|_| None).collect();
+            for batches in 1..=2 {
+                let mut batch = BroadcastRows::new(rows.clone(), workers);
+                assert_eq!((batch.len(), batch.weight()), (5, 5 * workers));
+                batch.scatter(&mut targets);
+                assert_eq!(batch.weight(), 0);
+                let weight: usize = targets.iter().flatten().map(|rows| rows.weight()).sum();
+                assert_eq!(weight, 5 * workers * batches);
+            }
+            for target in targets.into_iter().flatten() {
+                let rows = downcast::<BroadcastRows<EventTime>>(target).rows;
+                assert_eq!((rows.records.len(), rows.positions.len()), (10, 10));
+                assert!(rows.behind.iter().all(|mark| rows.records[mark.row as usize].at == mark.watermark));
+            }
+        }
     }
 }

@@ -72,6 +72,9 @@ impl<T: Data> Stream<T> {
     }
 
     /// Calls the outside for every record, on threads beside the workers. A record whose last attempt fails makes the job fail.
+    ///
+    /// # Panics
+    /// When there are no threads, or no record may be in flight.
     #[must_use]
     pub fn calls<C: Call<In = T>>(self, kind: &'static str, call: C, settings: CallSettings) -> Stream<C::Out> {
         let detail = settings.describe();
@@ -81,6 +84,9 @@ impl<T: Data> Stream<T> {
     }
 
     /// As [`calls`](Self::calls), with a second stream of the records whose last attempt failed.
+    ///
+    /// # Panics
+    /// As `calls`.
     #[must_use]
     pub fn calls_with_failed<C: Call<In = T>>(
         self,

@@ -18,7 +18,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millstream_runtime::call::{Call, Failed, Fault};
+use millstream_runtime::call::{Call, CallSettings, Failed, Fault};
 use millstream_runtime::clock::ProcessingTime;
 use millstream_runtime::error::Error;
 use millstream_runtime::record::Data;
@@ -165,6 +165,10 @@ where
     type In = T;
     type Out = (T, Option<V>);
 
+    fn configure(&mut self, settings: &CallSettings) {
+        self.patience = settings.timeout;
+    }
+
     fn at_hand(&self, record: &T, now: ProcessingTime) -> Option<(T, Option<V>)> {
         let key = (self.key)(record);
         let answer = lock(&self.answers).cache.get(&key, now)?;
@@ -215,8 +219,7 @@ pub trait LookUpExt<T: Data + Sync>: Sized {
 }
 
 impl<T: Data + Sync> LookUpExt<T> for Stream<T> {
-    fn look_up<K, V, E>(self, mut lookup: Calls<Lookup<T, K, V, E>>) -> LookedUp<T, K, V, E> {
-        lookup.call.patience = lookup.settings.timeout;
+    fn look_up<K, V, E>(self, lookup: Calls<Lookup<T, K, V, E>>) -> LookedUp<T, K, V, E> {
         LookedUp { stream: self, lookup }
     }
 }

@@ -16,7 +16,7 @@
 //!
 //! **Order**: by default results leave as they are done; [`ordered`](Calls::ordered) in the order of their records, for each worker. Windows and
 //! whatever else goes by event time give the same in both. Results are what the outside says at the time, so sinks behind calls are not compared
-//! in a replay.
+//! in a replay. A replay, and a run of `job bench`, call the outside as any other run does: a call should only ask, or do no harm when it is repeated.
 //!
 //! **Errors**: an attempt fails with the closure's error, when it panics, and when it takes too long. It is repeated as [`Retry`] says. After
 //! the last one the job fails, with the record's place, or the record goes to the second stream. A [Millstream error](Error) keeps its kind; any other

@@ -142,6 +142,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
                 add_all(state.0.in_slice(slice), &self.aggregate, records, first, &rows.positions, &mut cx.row);
                 let taken = if self.has_taken(slice) { records } else { &[] };
                 for (row, record) in (first..).zip(taken) {
+                    cx.row = row;
                     let origin = origin::<K, T, A>(record, &rows.positions, row);
                     self.follow(slice, record.hash, &record.key, |aggregate, acc| {
                         aggregate.add(acc, &record.value, &origin);

@@ -98,7 +98,7 @@ impl Clone for Packet {
 
 impl Accountable for Packet {
     fn record_count(&self) -> i64 {
-        self.rows.as_ref().map_or(0, |rows| rows.len() as i64)
+        self.rows.as_ref().map_or(0, |rows| rows.weight() as i64)
     }
 }
 

@@ -85,7 +85,7 @@ impl<O: Hearing> KeyedNode<O> {
     /// One that is also told what all workers are.
     pub(crate) fn hearing(operator: O) -> Self {
         let on_broadcast: OnOther<O> = |operator, cx, state, rows, task| {
-            let mut rows = downcast::<BroadcastRows<O::In>>(rows).0;
+            let mut rows = downcast::<BroadcastRows<O::In>>(rows).rows;
             task.stats().records_in.fetch_add(rows.records.len() as u64, Ordering::Relaxed);
             let told = guard(&task.name, || operator.on_broadcast(cx, state, &mut rows));
             told.map_err(|error| blame_of(error, &rows, cx.row, task))

@@ -247,17 +247,18 @@ impl<K: Key, T: Data, O: Data> Link for Wrapping<K, T, O> {
 pub(crate) struct Broadcasting<T, O> {
     wrap: fn(T) -> O,
     positions: bool,
+    workers: usize,
 }
 
 impl<T, O> Broadcasting<T, O> {
     pub(crate) fn new(wrap: fn(T) -> O) -> Self {
-        Broadcasting { wrap, positions: false }
+        Broadcasting { wrap, positions: false, workers: 1 }
     }
 }
 
 impl<T: Data, O: Data> StatelessFactory for Broadcasting<T, O> {
     fn build(&self, task: &Task) -> Box<dyn Link> {
-        Box::new(Broadcasting { wrap: self.wrap, positions: task.positions })
+        Box::new(Broadcasting { wrap: self.wrap, positions: task.positions, workers: task.workers })
     }
 }
 
@@ -269,7 +270,8 @@ impl<T: Data, O: Data> Link for Broadcasting<T, O> {
         let wrap =
             |record: Record<T>| KeyedRecord { hash: 0, at: record.at, key: (), value: (self.wrap)(record.value) };
         let records = rows.records.into_iter().map(wrap).collect();
-        out.push((0, Box::new(BroadcastRows(KeyedRows { records, behind: rows.behind, positions }))));
+        let rows = KeyedRows { records, behind: rows.behind, positions };
+        out.push((0, Box::new(BroadcastRows::new(rows, self.workers))));
         Ok(())
     }
 }

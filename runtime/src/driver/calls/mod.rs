@@ -60,13 +60,20 @@ pub(crate) struct CallsNode<C> {
 }
 
 impl<C> CallsNode<C> {
-    pub(crate) fn new(call: C, settings: CallSettings, keeps_failed: bool) -> Self {
+    pub(crate) fn new(mut call: C, settings: CallSettings, keeps_failed: bool) -> Self
+    where
+        C: Call,
+    {
+        assert!(settings.threads > 0 && settings.in_flight > 0, "no call would ever be made: {settings:?}");
+        call.configure(&settings);
         CallsNode { call: Arc::new(call), settings, keeps_failed }
     }
 }
 
 impl<C: Call> CallsFactory for CallsNode<C> {
     fn begin(&self, task: Task) -> Box<dyn CallsAttempt> {
+        // Threads whose calls hang outlive the attempt, and must keep nothing open.
+        let task = Task { db: None, restored: None, until: None, ..task };
         let pool = Pool::new(Arc::clone(&self.call), self.settings.clone(), task);
         Box::new(Attempt { pool, ordered: self.settings.ordered, keeps_failed: self.keeps_failed })
     }

@@ -187,7 +187,8 @@ impl<C: Call> Pool<C> {
     /// A thread of the pool.
     fn work(self: &Arc<Self>) {
         let mut state = lock(&self.state);
-        while !state.ended {
+        // A worker that hangs in user code never leaves, but what has failed calls nobody any more.
+        while !state.ended && !self.task.shared.has_failed() {
             let errands = match self.next(&mut state, Instant::now()) {
                 Ok(errands) => errands,
                 Err(until) => {
