@@ -96,15 +96,21 @@ impl MaxBy for Option<f64> {
     }
 }
 
-/// Values by key and slices, with every aggregate.
-fn in_slices(dir: Option<&Path>, workers: usize, rate: f64, results: &Collected<String>) -> Job {
-    let mut job = Job::new("visits").workers(workers).batch_size(32).checkpoint_every(ms(20)).retain(1);
+/// A job and its events.
+fn begin(name: &str, dir: Option<&Path>, workers: usize, rate: f64) -> (Job, Stream<Event>) {
+    let mut job = Job::new(name).workers(workers).batch_size(32).checkpoint_every(ms(20)).retain(1);
     if let Some(dir) = dir {
         job = job.checkpoint_dir(dir);
     }
     let source = Generator::new(EVENTS, event).rate(rate);
     let at = |event: &Event| EventTime::from_millis(event.at_ms);
     let events = job.source(source, Watermarks::bounded_out_of_orderness(EventSpan::millis(100), at)).name("events");
+    (job, events)
+}
+
+/// Values by key and slices, with every aggregate.
+fn in_slices(dir: Option<&Path>, workers: usize, rate: f64, results: &Collected<String>) -> Job {
+    let (job, events) = begin("visits", dir, workers, rate);
     let by_user = || events.clone().key_by(|event| event.user.clone());
     let numbers = (
         Count,
@@ -213,13 +219,7 @@ impl BroadcastProcess<String, Event, u32> for Named {
 
 /// What is kept by key, with timers.
 fn by_key(dir: Option<&Path>, workers: usize, rate: f64, results: &Collected<String>) -> Job {
-    let mut job = Job::new("by-key").workers(workers).batch_size(32).checkpoint_every(ms(20)).retain(1);
-    if let Some(dir) = dir {
-        job = job.checkpoint_dir(dir);
-    }
-    let source = Generator::new(EVENTS, event).rate(rate);
-    let at = |event: &Event| EventTime::from_millis(event.at_ms);
-    let events = job.source(source, Watermarks::bounded_out_of_orderness(EventSpan::millis(100), at)).name("events");
+    let (job, events) = begin("by-key", dir, workers, rate);
     let by_user = || events.clone().key_by(|event| event.user.clone());
     let short = EventSpan::millis(120);
     let sessions = by_user().window(Session::with_gap(short)).aggregate(Count).name("sessions");

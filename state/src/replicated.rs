@@ -28,8 +28,8 @@ pub trait Replica: Holds {
 pub struct Replicated<V> {
     copies: KeyedState<u32, V>,
     owned: Range<u32>,
-    /// Under what its own copy is stored.
-    own: u32,
+    /// Under what its own copy is stored, with the hash of that.
+    own: (u64, u32),
     /// Of the copies that were read: the one that has come least far, with its group.
     least: Option<(i64, KeyGroup, V)>,
     /// The numbers of those that were stored in groups of its own.
@@ -44,7 +44,8 @@ fn number_of(group: u32) -> u32 {
 impl<V: Replica> Replicated<V> {
     /// Nothing yet, for a worker that owns these groups.
     pub fn new(owned: Range<u32>) -> Self {
-        let own = if owned.is_empty() { 0 } else { number_of(owned.start) };
+        let number = if owned.is_empty() { 0 } else { number_of(owned.start) };
+        let own = (hash_key(&number), number);
         Replicated { copies: KeyedState::default(), owned, own, least: None, stored: Vec::new() }
     }
 
@@ -55,12 +56,12 @@ impl<V: Replica> Replicated<V> {
 
     /// The value.
     pub fn get(&self) -> Option<&V> {
-        self.copies.get(hash_key(&self.own), &self.own)
+        self.copies.get(self.own.0, &self.own.1)
     }
 
     /// The value, to be changed.
     pub fn update(&mut self, create: impl FnOnce() -> V) -> &mut V {
-        self.copies.update(hash_key(&self.own), &self.own, create)
+        self.copies.update(self.own.0, &self.own.1, create)
     }
 }
 
@@ -120,13 +121,13 @@ impl<V: Replica> State for Replicated<V> {
 
     fn restored(&mut self) {
         let Some((_, group, least)) = self.least.take() else { return };
-        for number in self.stored.drain(..).filter(|number| *number != self.own) {
+        for number in self.stored.drain(..).filter(|number| *number != self.own.1) {
             self.copies.remove(hash_key(&number), &number);
         }
         // What it wrote itself is stored already.
         if self.get().is_none() || u32::from(group) != self.owned.start {
-            let own = self.copies.update(hash_key(&self.own), &self.own, || least.clone());
-            *own = least;
+            self.copies.remove(self.own.0, &self.own.1);
+            self.update(|| least);
         }
     }
 

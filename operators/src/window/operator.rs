@@ -44,12 +44,12 @@ pub(super) struct SlicedWindows<K, T, A: Aggregate<T>> {
     types: std::marker::PhantomData<fn(K, T)>,
 }
 
-/// How many panes of a tumbling window are emitted before others have their turn.
-const PANES_A_TURN: usize = 64 << 10;
+/// How many panes are emitted before others have their turn.
+pub(super) const PANES_A_TURN: usize = 64 << 10;
 
-/// How many panes of a sliding window are emitted in a turn where it matters how soon they are out: those behind take them
+/// How many panes of windows that overlap are emitted in a turn where it matters how soon they are out: those behind take them
 /// before the next are made.
-const PANES_AT_ONCE: usize = 1024;
+pub(super) const PANES_AT_ONCE: usize = 1024;
 
 impl<K, T, A: Aggregate<T>> SlicedWindows<K, T, A> {
     pub(super) fn new(windows: WindowAssigner, aggregate: A) -> Self {
@@ -512,10 +512,11 @@ fn one_at_a_time<K: Key, Acc: Value>(
     Ok(())
 }
 
-/// Whether a key's group fires window `number`: it may have done so on another worker, from which it came.
-fn firing_groups<K: Key>(marks: &GroupMarks, number: i64) -> impl Fn(&K) -> bool {
-    let all_fire = marks.bounds().1 <= number;
-    move |key| all_fire || marks.get(group_of(hash_key(key))) <= number
+/// Whether a key's group has come no further than `mark`, and so fires what is due there: it may have done so on another worker, from
+/// which it came.
+pub(super) fn firing_groups<K: Key>(marks: &GroupMarks, mark: i64) -> impl Fn(&K) -> bool {
+    let all_fire = marks.bounds().1 <= mark;
+    move |key| all_fire || marks.get(group_of(hash_key(key))) <= mark
 }
 
 /// A sliding window of which not all panes are out.

@@ -28,6 +28,7 @@ use millstream_state::snapshot::{Key, State, Value};
 
 use super::assign::{Sliced, WindowAssigner};
 use super::combiner::{Slice, SliceCombiner};
+use super::operator::{PANES_A_TURN, PANES_AT_ONCE, firing_groups};
 use super::place::{Places, add_all, origin};
 use super::schedule::{Due, Schedule};
 use super::stretches::Stretches;
@@ -120,12 +121,6 @@ struct SeveralWindows<K, T, A: Aggregate<T>> {
     firing: Option<Firing>,
     types: std::marker::PhantomData<fn(K, T)>,
 }
-
-/// How many panes are emitted before others have their turn.
-const PANES_A_TURN: usize = 64 << 10;
-
-/// How many where it matters how soon they are out: those behind take them before the next are made.
-const PANES_AT_ONCE: usize = 1024;
 
 impl<K, T, A: Aggregate<T>> SeveralWindows<K, T, A> {
     fn new(windows: Several, aggregate: A) -> Self {
@@ -390,7 +385,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SeveralWindows<K, T, A> {
         whole: bool,
     ) -> Result<bool> {
         let Some(mut firing) = self.firing.take() else { return Ok(true) };
-        let fires = firing_groups(marks, self.schedule.time(firing.end));
+        let fires = firing_groups(marks, self.schedule.time(firing.end).micros().saturating_sub(1));
         let mut room = if whole { PANES_A_TURN } else { PANES_AT_ONCE };
         let most = room;
         while let Some(start) = firing.starts.get(firing.window).copied() {
@@ -452,12 +447,6 @@ impl<K: Key, T: Data, A: Aggregate<T>> SeveralWindows<K, T, A> {
         slices.drop_before(first);
         self.stretches.drop_before(first);
     }
-}
-
-/// Whether a key's group fires windows that end at `end`: it may have done so on another worker, from which it came.
-fn firing_groups<K: Key>(marks: &GroupMarks, end: EventTime) -> impl Fn(&K) -> bool {
-    let all_fire = marks.bounds().1 < end.micros();
-    move |key| all_fire || marks.get(group_of(hash_key(key))) < end.micros()
 }
 
 /// Windows that end together, of which not all panes are out.

@@ -1,5 +1,6 @@
 //! Operators with keyed state: restored at the start, snapshotted at the end of every epoch.
 
+use std::any::TypeId;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -262,9 +263,9 @@ impl<O: KeyedOperator> KeyedLogic<O> {
 pub(super) fn blame_of<K: Key, T>(error: Error, rows: &KeyedRows<K, T>, row: usize, task: &Task) -> Error {
     let Some(record) = rows.records.get(row) else { return error };
     // Those that all workers are told have no key.
-    let place = match shown_key(&record.key).as_str() {
-        "null" => format!("a record at {}", record.at),
-        key => format!("a record with key {key} at {}", record.at),
+    let place = match TypeId::of::<K>() == TypeId::of::<()>() {
+        true => format!("a record at {}", record.at),
+        false => format!("a record with key {} at {}", shown_key(&record.key), record.at),
     };
     let blame = match rows.positions.get(row) {
         None => Blame::Nobody("records do not carry their positions to this operator, in this run"),

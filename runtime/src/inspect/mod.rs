@@ -272,6 +272,11 @@ impl CheckpointView {
     /// When there is no such state, or the checkpoint is damaged.
     pub fn entries(&self, name: &str) -> Result<u64> {
         let (operator, state) = self.find(name)?;
+        self.entries_of(operator, state)
+    }
+
+    /// The same by places.
+    fn entries_of(&self, operator: usize, state: usize) -> Result<u64> {
         let sizes = self.sizes(&self.operators[operator].name)?;
         Ok(sizes.iter().filter(|size| size.state == state).filter_map(|size| size.entries).sum())
     }

@@ -105,8 +105,7 @@ impl<'a, K: Key, V: Value> StateView<'a, K, V> {
         if self.part.is_some() {
             return self.iter().try_fold(0, |count, entry| entry.map(|_| count + 1));
         }
-        let sizes = self.view.sizes(&self.view.operators[self.operator].name)?;
-        Ok(sizes.iter().filter(|size| size.state == self.state).filter_map(|size| size.entries).sum())
+        self.view.entries_of(self.operator, self.state)
     }
 
     /// What is different in `then`, the same state in another checkpoint: `old` is what is here, `new` what is there. Values that
