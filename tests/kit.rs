@@ -588,6 +588,24 @@ fn an_error_over_what_is_broadcast_says_so() {
     }
 }
 
+/// A sum of a whole window may be too large where that of the slice is not. The record was taken for the last one of those that were
+/// added with it.
+#[test]
+fn a_record_with_which_a_window_is_too_large_is_named() {
+    let (kit, input, _) = Kit::of(|input: Stream<Sale>| {
+        let large = |sale: &Sale| if sale.1 == 0 { i64::MAX - 10 } else { sale.1 as i64 };
+        input.key_by(who).window(Sliding::of(secs(3), secs(1))).aggregate(Sum::of(large))
+    });
+    let several = (0..16).map(|number| (1, sale(if number == 3 { "ann" } else { "bob" }, 100)));
+    let failure = failure(&kit, [input.at(0, sale("ann", 0)), input.watermark(1), input.all(several)]);
+    let found = failure.to_string();
+    assert!(
+        found.contains("leaves the range of i64")
+            && found.contains(r#"a record with key "ann" at 1970-01-01T00:00:01Z"#),
+        "{found}"
+    );
+}
+
 #[test]
 fn deduplicate() {
     let (kit, input, (once, late)) = Kit::of(|input: Stream<Sale>| input.key_by(who).deduplicate_with_late(secs(10)));
