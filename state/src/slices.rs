@@ -223,6 +223,12 @@ impl<K: Key, V: Value> SliceState<K, V> {
         self.slices.get(place.checked_sub(1)?).map(|(number, _)| *number)
     }
 
+    /// Whether `slice` is there but not in memory.
+    #[inline]
+    pub fn is_away(&self, slice: i64) -> bool {
+        !self.away.is_empty() && self.away.contains_key(&slice)
+    }
+
     /// How many slices there are.
     pub fn slices(&self) -> usize {
         self.slices.len()

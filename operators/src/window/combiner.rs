@@ -64,7 +64,6 @@ pub(super) struct SliceCombiner<K, T, A: Aggregate<T>> {
     whole: Held<K, A::Acc>,
     /// What does not, because it is behind: by the first and the last window that it counts in.
     partial: Held<K, A::Acc>,
-    full: bool,
     types: std::marker::PhantomData<fn(T)>,
 }
 
@@ -76,7 +75,6 @@ impl<K: Key, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
             places: Places::new(windows),
             whole: Held::new(1, WORTHWHILE),
             partial: Held::new(windows.most_windows(), WORTHWHILE_BEHIND),
-            full: false,
             types: std::marker::PhantomData,
         }
     }
@@ -88,6 +86,8 @@ struct Held<K, Acc> {
     /// With fewer records to an accumulator than this, to take them together does not pay.
     worthwhile: u64,
     accs: SliceState<K, Acc>,
+    /// There are too many: all have to be handed over.
+    full: bool,
     /// How many records each group has of what is held.
     records: VecDeque<(i64, u64)>,
     /// The group that is being handed over.
@@ -106,6 +106,7 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
             numbers,
             worthwhile,
             accs: SliceState::default(),
+            full: false,
             records: VecDeque::new(),
             releasing: None,
             paused: (0, 0),
@@ -122,12 +123,21 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
         }
     }
 
+    /// Looks whether there are too many accumulators.
+    fn weigh(&mut self) {
+        let entries = self.accs.entries();
+        if entries as usize > MANY {
+            let records: u64 = self.records.iter().map(|(_, count)| count).sum();
+            self.full |= entries as usize > MOST || records < entries * self.worthwhile;
+        }
+    }
+
     fn is_paused(&self, group: i64) -> bool {
         self.paused.0 <= group && group < self.paused.1
     }
 
     /// Decides by what `group` came to whether the next ones are worth it.
-    fn judge(&mut self, group: i64, full: bool) {
+    fn judge(&mut self, group: i64) {
         let next = |number: i64| self.accs.next_from(number).filter(|number| self.group_of(*number) == group);
         let numbers = std::iter::successors(self.accs.first(), |number| next(number.checked_add(1)?));
         let accumulators: usize = numbers.map(|number| self.accs.keys_in(number)).sum();
@@ -136,9 +146,9 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
         let pays = records >= accumulators as u64 * self.worthwhile;
         if pays {
             self.pause = 1;
-        } else if full || self.doubtful {
+        } else if self.full || self.doubtful {
             // With the rest of a group that has many keys for certain; otherwise with the next one.
-            let first = group + i64::from(!full);
+            let first = group + i64::from(!self.full);
             self.paused = (first, first.saturating_add(self.pause));
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
@@ -154,7 +164,6 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
     fn release(
         &mut self,
         is_due: impl Fn(i64) -> bool,
-        full: bool,
         most: usize,
         out: &mut KeyedRows<K, Slice<Acc>>,
         place: impl Fn(i64, i64) -> (EventTime, i64, i64),
@@ -166,7 +175,7 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
             }
             if self.releasing != Some(group) {
                 self.releasing = Some(group);
-                self.judge(group, full);
+                self.judge(group);
             }
             let room = most - out.records.len();
             let (at, slice, first) = place(group, number);
@@ -177,7 +186,7 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
                 return Fired::More;
             }
         }
-        self.releasing = None;
+        (self.releasing, self.full) = (None, false);
         Fired::All
     }
 }
@@ -227,15 +236,10 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
             }
         }
         rows.keep(&left);
-        if self.whole.records.len() > SLICES || self.partial.accs.slices() > PAIRS {
-            self.full = true;
-            return Ok(());
-        }
-        let accumulators = self.whole.accs.entries() + self.partial.accs.entries();
-        if accumulators as usize > MANY {
-            let records: u64 = self.whole.records.iter().chain(&self.partial.records).map(|(_, count)| count).sum();
-            self.full = accumulators as usize > MOST || records < accumulators * WORTHWHILE;
-        }
+        self.whole.full |= self.whole.records.len() > SLICES;
+        self.partial.full |= self.partial.accs.slices() > PAIRS;
+        self.whole.weigh();
+        self.partial.weigh();
         Ok(())
     }
 
@@ -244,15 +248,15 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
     }
 
     fn is_full(&self) -> bool {
-        self.full
+        self.whole.full || self.partial.full
     }
 
     fn release(&mut self, watermark: EventTime, most: usize, out: &mut KeyedRows<K, Slice<A::Acc>>) -> Fired {
-        let SliceCombiner { windows, whole, partial, full, .. } = self;
+        let SliceCombiner { windows, whole, partial, .. } = self;
         let open = windows.first_open(watermark);
         let at = |slice| windows.slice_bounds(slice).0;
         let is_due = |slice: i64| windows.windows_of(slice).0 < open;
-        if whole.release(is_due, *full, most, out, |slice, _| (at(slice), slice, i64::MIN)) == Fired::More {
+        if whole.release(is_due, most, out, |slice, _| (at(slice), slice, i64::MIN)) == Fired::More {
             return Fired::More;
         }
         let numbers = partial.numbers;
@@ -260,9 +264,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
             let slice = windows.slices_of(first + number.rem_euclid(numbers)).0;
             (at(slice), slice, first)
         };
-        let fired = partial.release(|first| first < open, *full, most, out, place);
-        *full &= fired == Fired::More;
-        fired
+        partial.release(|first| first < open, most, out, place)
     }
 }
 

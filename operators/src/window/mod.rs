@@ -23,6 +23,7 @@
 //! **Source**: slices are the panes of Li et al., *No pane, no gain* (SIGMOD Record 2005), with the greatest common divisor
 //! of size and slide as their length.
 
+mod apart;
 mod assign;
 mod assigned;
 mod calendar;

@@ -1,6 +1,5 @@
 //! The operator behind all windows of fixed size: slices in, panes out.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use hashbrown::HashTable;
@@ -16,6 +15,7 @@ use millstream_state::slices::{AT_ONCE, SliceState};
 use millstream_state::snapshot::{Key, State, Value};
 
 use super::Window;
+use super::apart::{Apart, take, waiting};
 use super::assign::WindowAssigner;
 use super::combiner::{Slice, SliceCombiner};
 use super::place::{Places, add_all, origin};
@@ -27,8 +27,9 @@ use crate::aggregate::Aggregate;
 ///
 /// A record that is behind its split's watermark may count in only some of the windows of its slice. Where the others have been
 /// fired, it is added to its slice all the same: nobody looks there for them any more. Where they have not, because its
-/// split is ahead of others, it is kept apart with the first window that it counts in, and joins a slice of its last
-/// window when all windows before that first one have been fired.
+/// split is ahead of others, it is kept apart under the first window that it counts in, and joins a slice of its last
+/// window when all windows before that first one have been fired. So is one of a slice that is not in memory: not every batch need
+/// bring it back.
 pub(super) struct SlicedWindows<K, T, A: Aggregate<T>> {
     windows: WindowAssigner,
     aggregate: A,
@@ -36,8 +37,6 @@ pub(super) struct SlicedWindows<K, T, A: Aggregate<T>> {
     running: Running<K, A::Acc>,
     /// The parts of that window, where the aggregate cannot be inverted.
     stacks: Stacks<K, A::Acc>,
-    /// What is kept apart: a first and a last window, in order of when it has to join a slice.
-    apart: BTreeSet<(i64, i64)>,
     /// The window that is being fired.
     firing: Option<Firing<K, A::Acc>>,
     places: Places,
@@ -59,7 +58,6 @@ impl<K, T, A: Aggregate<T>> SlicedWindows<K, T, A> {
             places: Places::new(windows),
             running: Running::default(),
             stacks: Stacks::default(),
-            apart: BTreeSet::new(),
             firing: None,
             types: std::marker::PhantomData,
         }
@@ -72,11 +70,9 @@ impl<K, T, A: Aggregate<T>> Clone for SlicedWindows<K, T, A> {
     }
 }
 
-/// What is kept: accumulators by slice; those that are kept apart, by the last window that they count in, each with the first; and,
+/// What is kept: accumulators by slice; those that are kept apart, by the first window that they count in, each with the last; and,
 /// per key group, the first window that has not been fired.
-type WindowState<K, Acc> = (SliceState<K, Acc>, Partial<K, Acc>, GroupMarks);
-
-type Partial<K, Acc> = SliceState<K, Vec<(i64, Acc)>>;
+type WindowState<K, Acc> = (SliceState<K, Acc>, Apart<K, Acc>, GroupMarks);
 
 impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> {
     type Key = K;
@@ -112,13 +108,22 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         A::NEEDS_POSITION
     }
 
-    fn on_start(&mut self, _: &mut Context<T, Self::Out>, (_, partial, _): &mut Self::State) -> Result<()> {
-        let apart = &mut self.apart;
-        one_at_a_time(partial, i64::MIN, i64::MAX, |partial, from, to| {
-            for (last, _, parts) in partial.range(from, to) {
-                apart.extend(parts.iter().map(|(first, _)| (*first, last)));
+    /// Early checkpoints have what is kept apart the other way round: by the last window, with the first.
+    fn on_start(&mut self, _: &mut Context<T, Self::Out>, (_, apart, _): &mut Self::State) -> Result<()> {
+        let mut next = apart.first();
+        while let Some(number) = next {
+            apart.load([number]).map_err(Error::read_back)?;
+            if apart.range(number, number + 1).any(|(_, _, parts)| parts.iter().any(|(other, _)| *other < number)) {
+                for (other, key, acc) in take(apart, number)? {
+                    let (first, last) = (number.min(other), number.max(other));
+                    let own = waiting(apart, first, last, hash_key(&key), &key, || self.aggregate.create())?;
+                    self.aggregate.merge(own, &acc);
+                }
             }
-        })
+            apart.relieve();
+            next = number.checked_add(1).and_then(|number| apart.next_from(number));
+        }
+        Ok(())
     }
 
     fn on_batch(
@@ -130,8 +135,6 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         let mut behind = BehindWalk::new(&rows.behind);
         // Of slices from this one on some window has not been fired, whatever the group.
         let fired = self.windows.slices_of(state.2.bounds().1).0;
-        let slices_of_all = rows.records.iter().map(|record| self.places.of(record.at));
-        state.0.load(slices_of_all).map_err(Error::read_back)?;
         state.0.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             state.0.prefetch(&rows.records, chunk + 1, |record| record.hash);
@@ -139,6 +142,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
             if let Some(slice) = self.places.of_all(records, first, &behind)
                 && slice >= fired
             {
+                state.0.load([slice]).map_err(Error::read_back)?;
                 add_all(state.0.in_slice(slice), &self.aggregate, records, first, &rows.positions, &mut cx.row);
                 let taken = if self.has_taken(slice) { records } else { &[] };
                 for (row, record) in (first..).zip(taken) {
@@ -219,9 +223,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
         state: &mut Self::State,
         rows: &mut KeyedRows<K, Slice<A::Acc>>,
     ) -> Result<()> {
-        let slices = &mut state.0;
-        slices.load(rows.records.iter().map(|record| record.value.slice)).map_err(Error::read_back)?;
-        slices.prefetch(&rows.records, 0, |record| record.hash);
+        state.0.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             state.0.prefetch(&rows.records, chunk + 1, |record| record.hash);
             for record in records {
@@ -253,9 +255,13 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         key: &K,
         add: impl Fn(&A, &mut A::Acc),
     ) -> Result<()> {
-        if first > state.2.get(group_of(hash)) {
-            return self.keep_apart(&mut state.1, slice, first, hash, key, add);
+        let mark = state.2.get(group_of(hash));
+        if first > mark || first > i64::MIN && state.0.is_away(slice) {
+            let (last, aggregate) = (self.windows.last_of(slice), &self.aggregate);
+            add(aggregate, waiting(&mut state.1, first.max(mark), last, hash, key, || aggregate.create())?);
+            return Ok(());
         }
+        state.0.load([slice]).map_err(Error::read_back)?;
         self.add_now(&mut state.0, slice, hash, key, add);
         Ok(())
     }
@@ -276,53 +282,18 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         }
     }
 
-    /// Keeps something apart that is not to be seen by the windows before `first`.
-    #[cold]
-    fn keep_apart(
-        &mut self,
-        partial: &mut Partial<K, A::Acc>,
-        slice: i64,
-        first: i64,
-        hash: u64,
-        key: &K,
-        add: impl Fn(&A, &mut A::Acc),
-    ) -> Result<()> {
-        let last = self.windows.last_of(slice);
-        partial.load([last]).map_err(Error::read_back)?;
-        let parts = partial.update(last, hash, key, Vec::new);
-        let place = parts.iter().position(|(from, _)| *from == first).unwrap_or_else(|| {
-            self.apart.insert((first, last));
-            parts.push((first, self.aggregate.create()));
-            parts.len() - 1
-        });
-        add(&self.aggregate, &mut parts[place].1);
-        Ok(())
-    }
-
     /// All windows before `number` have been fired: what is kept apart for that one joins a slice of its last window, which is in
     /// all windows between.
-    fn join(&mut self, (slices, partial, _): &mut WindowState<K, A::Acc>, number: i64) -> Result<()> {
-        let later = self.apart.split_off(&(number.saturating_add(1), i64::MIN));
-        let due = std::mem::replace(&mut self.apart, later);
-        for last in due.into_iter().map(|(_, last)| last).collect::<BTreeSet<i64>>() {
-            let slice = self.windows.slices_of(last).0;
-            partial.load([last]).map_err(Error::read_back)?;
-            slices.load([slice]).map_err(Error::read_back)?;
-            let mut rest = Vec::new();
-            partial.take(last, |key, mut parts| {
-                let hash = hash_key(&key);
-                for (_, acc) in parts.extract_if(.., |(first, _)| *first <= number) {
-                    self.add_now(slices, slice, hash, &key, |aggregate, own| aggregate.merge(own, &acc));
+    fn join(&mut self, (slices, apart, _): &mut WindowState<K, A::Acc>, number: i64) -> Result<()> {
+        while let Some(first) = apart.first().filter(|first| *first <= number) {
+            for (last, key, acc) in take(apart, first)? {
+                let slice = self.windows.slices_of(last).0;
+                if slices.is_away(slice) {
+                    slices.relieve();
+                    slices.load([slice]).map_err(Error::read_back)?;
                 }
-                if !parts.is_empty() {
-                    rest.push((hash, key, parts));
-                }
-            });
-            for (hash, key, parts) in rest {
-                *partial.update(last, hash, &key, Vec::new) = parts;
+                self.add_now(slices, slice, hash_key(&key), &key, |aggregate, own| aggregate.merge(own, &acc));
             }
-            partial.relieve();
-            slices.relieve();
         }
         Ok(())
     }
@@ -344,10 +315,9 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     }
 
     /// The first window before `open` that has not been fired and may have records.
-    fn next_window(&self, (slices, _, marks): &WindowState<K, A::Acc>, open: i64) -> Option<i64> {
+    fn next_window(&self, (slices, apart, marks): &WindowState<K, A::Acc>, open: i64) -> Option<i64> {
         let by_slice = slices.first().map(|slice| self.windows.windows_of(slice).0);
-        let apart = self.apart.first().map(|(first, _)| *first);
-        let next = by_slice.into_iter().chain(apart).min()?.max(marks.bounds().0);
+        let next = by_slice.into_iter().chain(apart.first()).min()?.max(marks.bounds().0);
         (next < open).then_some(next)
     }
 
@@ -357,7 +327,10 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
     /// long as nobody waits for a result.
     fn prepare(&mut self, state: &mut WindowState<K, A::Acc>, open: i64) -> Result<()> {
         if A::INVERTIBLE && !self.windows.is_tumbling() {
-            self.join(state, open)?;
+            // With limited memory that might bring slices back at every step, instead of once a window.
+            if !state.0.is_limited() {
+                self.join(state, open)?;
+            }
             self.move_sums(&mut state.0, open)?;
         }
         Ok(())
@@ -490,6 +463,9 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
             self.leave_sums(slices, first)?;
         }
         slices.drop_before(first);
+        if slices.first().is_none() {
+            self.stacks = Stacks::default();
+        }
         Ok(())
     }
 }

@@ -26,6 +26,7 @@ use millstream_state::key_group::group_of;
 use millstream_state::slices::{AT_ONCE, SliceState};
 use millstream_state::snapshot::{Key, State, Value};
 
+use super::apart::{Apart, take, waiting};
 use super::assign::{Sliced, WindowAssigner};
 use super::combiner::{Slice, SliceCombiner};
 use super::operator::{PANES_A_TURN, PANES_AT_ONCE, firing_groups};
@@ -149,8 +150,6 @@ impl<K, T, A: Aggregate<T>> Clone for SeveralWindows<K, T, A> {
 /// slices, by the slice that the watermark was in which they are behind; and, per key group, the watermark up to which windows were fired.
 type WindowState<K, Acc> = (SliceState<K, Acc>, Apart<K, Acc>, GroupMarks);
 
-type Apart<K, Acc> = SliceState<K, Vec<(i64, Acc)>>;
-
 impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A> {
     type Key = K;
     type In = T;
@@ -192,7 +191,6 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
     ) -> Result<()> {
         let mut behind = BehindWalk::new(&rows.behind);
         let fired = self.schedule.passed(EventTime::from_micros(marks.bounds().1));
-        slices.load(rows.records.iter().map(|record| self.places.of(record.at))).map_err(Error::read_back)?;
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
@@ -200,6 +198,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
             if let Some(slice) = self.places.of_all(records, first, &behind)
                 && slice >= fired
             {
+                slices.load([slice]).map_err(Error::read_back)?;
                 let slice = slices.in_slice(slice);
                 add_all(slice, &self.aggregate, records, first, &rows.positions, &mut cx.row);
                 continue;
@@ -213,6 +212,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
                     self.add_behind(cx, slices, apart, marks, slice, behind, record, &origin)?;
                     continue;
                 }
+                slices.load([slice]).map_err(Error::read_back)?;
                 let aggregate = &self.aggregate;
                 let acc = slices.update(slice, record.hash, &record.key, || aggregate.create());
                 aggregate.add(acc, &record.value, &origin);
@@ -307,24 +307,20 @@ impl<K: Key, T: Data, A: Aggregate<T>> SeveralWindows<K, T, A> {
         }
         if slice >= passed {
             // It counts in all of them.
+            slices.load([slice]).map_err(Error::read_back)?;
             let acc = slices.update(slice, record.hash, &record.key, || aggregate.create());
             aggregate.add(acc, &record.value, origin);
             return Ok(());
         }
-        if passed <= self.schedule.passed(fired) {
+        if passed <= self.schedule.passed(fired) && !slices.is_away(slice) {
             // Those in which it does not count have been fired.
             let mut acc = aggregate.create();
             aggregate.add(&mut acc, &record.value, origin);
             self.join(slices, slice, record.hash, &record.key, &acc);
             return Ok(());
         }
-        apart.load([passed]).map_err(Error::read_back)?;
-        let parts = apart.update(passed, record.hash, &record.key, Vec::new);
-        let place = parts.iter().position(|(own, _)| *own == slice).unwrap_or_else(|| {
-            parts.push((slice, aggregate.create()));
-            parts.len() - 1
-        });
-        aggregate.add(&mut parts[place].1, &record.value, origin);
+        let acc = waiting(apart, passed, slice, record.hash, &record.key, || aggregate.create())?;
+        aggregate.add(acc, &record.value, origin);
         Ok(())
     }
 
@@ -359,16 +355,8 @@ impl<K: Key, T: Data, A: Aggregate<T>> SeveralWindows<K, T, A> {
         apart: &mut Apart<K, A::Acc>,
         waited_for: i64,
     ) -> Result<()> {
-        apart.load([waited_for]).map_err(Error::read_back)?;
-        let mut all = Vec::new();
-        apart.take(waited_for, |key, parts| {
-            all.extend(parts.into_iter().map(|(slice, acc)| (slice, key.clone(), acc)));
-        });
-        // By slices, so that as few as can be have to be in memory at a time.
-        all.sort_by_key(|(slice, _, _)| *slice);
-        let mut last = None;
-        for (slice, key, acc) in all {
-            if last.replace(slice) != Some(slice) {
+        for (slice, key, acc) in take(apart, waited_for)? {
+            if slices.is_away(slice) {
                 slices.relieve();
                 slices.load([slice]).map_err(Error::read_back)?;
             }

@@ -22,6 +22,9 @@ pub(super) struct Stacks<K, Acc> {
     /// Where the newer part begins, and the first slice that is in neither.
     middle: i64,
     to: i64,
+    /// How many steps the older part was turned in, and how many were done since to change it.
+    turned: usize,
+    changed: usize,
 }
 
 /// What the slices of a key amount to.
@@ -34,7 +37,7 @@ struct Parts<K, Acc> {
 
 impl<K, Acc> Default for Stacks<K, Acc> {
     fn default() -> Self {
-        Stacks { keys: HashTable::new(), middle: i64::MIN, to: i64::MIN }
+        Stacks { keys: HashTable::new(), middle: i64::MIN, to: i64::MIN, turned: 0, changed: 0 }
     }
 }
 
@@ -58,6 +61,7 @@ impl<K: Key, Acc: Value> Stacks<K, Acc> {
             parts.newer = None;
         });
         (self.middle, self.to) = (to, to);
+        (self.turned, self.changed) = (0, 0);
     }
 
     /// Takes a key of a slice into the older part. Slices must come from the newest to the oldest.
@@ -68,6 +72,7 @@ impl<K: Key, Acc: Value> Stacks<K, Acc> {
             aggregate.merge(&mut all, later);
         }
         parts.older.push((slice, all));
+        self.turned += 1;
     }
 
     /// Takes a key of a slice into the newer part.
@@ -84,6 +89,7 @@ impl<K: Key, Acc: Value> Stacks<K, Acc> {
     }
 
     /// Changes what `slice`, which is in one of the parts, has of `key`, whose hash is `hash`; made by `create` when it has nothing.
+    /// When changes have cost more than the older part did, it is cheaper to turn all of it anew: then [no slice](Self::to) is in a part.
     pub(super) fn change(
         &mut self,
         slice: i64,
@@ -103,6 +109,10 @@ impl<K: Key, Acc: Value> Stacks<K, Acc> {
             older.insert(place, (slice, later));
         }
         older[place..].iter_mut().for_each(|(_, acc)| change(acc));
+        self.changed += older.len() - place;
+        if self.changed > self.turned {
+            (self.middle, self.to) = (i64::MIN, i64::MIN);
+        }
     }
 
     fn parts(&mut self, hash: u64, key: &K) -> &mut Parts<K, Acc> {
@@ -138,13 +148,30 @@ impl<K: Key, Acc: Value> Stacks<K, Acc> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::List;
+    use crate::aggregate::{Count, List};
     use millstream_runtime::time::EventTime;
     use millstream_state::slices::SliceState;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
     use crate::aggregate::Origin;
+
+    /// A change of the newest of 100 slices changes what all before it begin.
+    #[test]
+    fn changes_never_cost_more_than_turning_all_anew() {
+        let mut stacks = Stacks::default();
+        stacks.begin_turn(100);
+        (0..100).rev().for_each(|slice| stacks.turn::<()>(slice, &7, &1, &Count));
+        stacks.change(99, hash_key(&7), &7, || 0, |acc| *acc += 1);
+        assert!(!stacks.must_turn(1) && stacks.to() == 100);
+        stacks.change(99, hash_key(&7), &7, || 0, |acc| *acc += 1);
+        assert!(stacks.must_turn(1) && stacks.to() == i64::MIN);
+        stacks.begin_turn(101);
+        (1..101).rev().for_each(|slice| stacks.turn::<()>(slice, &7, &2, &Count));
+        let mut found = Vec::new();
+        stacks.window::<()>(1, &Count, |key, acc| found.push((*key, acc)));
+        assert_eq!(found, [(7, 200)]);
+    }
 
     proptest! {
         /// Windows of four slices that move by one or more, now and then beyond what was there before: each has the records of its slices,
