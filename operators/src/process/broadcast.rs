@@ -12,6 +12,10 @@
 //! **Time**: event time goes on as far as both streams say. A broadcast stream in which little happens holds all back, unless its splits may be
 //! [idle](millstream_runtime::time::Watermarks::idle_after). **Lateness**: that of process functions, for both.
 //!
+//! **Changes between two starts**: what was judged stays judged. So rules of a source that is added later are known to the records after the checkpoint,
+//! also where they are older than records before it. This is another operator than a process function without a broadcast stream: one
+//! that becomes the other begins without state.
+//!
 //! **Errors**: a broadcast record on which an in-order function fails is in checkpoints already, and cannot be set aside.
 //!
 //! **Source**: Flink's broadcast state pattern (`KeyedBroadcastProcessFunction`), there without an order between the two streams.

@@ -408,6 +408,29 @@ mod tests {
         assert_eq!(offer(&mut combiner, rows(1, [1, 1, 1])), 0);
     }
 
+    /// Windows of 5,000 us, one beginning every microsecond. What counts in all of them is not judged by it.
+    #[test]
+    fn many_pairs_of_a_first_and_a_last_window_fill_it() {
+        let windows = Sliding::of(EventSpan::micros(5_000), EventSpan::micros(1)).assigner();
+        let mut combiner: Counts = SliceCombiner::new(windows, Count);
+        let on_time = |number: i64| {
+            let mut rows = KeyedRows::default();
+            rows.push(hash_key(&7), us(number), 7, ());
+            rows
+        };
+        assert_eq!(offer(&mut combiner, on_time(6_000)), 0);
+        for number in 1..=PAIRS as i64 + 1 {
+            assert!(!combiner.is_full());
+            let mut late = on_time(number);
+            late.behind.push(Behind { row: 0, watermark: us(5_000) });
+            assert_eq!(offer(&mut combiner, late), 0);
+        }
+        assert!(combiner.is_full());
+        assert_eq!(release(&mut combiner, EventTime::MAX).len(), PAIRS + 2);
+        assert!(!combiner.is_full() && combiner.is_empty());
+        assert_eq!(offer(&mut combiner, on_time(6_000)), 0);
+    }
+
     /// They wait long, where event time is far apart.
     #[test]
     fn many_slices_fill_it() {

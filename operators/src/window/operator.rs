@@ -258,7 +258,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         let mark = state.2.get(group_of(hash));
         if first > mark || first > i64::MIN && state.0.is_away(slice) {
             let (last, aggregate) = (self.windows.last_of(slice), &self.aggregate);
-            add(aggregate, waiting(&mut state.1, first.max(mark), last, hash, key, || aggregate.create())?);
+            add(aggregate, waiting(&mut state.1, first, last, hash, key, || aggregate.create())?);
             return Ok(());
         }
         state.0.load([slice]).map_err(Error::read_back)?;
