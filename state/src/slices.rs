@@ -223,6 +223,11 @@ impl<K: Key, V: Value> SliceState<K, V> {
         self.slices.get(place.checked_sub(1)?).map(|(number, _)| *number)
     }
 
+    /// Whether it takes as much memory as it may, where that is limited.
+    pub fn is_full(&self) -> bool {
+        self.limit.as_ref().is_some_and(|limit| self.bytes() >= limit.bytes)
+    }
+
     /// Whether `slice` is there but not in memory.
     #[inline]
     pub fn is_away(&self, slice: i64) -> bool {

@@ -37,6 +37,8 @@ pub(super) struct SlicedWindows<K, T, A: Aggregate<T>> {
     running: Running<K, A::Acc>,
     /// The parts of that window, where the aggregate cannot be inverted.
     stacks: Stacks<K, A::Acc>,
+    /// There is room to keep something apart for the sake of memory.
+    has_room: bool,
     /// The window that is being fired.
     firing: Option<Firing<K, A::Acc>>,
     places: Places,
@@ -58,6 +60,7 @@ impl<K, T, A: Aggregate<T>> SlicedWindows<K, T, A> {
             places: Places::new(windows),
             running: Running::default(),
             stacks: Stacks::default(),
+            has_room: true,
             firing: None,
             types: std::marker::PhantomData,
         }
@@ -132,6 +135,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         state: &mut Self::State,
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
+        self.has_room = !state.1.is_full();
         let mut behind = BehindWalk::new(&rows.behind);
         // Of slices from this one on some window has not been fired, whatever the group.
         let fired = self.windows.slices_of(state.2.bounds().1).0;
@@ -223,6 +227,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
         state: &mut Self::State,
         rows: &mut KeyedRows<K, Slice<A::Acc>>,
     ) -> Result<()> {
+        self.has_room = !state.1.is_full();
         state.0.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             state.0.prefetch(&rows.records, chunk + 1, |record| record.hash);
@@ -256,7 +261,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         add: impl Fn(&A, &mut A::Acc),
     ) -> Result<()> {
         let mark = state.2.get(group_of(hash));
-        if first > mark || first > i64::MIN && state.0.is_away(slice) {
+        if first > mark || first > i64::MIN && self.has_room && state.0.is_away(slice) {
             let (last, aggregate) = (self.windows.last_of(slice), &self.aggregate);
             add(aggregate, waiting(&mut state.1, first, last, hash, key, || aggregate.create())?);
             return Ok(());

@@ -312,8 +312,9 @@ impl<K: Key, T: Data, A: Aggregate<T>> SeveralWindows<K, T, A> {
             aggregate.add(acc, &record.value, origin);
             return Ok(());
         }
-        if passed <= self.schedule.passed(fired) && !slices.is_away(slice) {
+        if passed <= self.schedule.passed(fired) {
             // Those in which it does not count have been fired.
+            slices.load([slice]).map_err(Error::read_back)?;
             let mut acc = aggregate.create();
             aggregate.add(&mut acc, &record.value, origin);
             self.join(slices, slice, record.hash, &record.key, &acc);
