@@ -593,7 +593,7 @@ fn an_error_over_what_is_broadcast_says_so() {
 #[test]
 fn a_record_with_which_a_window_is_too_large_is_named() {
     let (kit, input, _) = Kit::of(|input: Stream<Sale>| {
-        let large = |sale: &Sale| if sale.1 == 0 { i64::MAX - 10 } else { sale.1 as i64 };
+        let large = |sale: &Sale| if sale.1 == 0 { i64::MAX - 10 } else { sale.1 };
         input.key_by(who).window(Sliding::of(secs(3), secs(1))).aggregate(Sum::of(large))
     });
     let several = (0..16).map(|number| (1, sale(if number == 3 { "ann" } else { "bob" }, 100)));
