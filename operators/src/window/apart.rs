@@ -27,6 +27,15 @@ pub(super) fn waiting<'a, K: Key, Acc: Value>(
     Ok(&mut parts[place].1)
 }
 
+/// Has `slice` in memory, for what has waited; others that nobody changes for the moment may leave it for that.
+pub(super) fn bring_back<K: Key, V: Value>(slices: &mut SliceState<K, V>, slice: i64) -> Result<()> {
+    if slices.is_away(slice) {
+        slices.relieve();
+        slices.load([slice]).map_err(Error::read_back)?;
+    }
+    Ok(())
+}
+
 /// Takes out all that waits until `until`, in order of the numbers, so that as few slices as can be have to be in memory at a time.
 pub(super) fn take<K: Key, Acc: Value>(apart: &mut Apart<K, Acc>, until: i64) -> Result<Vec<(i64, K, Acc)>> {
     apart.load([until]).map_err(Error::read_back)?;

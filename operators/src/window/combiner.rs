@@ -27,10 +27,10 @@ use super::assign::WindowAssigner;
 use super::place::{Places, add_all, origin};
 use crate::aggregate::Aggregate;
 
-/// No more accumulators than this are held, unless they stand for many records each.
+/// No more accumulators than this are held of what counts in all windows, nor of what does not, unless they stand for many records each.
 const MANY: usize = 1 << 17;
 
-/// No more accumulators than this are held in any case.
+/// No more of either are held in any case.
 const MOST: usize = 1 << 20;
 
 /// No more slices than this are held: there are more only where event time is far apart, and then they wait long.
@@ -73,8 +73,8 @@ impl<K: Key, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
             windows,
             aggregate,
             places: Places::new(windows),
-            whole: Held::new(1, WORTHWHILE),
-            partial: Held::new(windows.most_windows(), WORTHWHILE_BEHIND),
+            whole: Held::new(1, SLICES, WORTHWHILE),
+            partial: Held::new(windows.most_windows(), PAIRS, WORTHWHILE_BEHIND),
             types: std::marker::PhantomData,
         }
     }
@@ -83,6 +83,8 @@ impl<K: Key, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
 /// Accumulators that are judged in groups: so many numbers in a row are one.
 struct Held<K, Acc> {
     numbers: i64,
+    /// With more numbers than this it is full.
+    most: usize,
     /// With fewer records to an accumulator than this, to take them together does not pay.
     worthwhile: u64,
     accs: SliceState<K, Acc>,
@@ -101,9 +103,10 @@ struct Held<K, Acc> {
 }
 
 impl<K: Key, Acc: Value> Held<K, Acc> {
-    fn new(numbers: i64, worthwhile: u64) -> Self {
+    fn new(numbers: i64, most: usize, worthwhile: u64) -> Self {
         Held {
             numbers,
+            most,
             worthwhile,
             accs: SliceState::default(),
             full: false,
@@ -123,8 +126,9 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
         }
     }
 
-    /// Looks whether there are too many accumulators.
+    /// Looks whether there is too much of anything.
     fn weigh(&mut self) {
+        self.full |= self.accs.slices() > self.most;
         let entries = self.accs.entries();
         if entries as usize > MANY {
             let records: u64 = self.records.iter().map(|(_, count)| count).sum();
@@ -236,8 +240,6 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
             }
         }
         rows.keep(&left);
-        self.whole.full |= self.whole.records.len() > SLICES;
-        self.partial.full |= self.partial.accs.slices() > PAIRS;
         self.whole.weigh();
         self.partial.weigh();
         Ok(())

@@ -15,7 +15,7 @@ use millstream_state::slices::{AT_ONCE, SliceState};
 use millstream_state::snapshot::{Key, State, Value};
 
 use super::Window;
-use super::apart::{Apart, take, waiting};
+use super::apart::{Apart, bring_back, take, waiting};
 use super::assign::WindowAssigner;
 use super::combiner::{Slice, SliceCombiner};
 use super::place::{Places, add_all, origin};
@@ -37,8 +37,6 @@ pub(super) struct SlicedWindows<K, T, A: Aggregate<T>> {
     running: Running<K, A::Acc>,
     /// The parts of that window, where the aggregate cannot be inverted.
     stacks: Stacks<K, A::Acc>,
-    /// There is room to keep something apart for the sake of memory.
-    has_room: bool,
     /// The window that is being fired.
     firing: Option<Firing<K, A::Acc>>,
     places: Places,
@@ -60,7 +58,6 @@ impl<K, T, A: Aggregate<T>> SlicedWindows<K, T, A> {
             places: Places::new(windows),
             running: Running::default(),
             stacks: Stacks::default(),
-            has_room: true,
             firing: None,
             types: std::marker::PhantomData,
         }
@@ -135,7 +132,6 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         state: &mut Self::State,
         rows: &mut KeyedRows<K, T>,
     ) -> Result<()> {
-        self.has_room = !state.1.is_full();
         let mut behind = BehindWalk::new(&rows.behind);
         // Of slices from this one on some window has not been fired, whatever the group.
         let fired = self.windows.slices_of(state.2.bounds().1).0;
@@ -227,7 +223,6 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combining for SlicedWindows<K, T, A> {
         state: &mut Self::State,
         rows: &mut KeyedRows<K, Slice<A::Acc>>,
     ) -> Result<()> {
-        self.has_room = !state.1.is_full();
         state.0.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             state.0.prefetch(&rows.records, chunk + 1, |record| record.hash);
@@ -260,8 +255,8 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         key: &K,
         add: impl Fn(&A, &mut A::Acc),
     ) -> Result<()> {
-        let mark = state.2.get(group_of(hash));
-        if first > mark || first > i64::MIN && self.has_room && state.0.is_away(slice) {
+        let may_wait = |(slices, apart, _): &WindowState<K, A::Acc>| slices.is_away(slice) && !apart.is_full();
+        if first > state.2.get(group_of(hash)) || first > i64::MIN && may_wait(state) {
             let (last, aggregate) = (self.windows.last_of(slice), &self.aggregate);
             add(aggregate, waiting(&mut state.1, first, last, hash, key, || aggregate.create())?);
             return Ok(());
@@ -293,10 +288,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SlicedWindows<K, T, A> {
         while let Some(first) = apart.first().filter(|first| *first <= number) {
             for (last, key, acc) in take(apart, first)? {
                 let slice = self.windows.slices_of(last).0;
-                if slices.is_away(slice) {
-                    slices.relieve();
-                    slices.load([slice]).map_err(Error::read_back)?;
-                }
+                bring_back(slices, slice)?;
                 self.add_now(slices, slice, hash_key(&key), &key, |aggregate, own| aggregate.merge(own, &acc));
             }
         }

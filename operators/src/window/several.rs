@@ -26,7 +26,7 @@ use millstream_state::key_group::group_of;
 use millstream_state::slices::{AT_ONCE, SliceState};
 use millstream_state::snapshot::{Key, State, Value};
 
-use super::apart::{Apart, take, waiting};
+use super::apart::{Apart, bring_back, take, waiting};
 use super::assign::{Sliced, WindowAssigner};
 use super::combiner::{Slice, SliceCombiner};
 use super::operator::{PANES_A_TURN, PANES_AT_ONCE, firing_groups};
@@ -191,6 +191,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
     ) -> Result<()> {
         let mut behind = BehindWalk::new(&rows.behind);
         let fired = self.schedule.passed(EventTime::from_micros(marks.bounds().1));
+        slices.load(rows.records.iter().map(|record| self.places.of(record.at))).map_err(Error::read_back)?;
         slices.prefetch(&rows.records, 0, |record| record.hash);
         for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
             slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
@@ -198,7 +199,6 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
             if let Some(slice) = self.places.of_all(records, first, &behind)
                 && slice >= fired
             {
-                slices.load([slice]).map_err(Error::read_back)?;
                 let slice = slices.in_slice(slice);
                 add_all(slice, &self.aggregate, records, first, &rows.positions, &mut cx.row);
                 continue;
@@ -212,7 +212,6 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
                     self.add_behind(cx, slices, apart, marks, slice, behind, record, &origin)?;
                     continue;
                 }
-                slices.load([slice]).map_err(Error::read_back)?;
                 let aggregate = &self.aggregate;
                 let acc = slices.update(slice, record.hash, &record.key, || aggregate.create());
                 aggregate.add(acc, &record.value, &origin);
@@ -307,14 +306,12 @@ impl<K: Key, T: Data, A: Aggregate<T>> SeveralWindows<K, T, A> {
         }
         if slice >= passed {
             // It counts in all of them.
-            slices.load([slice]).map_err(Error::read_back)?;
             let acc = slices.update(slice, record.hash, &record.key, || aggregate.create());
             aggregate.add(acc, &record.value, origin);
             return Ok(());
         }
         if passed <= self.schedule.passed(fired) {
             // Those in which it does not count have been fired.
-            slices.load([slice]).map_err(Error::read_back)?;
             let mut acc = aggregate.create();
             aggregate.add(&mut acc, &record.value, origin);
             self.join(slices, slice, record.hash, &record.key, &acc);
@@ -357,10 +354,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> SeveralWindows<K, T, A> {
         waited_for: i64,
     ) -> Result<()> {
         for (slice, key, acc) in take(apart, waited_for)? {
-            if slices.is_away(slice) {
-                slices.relieve();
-                slices.load([slice]).map_err(Error::read_back)?;
-            }
+            bring_back(slices, slice)?;
             self.join(slices, slice, hash_key(&key), &key, &acc);
         }
         Ok(())
