@@ -119,7 +119,7 @@ fn sizes() -> impl Strategy<Value = (u64, u64)> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(40)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn windows_of_so_many_records_are_as_the_oracle_says(
@@ -334,7 +334,7 @@ fn how_many() -> impl Strategy<Value = (usize, i64)> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(30)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn the_first_few_change_as_the_oracle_says(
@@ -487,7 +487,7 @@ fn keep_bounds() -> impl Strategy<Value = (Bounds, i64)> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(25)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn what_aggregates_keep_is_as_the_oracle_says(

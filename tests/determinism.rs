@@ -98,7 +98,7 @@ fn uninterrupted(case: &Case, setup: &Setup) -> Vec<(&'static str, Vec<String>)>
 }
 
 proptest! {
-    #![proptest_config(config(cases(12)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn results_are_the_same_bytes(

@@ -122,7 +122,7 @@ fn two_streams(most: usize) -> impl Strategy<Value = (Case, usize)> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(100)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn pairs_are_as_the_oracle_says((case, first) in two_streams(100), bounds in bounds(), setups in setups()) {
@@ -240,7 +240,7 @@ fn validity() -> impl Strategy<Value = Option<i64>> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(40)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn records_have_the_version_that_the_oracle_says(
@@ -461,7 +461,7 @@ fn same<T: Ord + std::fmt::Debug + Data>(
 }
 
 proptest! {
-    #![proptest_config(config(cases(30)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn what_meets_in_windows_is_as_the_oracle_says(

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use millstream::prelude::*;
 use millstream::sink::Sink;
 use millstream::source::{Source, Waker};
-use oracle::{Fails, Fault, Item, Pace, Script, Shape, cases, differences, finish, judge, quiet, run};
+use oracle::{Fails, Fault, Item, Pace, Script, Shape, cases, differences, finish, judge, quiet, run, tempdir};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -176,12 +176,8 @@ fn new_job((workers, batch, in_flight, checkpoints): (usize, usize, usize, bool)
     job
 }
 
-fn tempdir() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a temporary directory")
-}
-
 proptest! {
-    #![proptest_config(config(cases(150)))]
+    #![proptest_config(config(cases(200)))]
 
     /// A pipeline is the same on streams and on iterators; and which of its records are late for the windows after it is
     /// decided by the watermarks of all records, not of those that are left.
@@ -517,7 +513,7 @@ fn an_error_of_try_map_names_operator_and_record() {
 }
 
 proptest! {
-    #![proptest_config(config(cases(40)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn whichever_record_it_is_the_error_names_it(

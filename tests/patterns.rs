@@ -450,7 +450,7 @@ fn case_and_spec() -> impl Strategy<Value = (Case, Spec)> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(100)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn matches_are_as_the_oracle_says((case, spec) in case_and_spec(), setups in setups()) {

@@ -177,7 +177,7 @@ fn spans() -> impl Strategy<Value = i64> {
 }
 
 proptest! {
-    #![proptest_config(config(cases(100)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn what_is_seen_in_order_is_as_the_oracle_says(case in any_case(4, 120), within in spans(), setups in setups()) {
@@ -331,7 +331,7 @@ fn compare_forgetful(
 }
 
 proptest! {
-    #![proptest_config(config(cases(40)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn state_is_kept_for_as_long_as_the_oracle_says(
@@ -587,7 +587,7 @@ impl Process<String, Item> for Sums {
 }
 
 proptest! {
-    #![proptest_config(config(cases(40)))]
+    #![proptest_config(config(cases(200)))]
 
     /// Which sums there are depends on what came when; all records are in exactly one of them, and all are seen at once.
     #[test]
@@ -914,7 +914,7 @@ impl Told {
 }
 
 proptest! {
-    #![proptest_config(config(cases(100)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn what_is_broadcast_is_known_from_its_event_time_on(case in any_case(4, 120), keep in keeps(), setups in setups()) {

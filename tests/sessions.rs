@@ -84,7 +84,7 @@ impl Outlets {
 }
 
 proptest! {
-    #![proptest_config(config(cases(100)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn sessions_are_as_the_oracle_says(case in any_case(4, 150), quiet in any_quiet(), setups in setups()) {

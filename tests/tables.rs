@@ -120,7 +120,7 @@ fn added_up<K: Ord + Data, V: Ord + Data>(changes: &Collected<Delta<K, V>>) -> N
 }
 
 proptest! {
-    #![proptest_config(config(cases(50)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn tables_are_as_the_oracle_says(case in any_case(4, 100), setups in setups()) {

@@ -302,7 +302,7 @@ fn small(mut case: Case) -> Case {
 }
 
 proptest! {
-    #![proptest_config(config(cases(100)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn updates_are_as_the_oracle_says(case in any_case(4, 100), rules in any_rules(), setups in setups()) {
@@ -336,7 +336,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(cases(20)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn updates_of_several_kinds_of_windows_are_as_the_oracle_says(

@@ -125,7 +125,7 @@ fn max(items: &[Item]) -> i64 {
 }
 
 proptest! {
-    #![proptest_config(config(cases(60)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn integers_are_as_the_oracle_says(case in any_case(4, 200), setups in setups()) {
@@ -142,7 +142,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(cases(40)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn floats_are_as_the_oracle_says(case in any_case(4, 100), setups in setups()) {
@@ -167,7 +167,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(cases(60)))]
+    #![proptest_config(config(cases(200)))]
 
     /// What counts in some windows of its slice only, with an aggregate that can be inverted and one that cannot.
     #[test]
@@ -476,7 +476,7 @@ fn several_kinds(case: impl Strategy<Value = Case>) -> impl Strategy<Value = (Ca
 }
 
 proptest! {
-    #![proptest_config(config(cases(40)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn several_kinds_of_windows_are_as_the_oracle_says((case, kinds) in several_kinds(any_case(4, 150)), setups in setups()) {
@@ -849,7 +849,7 @@ fn networks(most: usize) -> impl Strategy<Value = (Case, Vec<Vec<Item>>, Shape)>
 }
 
 proptest! {
-    #![proptest_config(config(cases(40)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn windows_after_windows_over_two_sources_are_as_the_oracle_says(
@@ -912,7 +912,7 @@ fn check_through(
 }
 
 proptest! {
-    #![proptest_config(config(cases(40)))]
+    #![proptest_config(config(cases(200)))]
 
     #[test]
     fn crashes_and_other_numbers_of_workers_change_nothing(

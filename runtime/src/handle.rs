@@ -160,7 +160,7 @@ impl JobHandle {
     }
 
     /// Waits until the job has ended, but no longer than `time`; whether it has.
-    pub(crate) fn wait_for(&self, time: Duration) -> bool {
+    pub fn wait_for(&self, time: Duration) -> bool {
         let state = lock(&self.done.state);
         let (state, _) = self
             .done

@@ -58,6 +58,7 @@
 mod input;
 mod modes;
 mod output;
+mod scratch;
 mod step;
 mod trial;
 

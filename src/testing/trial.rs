@@ -23,6 +23,7 @@ use tempfile::TempDir;
 
 use super::input::{AnyFeed, Feed, FeedSource, Input, Item, Spoken};
 use super::output::{AnyRecords, AnyShelf, Output, Shelf, ShelfSink};
+use super::scratch::scratch;
 use super::step::{Action, Given, Step};
 
 /// Describes the job under test: connects inputs and outputs with what is between them.
@@ -182,7 +183,7 @@ pub(super) struct Setup<'a> {
 
 impl<'a> Trial<'a> {
     pub(super) fn start(setup: Setup<'a>) -> Result<Self> {
-        let dir = tempfile::tempdir().map_err(|error| Error::external("no temporary directory").because(error))?;
+        let dir = scratch().map_err(|error| Error::external("no temporary directory").because(error))?;
         let Setup { build, adjust, patience, workers, memory, pressed } = setup;
         let mut trial = Trial {
             build,

@@ -9,7 +9,7 @@ pub mod trial;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millstream::prelude::*;
 use millstream::source::{Output, Read, Source, SplitReader, Waker};
@@ -376,6 +376,14 @@ impl<T: Data + Sync> SplitReader for ScriptReader<T> {
     }
 }
 
+#[path = "../../src/testing/scratch.rs"]
+mod scratch;
+
+/// A directory for a job's checkpoints.
+pub fn tempdir() -> tempfile::TempDir {
+    scratch::scratch().expect("a temporary directory")
+}
+
 /// Runs a job; one that has not ended after half a minute fails the test.
 pub fn run(job: Job) -> Result<Summary, Error> {
     finish(job.start()?)
@@ -383,11 +391,7 @@ pub fn run(job: Job) -> Result<Summary, Error> {
 
 /// Waits for a job, but not longer than half a minute.
 pub fn finish(handle: JobHandle) -> Result<Summary, Error> {
-    let begun = Instant::now();
-    while !handle.is_finished() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "the job hangs: {:#?}", handle.status());
-        std::thread::park_timeout(Duration::from_micros(100));
-    }
+    assert!(handle.wait_for(Duration::from_secs(30)), "the job hangs: {:#?}", handle.status());
     handle.wait()
 }
 

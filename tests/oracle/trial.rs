@@ -10,6 +10,8 @@ use proptest::test_runner::FileFailurePersistence;
 
 use super::{Fails, Fault, Item, Pace, Script, Shape, finish, quiet, run};
 
+pub use super::tempdir;
+
 // ---- random input ----------------------------------------------------------------------------------------------------
 
 /// How the times of a split go.
@@ -238,10 +240,6 @@ pub fn new_job(setup: &Setup, dir: &tempfile::TempDir) -> Job {
         job = job.memory(4096);
     }
     job
-}
-
-pub fn tempdir() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a temporary directory")
 }
 
 pub fn sliding(shape: Shape) -> Sliding {
