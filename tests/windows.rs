@@ -1,7 +1,7 @@
 //! Windows against an oracle that knows nothing but the specification: on any number of workers, in batches of any size,
 //! with and without checkpoints, and through crashes, the results and the late records are the same multisets.
 //!
-//! `MILLSTREAM_CASES=5000 cargo test --test windows` looks longer than the default of 200 cases.
+//! `MILLSTREAM_CASES=10000 cargo test --test windows` looks longer than the default of 200 cases.
 
 #[allow(dead_code)] // shared with tests/operators.rs
 mod oracle;

@@ -19,7 +19,7 @@ use millstream::prelude::*;
 use millstream::window::Windows;
 
 use crate::kit::Plan;
-use crate::kit::event::{Event, JITTER_MS, Keys, Stream, digest};
+use crate::kit::event::{Event, JITTER_MS, Keys, Stream, digest, mix};
 use crate::kit::race::{Outcome, Race};
 use crate::kit::report::Report;
 use crate::kit::threads::shared_sum;
@@ -153,9 +153,10 @@ fn half_late(plan: Plan, report: &mut Report) {
     race.add("half late", 2, &[none_late], move |workers| {
         let half = half.clone();
         let event = move |i: u64| {
-            let event = half.event(i);
-            let back = if i.is_multiple_of(2) { 0 } else { (JITTER_MS + i.wrapping_mul(0x9E37_79B9) % LATE_MS) as i64 };
-            Event { at: event.at - EventSpan::millis(back), ..event }
+            // Half of each split, by chance and without a branch in the generator.
+            let (event, chance) = (half.event(i), mix(!i));
+            let back = (chance & 1) * (JITTER_MS + (chance >> 1) % LATE_MS);
+            Event { at: event.at - EventSpan::millis(back as i64), ..event }
         };
         unlike(job_of(event, events, workers, sliding(shape), sum(), results))
     });

@@ -79,13 +79,13 @@ impl<'a> BehindWalk<'a> {
         BehindWalk { rest: behind }
     }
 
-    /// Whether one of the rows before `row` that have not been asked for is behind.
+    /// Those of the rows before `row` that are behind and have not been asked for.
     #[inline]
-    pub fn any_before(&self, row: usize) -> bool {
-        self.rest.first().is_some_and(|behind| (behind.row as usize) < row)
+    pub fn rows_before(&self, row: usize) -> impl Iterator<Item = usize> + use<'a> {
+        self.rest.iter().map(|behind| behind.row as usize).take_while(move |behind| *behind < row)
     }
 
-    /// The watermark that `row` is behind, if it is. Rows must be asked in order, each once.
+    /// The watermark that `row` is behind, if it is. Rows must be asked in order, each once; those that are not behind need not be.
     #[inline]
     pub fn at(&mut self, row: usize) -> Option<EventTime> {
         match self.rest.first() {

@@ -166,7 +166,7 @@ impl<K: Key, V: Clone> Table<K, V> {
     }
 
     /// The value of `key` for a change; a new one is made by `create`.
-    #[inline]
+    #[inline(always)] // it is in the innermost loop of all
     pub(crate) fn update(&mut self, hash: u64, key: &K, create: impl FnOnce() -> V) -> &mut V {
         if self.entries.len() == self.entries.capacity() {
             self.grow(1);

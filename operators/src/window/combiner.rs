@@ -20,11 +20,11 @@ use millstream_runtime::record::Data;
 use millstream_runtime::rows::{BehindWalk, KeyedRows};
 use millstream_runtime::time::EventTime;
 use millstream_state::hash::hash_key;
-use millstream_state::slices::{AT_ONCE, SliceState};
+use millstream_state::slices::SliceState;
 use millstream_state::snapshot::{Key, State, Value};
 
 use super::assign::WindowAssigner;
-use super::place::{Places, add_all, origin};
+use super::place::{Chunk, Open, Places, origin};
 use crate::aggregate::Aggregate;
 
 /// No more accumulators than this are held of what counts in all windows, nor of what does not, unless they stand for many records each.
@@ -77,6 +77,38 @@ impl<K: Key, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
             partial: Held::new(windows.most_windows(), PAIRS, WORTHWHILE_BEHIND),
             types: std::marker::PhantomData,
         }
+    }
+}
+
+/// Where a record is taken together with others.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Whether it counts in all windows of its slice.
+    whole: bool,
+    group: i64,
+    number: i64,
+}
+
+impl Place {
+    #[inline]
+    fn held<'a, K, Acc>(&self, whole: &'a mut Held<K, Acc>, partial: &'a mut Held<K, Acc>) -> &'a mut Held<K, Acc> {
+        if self.whole { whole } else { partial }
+    }
+}
+
+impl<K: Key, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
+    /// Where to take a record of `slice`; `None` if it has to travel as it is.
+    #[inline]
+    fn place(&self, slice: i64, open: Open, fired: i64) -> Option<Place> {
+        if slice < fired.max(open.from) {
+            return None;
+        }
+        if slice >= open.whole {
+            return (!self.whole.is_paused(slice)).then_some(Place { whole: true, group: slice, number: slice });
+        }
+        let group = open.number;
+        let number = group.checked_mul(self.partial.numbers)?.checked_add(self.windows.last_of(slice) - group)?;
+        (!self.partial.is_paused(group)).then_some(Place { whole: false, group, number })
     }
 }
 
@@ -204,42 +236,33 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
         // Records of slices before this one may be late, which is for the owner of their key to decide.
         let fired = self.windows.slices_of(self.windows.first_open(fired)).0;
         let mut behind = BehindWalk::new(&rows.behind);
-        let mut left: Vec<u32> = Vec::new();
+        let mut travel: Vec<u32> = Vec::new();
         self.whole.accs.prefetch(&rows.records, 0, |record| record.hash);
-        for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
-            self.whole.accs.prefetch(&rows.records, chunk + 1, |record| record.hash);
-            let first = chunk * AT_ONCE;
-            if let Some(slice) = self.places.of_all(records, first, &behind)
-                && !self.whole.is_paused(slice)
-                && slice >= fired
-            {
-                add_all(self.whole.accs.in_slice(slice), &self.aggregate, records, first, &rows.positions, row);
-                self.whole.count(slice, records.len() as u64);
-                continue;
+        for (number, chunk) in Chunk::all_of(rows).enumerate() {
+            self.whole.accs.prefetch(&rows.records, number + 1, |record| record.hash);
+            let (mut left, mut others) = chunk.split(&behind);
+            while let Some((slice, share)) = self.places.next_share(&chunk, &mut left) {
+                if slice < fired || self.whole.is_paused(slice) {
+                    others = others.and(share);
+                    continue;
+                }
+                chunk.add(share, self.whole.accs.in_slice(slice), &self.aggregate, row);
+                self.whole.count(slice, share.len() as u64);
             }
-            for (number, record) in (first..).zip(records) {
+            for (number, record) in chunk.records(others) {
                 *row = number;
                 let (slice, open) = self.places.of_behind(record.at, behind.at(number));
-                let place = if slice < fired.max(open.from) {
-                    None
-                } else if slice >= open.whole {
-                    Some((&mut self.whole, slice, slice))
-                } else {
-                    let (group, last) = (open.number, self.windows.last_of(slice));
-                    let number = group.checked_mul(self.partial.numbers).and_then(|n| n.checked_add(last - group));
-                    number.map(|number| (&mut self.partial, group, number))
-                };
-                let Some((held, group, place)) = place.filter(|(held, group, _)| !held.is_paused(*group)) else {
-                    left.push(number as u32);
+                let Some(place) = self.place(slice, open, fired) else {
+                    travel.push(number as u32);
                     continue;
                 };
-                held.count(group, 1);
-                let aggregate = &self.aggregate;
-                let acc = held.accs.update(place, record.hash, &record.key, || aggregate.create());
+                let (held, aggregate) = (place.held(&mut self.whole, &mut self.partial), &self.aggregate);
+                held.count(place.group, 1);
+                let acc = held.accs.update(place.number, record.hash, &record.key, || aggregate.create());
                 aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, number));
             }
         }
-        rows.keep(&left);
+        rows.keep(&travel);
         self.whole.weigh();
         self.partial.weigh();
         Ok(())

@@ -18,7 +18,7 @@ use super::Window;
 use super::apart::{Apart, bring_back, take, waiting};
 use super::assign::WindowAssigner;
 use super::combiner::{Slice, SliceCombiner};
-use super::place::{Places, add_all, origin};
+use super::place::{Chunk, Places, origin};
 use super::running::Running;
 use super::stacks::Stacks;
 use crate::aggregate::Aggregate;
@@ -136,25 +136,25 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
         // Of slices from this one on some window has not been fired, whatever the group.
         let fired = self.windows.slices_of(state.2.bounds().1).0;
         state.0.prefetch(&rows.records, 0, |record| record.hash);
-        for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
-            state.0.prefetch(&rows.records, chunk + 1, |record| record.hash);
-            let first = chunk * AT_ONCE;
-            if let Some(slice) = self.places.of_all(records, first, &behind)
-                && slice >= fired
-            {
+        for (number, chunk) in Chunk::all_of(rows).enumerate() {
+            state.0.prefetch(&rows.records, number + 1, |record| record.hash);
+            let (mut left, mut others) = chunk.split(&behind);
+            while let Some((slice, share)) = self.places.next_share(&chunk, &mut left) {
+                if slice < fired {
+                    others = others.and(share);
+                    continue;
+                }
                 state.0.load([slice]).map_err(Error::read_back)?;
-                add_all(state.0.in_slice(slice), &self.aggregate, records, first, &rows.positions, &mut cx.row);
-                let taken = if self.has_taken(slice) { records } else { &[] };
-                for (row, record) in (first..).zip(taken) {
-                    cx.row = row;
-                    let origin = origin::<K, T, A>(record, &rows.positions, row);
-                    self.follow(slice, record.hash, &record.key, |aggregate, acc| {
-                        aggregate.add(acc, &record.value, &origin);
+                chunk.add(share, state.0.in_slice(slice), &self.aggregate, &mut cx.row);
+                if self.has_taken(slice) {
+                    chunk.each::<A>(share, &mut cx.row, |record, origin| {
+                        self.follow(slice, record.hash, &record.key, |aggregate, acc| {
+                            aggregate.add(acc, &record.value, origin);
+                        });
                     });
                 }
-                continue;
             }
-            for (row, record) in (first..).zip(records) {
+            for (row, record) in chunk.records(others) {
                 cx.row = row;
                 let behind = behind.at(row);
                 let (slice, open) = self.places.of_behind(record.at, behind);

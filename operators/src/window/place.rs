@@ -1,8 +1,8 @@
-//! Where a record belongs: its slice, and which windows of that slice it counts in.
+//! Where records belong: their slice, and which windows of that slice they count in.
 
-use millstream_runtime::rows::{BehindWalk, KeyedRecord};
+use millstream_runtime::rows::{BehindWalk, KeyedRecord, KeyedRows};
 use millstream_runtime::time::{EventSpan, EventTime};
-use millstream_state::slices::InSlice;
+use millstream_state::slices::{AT_ONCE, InSlice};
 use millstream_state::snapshot::Key;
 
 use super::assign::WindowAssigner;
@@ -73,22 +73,26 @@ impl Places {
         (self.windows.slice_of(at), self.open)
     }
 
-    /// The slice of all these records, the first of which is row `first`: if they are in one, and none is behind.
+    /// What is of one slice of what is `left` of a chunk, and that slice; it is left no longer. The first record that is left decides.
     #[inline]
-    pub(super) fn of_all<K, T>(
-        &mut self,
-        records: &[KeyedRecord<K, T>],
-        first: usize,
-        behind: &BehindWalk<'_>,
-    ) -> Option<i64> {
-        if behind.any_before(first + records.len()) {
-            return None;
+    pub(super) fn next_share<K: Key, T>(&mut self, chunk: &Chunk<'_, K, T>, left: &mut Share) -> Option<(i64, Share)> {
+        let first = left.first()?;
+        let at = chunk.records[first].at;
+        if !self.recent[0].covers(at) {
+            self.turn_to(at);
         }
-        self.of(records.first()?.at);
         let place = self.recent[0];
-        // Without an early end: that is one comparison of many records at once.
-        let all = records.iter().fold(true, |all, record| all & place.covers(record.at));
-        all.then_some(place.slice)
+        // Mostly that is all. Without an early end: that is one comparison of many records at once.
+        let share = if *left == chunk.all() && chunk.records.iter().fold(true, |all, next| all & place.covers(next.at))
+        {
+            *left
+        } else {
+            let is_here = |row: usize| u32::from(place.covers(chunk.records[row].at)) << row;
+            // The last slice of all may have more than its times say.
+            Share((0..chunk.records.len()).fold(1 << first, |share, row| share | is_here(row)) & left.0)
+        };
+        left.0 &= !share.0;
+        Some((place.slice, share))
     }
 
     #[cold]
@@ -129,19 +133,162 @@ pub(super) fn origin<K, T, A: Aggregate<T>>(
     Origin { at: record.at, split, record: number }
 }
 
-/// Adds records that are all of one slice, the first of which is row `first`: nothing is asked of each but its accumulator.
-#[inline(always)] // it is the innermost loop of all, at two places
-pub(super) fn add_all<K: Key, T, A: Aggregate<T>>(
-    mut slice: InSlice<'_, K, A::Acc>,
-    aggregate: &A,
-    records: &[KeyedRecord<K, T>],
+/// Some of the records of a [`Chunk`]: bit 0 is the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share(u32);
+
+impl Share {
+    /// The number, in its chunk, of the first record.
+    #[inline]
+    fn first(self) -> Option<usize> {
+        (self.0 != 0).then(|| self.0.trailing_zeros() as usize)
+    }
+
+    #[inline]
+    pub(super) fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    #[inline]
+    pub(super) fn and(self, other: Share) -> Share {
+        Share(self.0 | other.0)
+    }
+}
+
+/// A part of a batch: as many records as are dealt with at once.
+pub(super) struct Chunk<'a, K, T> {
+    records: &'a [KeyedRecord<K, T>],
+    /// The row of the first one.
     first: usize,
-    positions: &[(u32, u64)],
-    row: &mut usize,
+    positions: &'a [(u32, u64)],
+}
+
+impl<'a, K: Key, T> Chunk<'a, K, T> {
+    /// A batch, part by part.
+    pub(super) fn all_of(rows: &'a KeyedRows<K, T>) -> impl Iterator<Item = Self> {
+        let positions = &rows.positions;
+        let chunk = move |(number, records)| Chunk { records, first: number * AT_ONCE, positions };
+        rows.records.chunks(AT_ONCE).enumerate().map(chunk)
+    }
+
+    #[inline]
+    fn all(&self) -> Share {
+        Share(u32::MAX >> (u32::BITS as usize - self.records.len()))
+    }
+
+    /// Which records are not behind, and which are. The former may be dealt with first: to aggregates order does not matter.
+    #[inline]
+    pub(super) fn split(&self, behind: &BehindWalk<'_>) -> (Share, Share) {
+        let rows = behind.rows_before(self.first + self.records.len());
+        let behind = rows.fold(0, |share, row| share | 1 << (row - self.first));
+        (Share(self.all().0 & !behind), Share(behind))
+    }
+
+    /// The records of a share with their rows, in order.
+    #[inline]
+    pub(super) fn records(&self, share: Share) -> impl Iterator<Item = (usize, &'a KeyedRecord<K, T>)> + use<'a, K, T> {
+        let (records, first, mut rest) = (self.records, self.first, share);
+        std::iter::from_fn(move || {
+            let number = rest.first()?;
+            rest.0 &= rest.0 - 1;
+            Some((first + number, &records[number]))
+        })
+    }
+
+    /// Does something with all records of a share; `row` says with which one.
+    #[inline(always)] // it is the innermost loop of all
+    pub(super) fn each<A: Aggregate<T>>(
+        &self,
+        share: Share,
+        row: &mut usize,
+        mut act: impl FnMut(&KeyedRecord<K, T>, &Origin),
+    ) {
+        for (number, record) in self.records(share) {
+            *row = number;
+            act(record, &origin::<K, T, A>(record, self.positions, number));
+        }
+    }
+
+    /// Adds a share to the slice that its records are of: nothing is asked of each but its accumulator.
+    #[inline(always)] // as above
+    pub(super) fn add<A: Aggregate<T>>(
+        &self,
+        share: Share,
+        mut slice: InSlice<'_, K, A::Acc>,
+        aggregate: &A,
+        row: &mut usize,
+    ) {
+        if share == self.all() {
+            for (number, record) in (self.first..).zip(self.records) {
+                *row = number;
+                add_one(&mut slice, aggregate, record, &origin::<K, T, A>(record, self.positions, number));
+            }
+        } else {
+            self.each::<A>(share, row, |record, origin| add_one(&mut slice, aggregate, record, origin));
+        }
+    }
+}
+
+#[inline(always)] // as above
+fn add_one<K: Key, T, A: Aggregate<T>>(
+    slice: &mut InSlice<'_, K, A::Acc>,
+    aggregate: &A,
+    record: &KeyedRecord<K, T>,
+    origin: &Origin,
 ) {
-    for (number, record) in (first..).zip(records) {
-        *row = number;
-        let acc = slice.update(record.hash, &record.key, || aggregate.create());
-        aggregate.add(acc, &record.value, &origin::<K, T, A>(record, positions, number));
+    aggregate.add(slice.update(record.hash, &record.key, || aggregate.create()), &record.value, origin);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::window::Tumbling;
+    use crate::window::assign::Sliced;
+    use millstream_runtime::rows::Behind;
+    use millstream_state::hash::hash_key;
+    use proptest::prelude::*;
+
+    fn rows(times: &[i64], behind: &[bool]) -> KeyedRows<u64, ()> {
+        let mut rows = KeyedRows::default();
+        for (row, at) in times.iter().enumerate() {
+            rows.push(hash_key(&0u64), EventTime::from_micros(*at), 0, ());
+            if behind[row] {
+                rows.behind.push(Behind { row: row as u32, watermark: EventTime::MAX });
+            }
+        }
+        rows
+    }
+
+    proptest! {
+        /// Every record that is not behind is in the share of its slice, once, and the others are left to the caller.
+        #[test]
+        fn shares_divide_a_chunk_by_slices(
+            size in 1i64..20,
+            times in prop::collection::vec(prop_oneof![5 => 0i64..60, 1 => i64::MIN..i64::MIN + 3, 1 => i64::MAX - 3..=i64::MAX], 1..40),
+            behind in prop::collection::vec(prop::bool::weighted(0.2), 40),
+        ) {
+            let windows = Tumbling::of(EventSpan::micros(size)).assigner();
+            let (rows, mut places) = (rows(&times, &behind), Places::new(windows));
+            let mut walk = BehindWalk::new(&rows.behind);
+            let mut seen = Vec::new();
+            for chunk in Chunk::all_of(&rows) {
+                let (mut left, others) = chunk.split(&walk);
+                while let Some((slice, share)) = places.next_share(&chunk, &mut left) {
+                    prop_assert_eq!(chunk.records(share).count(), share.len());
+                    for (row, record) in chunk.records(share) {
+                        prop_assert!(!behind[row]);
+                        prop_assert_eq!(slice, windows.slice_of(record.at));
+                        seen.push(row);
+                    }
+                }
+                for (row, _) in chunk.records(others) {
+                    prop_assert!(behind[row]);
+                    prop_assert_eq!(walk.at(row), Some(EventTime::MAX));
+                    seen.push(row);
+                }
+            }
+            seen.sort_unstable();
+            prop_assert!(seen.into_iter().eq(0..times.len()));
+        }
     }
 }

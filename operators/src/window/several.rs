@@ -30,7 +30,7 @@ use super::apart::{Apart, bring_back, take, waiting};
 use super::assign::{Sliced, WindowAssigner};
 use super::combiner::{Slice, SliceCombiner};
 use super::operator::{PANES_A_TURN, PANES_AT_ONCE, firing_groups};
-use super::place::{Places, add_all, origin};
+use super::place::{Chunk, Places, origin};
 use super::schedule::{Due, Schedule};
 use super::stretches::Stretches;
 use super::{Assigned, Pane, Sliding, Window, Windows};
@@ -193,28 +193,22 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
         let fired = self.schedule.passed(EventTime::from_micros(marks.bounds().1));
         slices.load(rows.records.iter().map(|record| self.places.of(record.at))).map_err(Error::read_back)?;
         slices.prefetch(&rows.records, 0, |record| record.hash);
-        for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
-            slices.prefetch(&rows.records, chunk + 1, |record| record.hash);
-            let first = chunk * AT_ONCE;
-            if let Some(slice) = self.places.of_all(records, first, &behind)
-                && slice >= fired
-            {
-                let slice = slices.in_slice(slice);
-                add_all(slice, &self.aggregate, records, first, &rows.positions, &mut cx.row);
-                continue;
+        for (number, chunk) in Chunk::all_of(rows).enumerate() {
+            slices.prefetch(&rows.records, number + 1, |record| record.hash);
+            let (mut left, mut others) = chunk.split(&behind);
+            while let Some((slice, share)) = self.places.next_share(&chunk, &mut left) {
+                if slice < fired {
+                    others = others.and(share);
+                } else {
+                    chunk.add(share, slices.in_slice(slice), &self.aggregate, &mut cx.row);
+                }
             }
-            for (row, record) in (first..).zip(records) {
+            for (row, record) in chunk.records(others) {
                 cx.row = row;
                 let slice = self.places.of(record.at);
                 let behind = behind.at(row);
                 let origin = origin::<K, T, A>(record, &rows.positions, row);
-                if behind.is_some() || slice < fired {
-                    self.add_behind(cx, slices, apart, marks, slice, behind, record, &origin)?;
-                    continue;
-                }
-                let aggregate = &self.aggregate;
-                let acc = slices.update(slice, record.hash, &record.key, || aggregate.create());
-                aggregate.add(acc, &record.value, &origin);
+                self.add_behind(cx, slices, apart, marks, slice, behind, record, &origin)?;
             }
         }
         Ok(())
