@@ -424,7 +424,7 @@ pub fn differences<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
         .collect()
 }
 
-/// How many cases a property test runs: `of` in 200, or in as many as `MILLSTREAM_CASES` says.
+/// How many cases a property test runs: `of` where CI runs 200; in proportion where `MILLSTREAM_CASES` says how many that are.
 pub fn cases(of: u32) -> u32 {
     let all = std::env::var("MILLSTREAM_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200);
     (all * of).div_ceil(200).max(1)

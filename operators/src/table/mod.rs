@@ -104,7 +104,7 @@ impl<K: Key + Row, V: Row> Table<K, V> {
         self.changes.key_by(|(key, ..)| key.clone())
     }
 
-    /// How many rows each key has.
+    /// How many rows each key has; of a key that has none there is nothing.
     #[must_use]
     pub fn count(self) -> Table<K, i64> {
         self.reduced("table count", |_, rows, out| {
@@ -112,7 +112,7 @@ impl<K: Key + Row, V: Row> Table<K, V> {
         })
     }
 
-    /// The sum of what `of` takes from the rows of each key. One that does not fit fails the job.
+    /// The sum of what `of` takes from the rows of each key that has some. One that does not fit fails the job.
     #[must_use]
     pub fn sum(self, of: impl Fn(&V) -> i64 + Clone + Send + 'static) -> Table<K, i64> {
         self.reduced("table sum", move |_, rows, out| {
