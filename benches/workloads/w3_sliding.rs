@@ -12,6 +12,7 @@
 //! counted.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
@@ -146,19 +147,20 @@ fn half_late(plan: Plan, report: &mut Report) {
     let results = |_: u64, _: i64, _: i64| 0;
     // They count in other windows, so sums differ.
     let unlike = |outcome: Outcome| Outcome { checksum: None, ..outcome };
+    // Half of each split, by chance. Whoever has none late pays for the same chance.
+    let event = |late: u64, stream: &Stream, i: u64| {
+        let (event, chance) = (stream.event(i), mix(!i));
+        let back = (chance & late) * (JITTER_MS + (chance >> 1) % LATE_MS);
+        Event { at: event.at - EventSpan::millis(back as i64), ..event }
+    };
+    let (late, not) = (black_box(1), black_box(0));
     let none_late = race.add("none late", 2, &[], move |workers| {
         let none = none.clone();
-        unlike(job_of(move |i| none.event(i), events, workers, sliding(shape), sum(), results))
+        unlike(job_of(move |i| event(not, &none, i), events, workers, sliding(shape), sum(), results))
     });
     race.add("half late", 2, &[none_late], move |workers| {
         let half = half.clone();
-        let event = move |i: u64| {
-            // Half of each split, by chance and without a branch in the generator.
-            let (event, chance) = (half.event(i), mix(!i));
-            let back = (chance & 1) * (JITTER_MS + (chance >> 1) % LATE_MS);
-            Event { at: event.at - EventSpan::millis(back as i64), ..event }
-        };
-        unlike(job_of(event, events, workers, sliding(shape), sum(), results))
+        unlike(job_of(move |i| event(late, &half, i), events, workers, sliding(shape), sum(), results))
     });
     race.run(plan.brief(), report);
 }

@@ -49,7 +49,7 @@
 //! second in all modes.
 //!
 //! **Nothing is simulated.** Workers are threads, records of a key travel to the worker that owns it, checkpoints are written to a temporary
-//! directory and restored from there: in `/dev/shm`, where there is one with a GiB to spare, because starts are twice as fast in memory as on a
+//! directory and restored from there: in `/dev/shm`, where there is one with a GiB to spare, because starts are two to three times as fast there as on a
 //! disk, and wherever `TMPDIR` says if it is set. A crash ends the job without a word, and input after the last checkpoint is read again.
 //!
 //! **What may rightly differ**: what depends on the order in which records of several splits or inputs meet (a `fold` over two

@@ -426,6 +426,7 @@ pub fn differences<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
 
 /// How many cases a property test runs: `of` where CI runs 200; in proportion where `MILLSTREAM_CASES` says how many that are.
 pub fn cases(of: u32) -> u32 {
-    let all = std::env::var("MILLSTREAM_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200);
-    (all * of).div_ceil(200).max(1)
+    let all: u64 = std::env::var("MILLSTREAM_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200);
+    let cases = all.saturating_mul(u64::from(of)).div_ceil(200);
+    u32::try_from(cases).unwrap_or(u32::MAX).max(1)
 }

@@ -81,34 +81,26 @@ impl<K: Key, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
 }
 
 /// Where a record is taken together with others.
-#[derive(Clone, Copy)]
-struct Place {
+struct Spot {
     /// Whether it counts in all windows of its slice.
     whole: bool,
     group: i64,
     number: i64,
 }
 
-impl Place {
-    #[inline]
-    fn held<'a, K, Acc>(&self, whole: &'a mut Held<K, Acc>, partial: &'a mut Held<K, Acc>) -> &'a mut Held<K, Acc> {
-        if self.whole { whole } else { partial }
-    }
-}
-
 impl<K: Key, T, A: Aggregate<T>> SliceCombiner<K, T, A> {
     /// Where to take a record of `slice`; `None` if it has to travel as it is.
     #[inline]
-    fn place(&self, slice: i64, open: Open, fired: i64) -> Option<Place> {
+    fn spot(&self, slice: i64, open: Open, fired: i64) -> Option<Spot> {
         if slice < fired.max(open.from) {
             return None;
         }
         if slice >= open.whole {
-            return (!self.whole.is_paused(slice)).then_some(Place { whole: true, group: slice, number: slice });
+            return (!self.whole.is_paused(slice)).then_some(Spot { whole: true, group: slice, number: slice });
         }
         let group = open.number;
         let number = group.checked_mul(self.partial.numbers)?.checked_add(self.windows.last_of(slice) - group)?;
-        (!self.partial.is_paused(group)).then_some(Place { whole: false, group, number })
+        (!self.partial.is_paused(group)).then_some(Spot { whole: false, group, number })
     }
 }
 
@@ -243,22 +235,23 @@ impl<K: Key, T: Data, A: Aggregate<T>> Combiner for SliceCombiner<K, T, A> {
             let (mut left, mut others) = chunk.split(&behind);
             while let Some((slice, share)) = self.places.next_share(&chunk, &mut left) {
                 if slice < fired || self.whole.is_paused(slice) {
-                    others = others.and(share);
+                    others = others.with(share);
                     continue;
                 }
                 chunk.add(share, self.whole.accs.in_slice(slice), &self.aggregate, row);
                 self.whole.count(slice, share.len() as u64);
             }
-            for (number, record) in chunk.records(others) {
+            for (number, record) in chunk.records(others.with(left)) {
                 *row = number;
                 let (slice, open) = self.places.of_behind(record.at, behind.at(number));
-                let Some(place) = self.place(slice, open, fired) else {
+                let Some(spot) = self.spot(slice, open, fired) else {
                     travel.push(number as u32);
                     continue;
                 };
-                let (held, aggregate) = (place.held(&mut self.whole, &mut self.partial), &self.aggregate);
-                held.count(place.group, 1);
-                let acc = held.accs.update(place.number, record.hash, &record.key, || aggregate.create());
+                let held = if spot.whole { &mut self.whole } else { &mut self.partial };
+                held.count(spot.group, 1);
+                let aggregate = &self.aggregate;
+                let acc = held.accs.update(spot.number, record.hash, &record.key, || aggregate.create());
                 aggregate.add(acc, &record.value, &origin::<K, T, A>(record, &rows.positions, number));
             }
         }

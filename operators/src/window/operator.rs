@@ -141,9 +141,10 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
             let (mut left, mut others) = chunk.split(&behind);
             while let Some((slice, share)) = self.places.next_share(&chunk, &mut left) {
                 if slice < fired {
-                    others = others.and(share);
+                    others = others.with(share);
                     continue;
                 }
+                cx.row = chunk.row(share);
                 state.0.load([slice]).map_err(Error::read_back)?;
                 chunk.add(share, state.0.in_slice(slice), &self.aggregate, &mut cx.row);
                 if self.has_taken(slice) {
@@ -154,7 +155,7 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SlicedWindows<K, T, A> 
                     });
                 }
             }
-            for (row, record) in chunk.records(others) {
+            for (row, record) in chunk.records(others.with(left)) {
                 cx.row = row;
                 let behind = behind.at(row);
                 let (slice, open) = self.places.of_behind(record.at, behind);

@@ -74,23 +74,23 @@ impl Places {
     }
 
     /// What is of one slice of what is `left` of a chunk, and that slice; it is left no longer. The first record that is left decides.
-    #[inline]
+    /// `None` if all that is left had better be dealt with one by one: there is nothing, or it is of many slices.
+    #[inline(always)] // once for every few records
     pub(super) fn next_share<K: Key, T>(&mut self, chunk: &Chunk<'_, K, T>, left: &mut Share) -> Option<(i64, Share)> {
         let first = left.first()?;
-        let at = chunk.records[first].at;
-        if !self.recent[0].covers(at) {
-            self.turn_to(at);
-        }
+        self.of(chunk.records[first].at);
         let place = self.recent[0];
         // Mostly that is all. Without an early end: that is one comparison of many records at once.
-        let share = if *left == chunk.all() && chunk.records.iter().fold(true, |all, next| all & place.covers(next.at))
-        {
-            *left
-        } else {
-            let is_here = |row: usize| u32::from(place.covers(chunk.records[row].at)) << row;
-            // The last slice of all may have more than its times say.
-            Share((0..chunk.records.len()).fold(1 << first, |share, row| share | is_here(row)) & left.0)
-        };
+        if *left == chunk.all && chunk.records.iter().fold(true, |all, next| all & place.covers(next.at)) {
+            *left = Share(0);
+            return Some((place.slice, chunk.all));
+        }
+        let is_here = |row: usize| u32::from(place.covers(chunk.records[row].at)) << row;
+        // The first and the last slice of all may have more than their times say.
+        let share = Share((0..chunk.records.len()).fold(1 << first, |share, row| share | is_here(row)) & left.0);
+        if share.len() * MANY_SLICES < left.len() {
+            return None;
+        }
         left.0 &= !share.0;
         Some((place.slice, share))
     }
@@ -137,6 +137,11 @@ pub(super) fn origin<K, T, A: Aggregate<T>>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share(u32);
 
+const _: () = assert!(AT_ONCE <= u32::BITS as usize);
+
+/// Where about so many slices meet, records are dealt with one by one.
+const MANY_SLICES: usize = 4;
+
 impl Share {
     /// The number, in its chunk, of the first record.
     #[inline]
@@ -150,7 +155,7 @@ impl Share {
     }
 
     #[inline]
-    pub(super) fn and(self, other: Share) -> Share {
+    pub(super) fn with(self, other: Share) -> Share {
         Share(self.0 | other.0)
     }
 }
@@ -160,6 +165,7 @@ pub(super) struct Chunk<'a, K, T> {
     records: &'a [KeyedRecord<K, T>],
     /// The row of the first one.
     first: usize,
+    all: Share,
     positions: &'a [(u32, u64)],
 }
 
@@ -167,21 +173,26 @@ impl<'a, K: Key, T> Chunk<'a, K, T> {
     /// A batch, part by part.
     pub(super) fn all_of(rows: &'a KeyedRows<K, T>) -> impl Iterator<Item = Self> {
         let positions = &rows.positions;
-        let chunk = move |(number, records)| Chunk { records, first: number * AT_ONCE, positions };
+        let chunk = move |(number, records): (usize, &'a [_])| {
+            let all = Share(u32::MAX >> (u32::BITS as usize - records.len()));
+            Chunk { records, first: number * AT_ONCE, all, positions }
+        };
         rows.records.chunks(AT_ONCE).enumerate().map(chunk)
     }
 
-    #[inline]
-    fn all(&self) -> Share {
-        Share(u32::MAX >> (u32::BITS as usize - self.records.len()))
-    }
-
-    /// Which records are not behind, and which are. The former may be dealt with first: to aggregates order does not matter.
+    /// Which records are not behind, and which are. The former may be dealt with first: to aggregates order does not matter,
+    /// other than for which record a sum does not fit with.
     #[inline]
     pub(super) fn split(&self, behind: &BehindWalk<'_>) -> (Share, Share) {
         let rows = behind.rows_before(self.first + self.records.len());
         let behind = rows.fold(0, |share, row| share | 1 << (row - self.first));
-        (Share(self.all().0 & !behind), Share(behind))
+        (Share(self.all.0 & !behind), Share(behind))
+    }
+
+    /// The row of the first record of a share.
+    #[inline]
+    pub(super) fn row(&self, share: Share) -> usize {
+        self.first + share.first().unwrap_or_default()
     }
 
     /// The records of a share with their rows, in order.
@@ -218,7 +229,7 @@ impl<'a, K: Key, T> Chunk<'a, K, T> {
         aggregate: &A,
         row: &mut usize,
     ) {
-        if share == self.all() {
+        if share == self.all {
             for (number, record) in (self.first..).zip(self.records) {
                 *row = number;
                 add_one(&mut slice, aggregate, record, &origin::<K, T, A>(record, self.positions, number));
@@ -281,9 +292,8 @@ mod tests {
                         seen.push(row);
                     }
                 }
-                for (row, _) in chunk.records(others) {
-                    prop_assert!(behind[row]);
-                    prop_assert_eq!(walk.at(row), Some(EventTime::MAX));
+                for (row, _) in chunk.records(others.with(left)) {
+                    prop_assert_eq!(walk.at(row), behind[row].then_some(EventTime::MAX));
                     seen.push(row);
                 }
             }

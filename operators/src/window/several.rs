@@ -198,17 +198,23 @@ impl<K: Key, T: Data, A: Aggregate<T>> KeyedOperator for SeveralWindows<K, T, A>
             let (mut left, mut others) = chunk.split(&behind);
             while let Some((slice, share)) = self.places.next_share(&chunk, &mut left) {
                 if slice < fired {
-                    others = others.and(share);
+                    others = others.with(share);
                 } else {
                     chunk.add(share, slices.in_slice(slice), &self.aggregate, &mut cx.row);
                 }
             }
-            for (row, record) in chunk.records(others) {
+            for (row, record) in chunk.records(others.with(left)) {
                 cx.row = row;
                 let slice = self.places.of(record.at);
                 let behind = behind.at(row);
                 let origin = origin::<K, T, A>(record, &rows.positions, row);
-                self.add_behind(cx, slices, apart, marks, slice, behind, record, &origin)?;
+                if behind.is_some() || slice < fired {
+                    self.add_behind(cx, slices, apart, marks, slice, behind, record, &origin)?;
+                    continue;
+                }
+                let aggregate = &self.aggregate;
+                let acc = slices.update(slice, record.hash, &record.key, || aggregate.create());
+                aggregate.add(acc, &record.value, &origin);
             }
         }
         Ok(())

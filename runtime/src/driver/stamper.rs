@@ -8,9 +8,6 @@ use crate::source::{BadRecord, Output};
 use crate::time::EventTime;
 use crate::watermark::WatermarkGenerator;
 
-/// How many records are looked at before those that are behind are marked: as many as a word has bits.
-const AT_ONCE: usize = 64;
-
 /// Gives every record its event time as it is read.
 pub(super) struct Stamper<'a, T, F> {
     pub timestamp: &'a F,
@@ -44,25 +41,16 @@ pub(super) fn observe<T, G: WatermarkGenerator>(
     mut steps: Option<&mut Steps>,
     row: &mut usize,
 ) -> (G, EventTime) {
-    let mut watermarks = [watermark; AT_ONCE];
-    for (chunk, records) in rows.records.chunks(AT_ONCE).enumerate() {
-        // Whether a record is behind is nothing that a processor can guess, so nothing is decided by it until all are known.
-        let mut behind = 0u64;
-        for (number, (record, own)) in records.iter().zip(&mut watermarks).enumerate() {
-            *row = chunk * AT_ONCE + number;
-            *own = watermark;
-            behind |= u64::from(record.at < watermark) << number;
-            generator.observe(record.at);
-            let before = watermark;
-            watermark = before.max(generator.watermark());
-            if let Some(steps) = &mut steps {
-                steps.note(*row, record.at, watermark, watermark > before);
-            }
+    for (number, record) in rows.records.iter().enumerate() {
+        *row = number;
+        let before = watermark;
+        if record.at < before {
+            rows.behind.push(Behind { row: number as u32, watermark: before });
         }
-        while behind != 0 {
-            let number = behind.trailing_zeros() as usize;
-            rows.behind.push(Behind { row: (chunk * AT_ONCE + number) as u32, watermark: watermarks[number] });
-            behind &= behind - 1;
+        generator.observe(record.at);
+        watermark = before.max(generator.watermark());
+        if let Some(steps) = &mut steps {
+            steps.note(number, record.at, watermark, watermark > before);
         }
     }
     (generator, watermark)
