@@ -229,6 +229,7 @@ impl<'a, K: Key, T> Chunk<'a, K, T> {
         aggregate: &A,
         row: &mut usize,
     ) {
+        // Mostly it is all, and a loop that need not look which is a twentieth faster for the whole job.
         if share == self.all {
             for (number, record) in (self.first..).zip(self.records) {
                 *row = number;
