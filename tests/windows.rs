@@ -659,11 +659,24 @@ fn when_the_delay_is_raised_then_none_of_several_windows_fires_twice() {
 /// A source that is new between two starts knows nothing of what was over before: what has been fired stays as it is.
 #[test]
 fn when_a_source_is_added_then_none_of_several_windows_fires_twice() {
-    // One by one, and all at once.
-    [1, 1024].into_iter().for_each(add_a_source);
+    let expected = [(0, 10, 1), (0, 30, 2), (10, 20, 1), (30, 60, 4), (40, 50, 1), (50, 60, 2)];
+    add_a_source(|| several(&[TENS, THIRTIES]), &expected);
 }
 
-fn add_a_source(batch: usize) {
+#[test]
+fn when_a_source_is_added_then_no_sliding_window_fires_twice() {
+    let expected = [(-10, 10, 1), (0, 20, 2), (10, 30, 1), (30, 50, 1), (40, 60, 4), (50, 70, 2)];
+    add_a_source(|| sliding(Shape { size: 20, slide: 10, offset: 0 }), &expected);
+}
+
+fn add_a_source<W: Windows<Item>>(windows: impl Fn() -> W, expected: &[(i64, i64, u64)]) {
+    // One by one, and all at once.
+    for batch in [1, 1024] {
+        add_a_source_in_batches(batch, &windows, expected);
+    }
+}
+
+fn add_a_source_in_batches<W: Windows<Item>>(batch: usize, windows: impl Fn() -> W, expected: &[(i64, i64, u64)]) {
     let dir = tempdir();
     let (results, late) = (Collected::<(u64, Window, u64)>::new(), Collected::new());
     let items = |times: &[i64]| one_split(&times.iter().map(|at| (*at, 0)).collect::<Vec<_>>());
@@ -674,7 +687,7 @@ fn add_a_source(batch: usize) {
             all = all.union([job.source(from_vec(items(times)), watermarks(0)).name("added")]);
         }
         let keyed = all.key_by(|item: &Item| item.key);
-        let (out, too_late) = keyed.window(several(&[TENS, THIRTIES])).aggregate_with_late(Count);
+        let (out, too_late) = keyed.window(windows()).aggregate_with_late(Count);
         out.name("windows").sink(results.sink());
         too_late.sink(late.sink());
         job
@@ -689,14 +702,14 @@ fn add_a_source(batch: usize) {
     handle.wait().expect("stops");
     let (sender, source) = channel(16);
     drop(sender);
-    // 7 is late for all of its windows, 44 for the short one only, and 57 for none.
+    // 7 is late for all of its windows, 44 for the one that ends first only, and 57 for none.
     let handle = job(source, Some(&[7, 44, 57])).start().expect("goes on");
     oracle::finish(handle).expect("finishes");
     assert_eq!(values(late.take()).iter().map(|item| item.at).collect::<Vec<_>>(), [7]);
     let counts = values(results.take())
         .into_iter()
         .map(|(_, window, n)| (window.start.micros(), window.end.micros(), n));
-    assert_eq!(sorted(counts.collect()), [(0, 10, 1), (0, 30, 2), (10, 20, 1), (30, 60, 4), (40, 50, 1), (50, 60, 2)]);
+    assert_eq!(sorted(counts.collect()), expected);
 }
 
 // ---- more than one window --------------------------------------------------------------------------------------------
