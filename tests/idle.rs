@@ -245,6 +245,35 @@ fn an_idle_split_is_restored_where_its_source_stood() {
     assert_eq!(counted, keys.len() as u64 + 1);
 }
 
+/// Those that are idle when all are look nowhere for how far others are. Once nobody told them when one went on, and event time stood still.
+#[test]
+fn when_all_were_idle_and_one_goes_on_then_the_others_follow_it() {
+    for workers in [1, 2, 3] {
+        let ((quiet, quiet_source), (busy, busy_source)) = (channel(10), channel(10));
+        let (out, results) = mpsc::channel();
+        let job = Job::new("awake").workers(workers);
+        let marks = || watermarks(0).idle_after(Duration::from_millis(20));
+        let first = job.source(quiet_source, marks()).name("quiet");
+        first
+            .union([job.source(busy_source, marks()).name("busy")])
+            .key_by(|item: &Item| item.key)
+            .window(Tumbling::of(EventSpan::micros(10)))
+            .aggregate(Count)
+            .sink(for_each(move |pane: Record<Pane<u64, u64>>| out.send(pane.value).expect("the test waits")));
+        let handle = job.start().expect("starts");
+        quiet.send(item(0, 0, 5)).expect("read");
+        busy.send(item(1, 0, 7)).expect("read");
+        wait_until(&handle, |status| status.splits.iter().all(|split| split.state == SplitState::Idle));
+        // They look around every now and then until all have seen that all are idle.
+        std::thread::park_timeout(Duration::from_millis(100));
+        busy.send(item(1, 1, 100)).expect("read");
+        let (_, window, count) = results.recv_timeout(Duration::from_secs(20)).expect("the window closes");
+        assert_eq!((window.start.micros(), count), (0, 2), "{workers} workers");
+        drop((quiet, busy));
+        finish(handle).expect("finishes");
+    }
+}
+
 /// One source could be read at once, the other is slow: the fast one never gets further ahead than it may.
 #[test]
 fn sources_that_are_aligned_stay_together() {

@@ -27,6 +27,54 @@ fn upsert(item: &Item) -> Option<String> {
     (item.value.rem_euclid(4) != 0).then(|| format!("row {}", item.value.rem_euclid(6)))
 }
 
+/// Of two upserts of one instant the later one counts, also when it comes after a start for which the sources were written down in another order.
+/// Once splits were numbered anew then, and the earlier one counted.
+#[test]
+fn sources_may_change_places_between_two_starts() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let start = |swapped: bool, rows: &Collected<Delta<u64, String>>| {
+        let job = Job::new("places").workers(2).checkpoint_dir(dir.path());
+        let ((other, other_source), (upserts, upsert_source)) = (channel::<Item>(10), channel::<Item>(10));
+        let other_items = |job: &Job, source| job.source(source, watermarks(0)).name("other");
+        let upsert_items = |job: &Job, source| job.source(source, watermarks(0)).name("upserts");
+        let (others, items) = if swapped {
+            let items = upsert_items(&job, upsert_source);
+            (other_items(&job, other_source), items)
+        } else {
+            (other_items(&job, other_source), upsert_items(&job, upsert_source))
+        };
+        others
+            .key_by(|item| item.key)
+            .fold(0u64, |count, _| *count += 1)
+            .name("count")
+            .sink(for_each(|_| ()));
+        items
+            .key_by(|item| item.key)
+            .upserts_into_table(|item| Some(format!("row {}", item.value)))
+            .name("rows")
+            .changes()
+            .sink(rows.sink());
+        (other, upserts, job.start().expect("starts"))
+    };
+    let item = |value| Item { split: 0, number: 0, at: 10, key: 1, value };
+    let rows = Collected::new();
+    let (_other, upserts, handle) = start(false, &rows);
+    upserts.send(item(1)).expect("read");
+    while handle.status().records_in < 1 {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    handle.stop(StopMode::WithCheckpoint);
+    oracle::finish(handle).expect("stops");
+    let (other, upserts, handle) = start(true, &rows);
+    upserts.send(item(2)).expect("read");
+    drop((other, upserts));
+    oracle::finish(handle).expect("finishes");
+    let mut sums = Naive::new();
+    rows.values().into_iter().for_each(|(key, row, by)| *sums.entry((key, row)).or_default() += by);
+    sums.retain(|_, count| *count != 0);
+    assert_eq!(sums, Naive::from([((1, "row 2".to_string()), 1)]));
+}
+
 #[derive(Clone)]
 struct Outlets {
     counts: Collected<Delta<u64, i64>>,
@@ -34,6 +82,8 @@ struct Outlets {
     upserts: Collected<Delta<u64, String>>,
     pairs: Collected<Delta<u64, (i64, String)>>,
     sums: Collected<Delta<String, i64>>,
+    /// Changes that were late for a window: there must not be any.
+    missed: Collected<Delta<u64, i64>>,
 }
 
 impl Outlets {
@@ -44,6 +94,7 @@ impl Outlets {
             upserts: Collected::new(),
             pairs: Collected::new(),
             sums: Collected::new(),
+            missed: Collected::new(),
         }
     }
 
@@ -53,10 +104,19 @@ impl Outlets {
         let items = job.source(source, watermarks(case.delay)).inspect(strikes(faults));
         let first = items.clone().changes_into_table(|item| change(&item)).name("first");
         let second = items.key_by(|item| item.key).upserts_into_table(upsert).name("second");
-        first.clone().count().changes().sink(self.counts.sink());
+        let counts = first.clone().count().changes();
+        counts.clone().sink(self.counts.sink());
+        let behind_join = pairs_of(&first, &second).changes().map(|(key, (row, _), by)| (key, row, by));
+        counts
+            .union([behind_join])
+            .key_by(|(key, ..)| *key)
+            .window(Tumbling::of(EventSpan::micros(7)))
+            .aggregate_with_late(Count)
+            .1
+            .sink(self.missed.sink());
         first.clone().filter(|_, row| *row != 4).distinct().changes().sink(self.distinct.sink());
         second.clone().changes().sink(self.upserts.sink());
-        let pairs = first.join(second);
+        let pairs = pairs_of(&first, &second);
         pairs.clone().changes().sink(self.pairs.sink());
         // A reduction behind a join, by another key.
         pairs
@@ -105,6 +165,7 @@ impl Outlets {
         for ((text, row), count) in by_text {
             *sums.entry(text).or_default() += row * count;
         }
+        prop_assert_eq!(values(self.missed.take()), []);
         let once = |(key, row)| ((key, row), 1);
         prop_assert_eq!(added_up(&self.counts), counts.into_iter().map(once).collect());
         prop_assert_eq!(added_up(&self.distinct), distinct);
@@ -113,6 +174,10 @@ impl Outlets {
         prop_assert_eq!(added_up(&self.sums), sums.into_iter().map(|(key, row)| ((key, row), 1)).collect());
         Ok(())
     }
+}
+
+fn pairs_of(first: &Table<u64, i64>, second: &Table<u64, String>) -> Table<u64, (i64, String)> {
+    first.clone().join(second.clone())
 }
 
 /// The table that changes make.

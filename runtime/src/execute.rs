@@ -142,13 +142,13 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         first_epoch,
         probe,
         rest,
-        split_names(&graph, &names, &splits),
+        split_names(&graph, &names, &splits, restored.as_deref()),
         sender,
     ));
     let operators = operator_infos(&graph, &names, restored.as_deref(), &shape.schemas);
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
-    warn_about_replay(&job.name, &graph, &names, held.store.is_some());
+    warn_about_replay(&job.name, &graph, &names, restored.as_deref(), held.store.is_some());
 
     let epoch = restored.as_ref().map(|manifest| manifest.epoch);
     held.journal.execution.clone_from(&execution);
@@ -249,33 +249,48 @@ fn numbered(graph: &Graph, mut splits: HashMap<usize, Vec<String>>) -> HashMap<u
     (0..graph.nodes.len()).filter_map(own).collect()
 }
 
-/// How far event time had come for a node in the checkpoint that is restored: the least watermark of the sources upstream of it.
-fn resumes_at(graph: &Graph, names: &[String], node: usize, restored: Option<&Manifest>) -> EventTime {
-    let Some(restored) = restored else { return EventTime::MIN };
+/// How far event time had come for a node in the checkpoint that is restored: for each source upstream of it that the checkpoint knows, the
+/// least watermark of its splits.
+fn restored_marks(graph: &Graph, names: &[String], node: usize, restored: Option<&Manifest>) -> Vec<Option<EventTime>> {
     let of = |source: usize| {
-        let entry = restored.sources.iter().find(|entry| entry.name == names[source]);
-        let splits = entry.map(|entry| entry.splits.iter().filter(|split| !split.ended));
-        splits.map_or(EventTime::MIN, |splits| {
-            let least = splits.map(|split| split.watermark_us).min();
-            least.map_or(EventTime::MAX, EventTime::from_micros)
-        })
+        let entry = restored?.sources.iter().find(|entry| entry.name == names[source])?;
+        let least = entry.splits.iter().filter(|split| !split.ended).map(|split| split.watermark_us).min();
+        Some(least.map_or(EventTime::MAX, EventTime::from_micros))
     };
-    graph.sources_of(node).into_iter().map(of).min().unwrap_or(EventTime::MIN)
+    graph.sources_of(node).into_iter().map(of).collect()
 }
 
-/// The names of all splits, by their numbers.
-fn split_names(graph: &Graph, names: &[String], splits: &HashMap<usize, Vec<(u32, String)>>) -> Vec<SplitName> {
+/// The names of all splits, by their numbers. In state they have those that they had in the checkpoint; those that are new come behind.
+fn split_names(
+    graph: &Graph,
+    names: &[String],
+    splits: &HashMap<usize, Vec<(u32, String)>>,
+    restored: Option<&Manifest>,
+) -> Vec<SplitName> {
     let named = |(node, own): (&usize, &Vec<(u32, String)>)| {
         let source = names[*node].clone();
         let replayable = matches!(&graph.nodes[*node].body, Body::Source(source) if source.replayable());
         let name = move |(number, split): &(u32, String)| {
-            (*number, SplitName { source: source.clone(), split: split.clone(), replayable })
+            let (source, split) = (source.clone(), split.clone());
+            (*number, SplitName { source, split, place: *number, replayable })
         };
         own.iter().map(name).collect::<Vec<_>>()
     };
     let mut all: Vec<(u32, SplitName)> = splits.iter().flat_map(named).collect();
     all.sort_unstable_by_key(|(number, _)| *number);
-    all.into_iter().map(|(_, name)| name).collect()
+    let mut all: Vec<SplitName> = all.into_iter().map(|(_, name)| name).collect();
+    let known = |name: &SplitName| {
+        let source = restored?.sources.iter().find(|source| source.name == name.source)?;
+        source.splits.iter().find(|split| split.split == name.split)?.number
+    };
+    let places: Vec<Option<u32>> = all.iter().map(known).collect();
+    if let Some(last) = places.iter().flatten().max() {
+        let mut new = last + 1..;
+        all.iter_mut()
+            .zip(places)
+            .for_each(|(name, place)| name.place = place.or_else(|| new.next()).unwrap_or(u32::MAX));
+    }
+    all
 }
 
 /// Every sink with the splits upstream of it: only on these its results hang.
@@ -406,17 +421,30 @@ fn operator_infos(
     infos.collect()
 }
 
-fn warn_about_replay(job: &str, graph: &Graph, names: &[String], checkpoints: bool) {
-    for (node, name) in graph.nodes.iter().zip(names) {
-        if let Body::Source(source) = &node.body
-            && checkpoints
-            && !source.replayable()
-        {
+fn warn_about_replay(job: &str, graph: &Graph, names: &[String], restored: Option<&Manifest>, checkpoints: bool) {
+    for (node, name) in names.iter().enumerate() {
+        let Body::Source(source) = &graph.nodes[node].body else { continue };
+        if !checkpoints || source.replayable() {
+            continue;
+        }
+        tracing::warn!(
+            job,
+            operator = %name,
+            "{} cannot be read again: records read after the last checkpoint are lost in a crash",
+            source.kind()
+        );
+        let before = restored.and_then(|restored| restored.sources.iter().find(|entry| entry.name == *name));
+        let had_ended = before.is_some_and(|entry| entry.splits.iter().all(|split| split.ended));
+        let keyed = |other: &usize| matches!(graph.nodes[*other].body, Body::Keyed(_));
+        let mut behind = (0..names.len()).filter(keyed).filter(|other| graph.sources_of(*other).contains(&node));
+        if let (true, Some(other)) = (had_ended, behind.next()) {
             tracing::warn!(
                 job,
                 operator = %name,
-                "{} cannot be read again: records read after the last checkpoint are lost in a crash",
-                source.kind()
+                "{} had ended before this start, and event time with it: what comes now is late for operators behind it that go by event time, \
+                 such as `{}` may be. To go on later, stop a job (`JobHandle::stop`, Ctrl-C) instead of ending its input",
+                source.kind(),
+                names[other]
             );
         }
     }
@@ -438,7 +466,10 @@ struct Plan {
     ids: Vec<Option<u32>>,
     /// Per node: results of operators with state reach it.
     behind_state: Vec<bool>,
-    resumes_at: Vec<EventTime>,
+    /// Per node: see [`restored_marks`].
+    marks: Vec<Vec<Option<EventTime>>>,
+    /// Per node: the sources upstream of it.
+    sources: Vec<Arc<[usize]>>,
     chains: Vec<Vec<usize>>,
     connected: HashMap<Port, usize>,
     /// By node: what all workers share of calls to the outside.
@@ -468,12 +499,14 @@ impl Plan {
             batch_size: settings.batch_size,
             in_flight: settings.in_flight,
             first_epoch: shared.announced.load(std::sync::atomic::Ordering::SeqCst),
-            splits: Arc::new(split_names(graph, names, &splits)),
+            splits: Arc::new(split_names(graph, names, &splits, restored.as_deref())),
             own_splits: (0, 0),
             // With them an operator with state can say which record it failed on.
             positions: graph.positions || settings.set_aside_after.is_some(),
             behind_state: false,
             resumes_at: EventTime::MIN,
+            came_to: EventTime::MIN,
+            sources: Arc::default(),
             aside: Arc::new(aside.clone()),
             connected: [true; 2],
             shared: Arc::clone(shared),
@@ -487,8 +520,9 @@ impl Plan {
             until: None,
             clock: settings.clock.clone(),
         };
-        let resumes_at = (0..graph.nodes.len()).map(|node| resumes_at(graph, names, node, task.restored.as_deref()));
-        let resumes_at = resumes_at.collect();
+        let marks = (0..graph.nodes.len()).map(|node| restored_marks(graph, names, node, task.restored.as_deref()));
+        let marks = marks.collect();
+        let sources = (0..graph.nodes.len()).map(|node| graph.sources_of(node).into_iter().collect()).collect();
         let behind_state = (0..graph.nodes.len()).map(|node| graph.is_behind_state(node)).collect();
         let mut plan = Plan {
             task,
@@ -496,7 +530,8 @@ impl Plan {
             splits,
             ids,
             behind_state,
-            resumes_at,
+            marks,
+            sources,
             chains: graph.chains(),
             connected: graph.consumers(),
             calls: HashMap::new(),
@@ -511,13 +546,17 @@ impl Plan {
 
     fn task(&self, node: usize, worker: usize) -> Task {
         let connected = |output| self.connected.contains_key(&Port { node, output });
+        let marks = &self.marks[node];
+        let known = marks.iter().flatten().copied();
         Task {
             node,
             name: self.names[node].clone(),
             worker,
             state_id: self.ids[node].unwrap_or_default(),
             behind_state: self.behind_state[node],
-            resumes_at: self.resumes_at[node],
+            resumes_at: marks.iter().map(|mark| mark.unwrap_or(EventTime::MIN)).min().unwrap_or(EventTime::MIN),
+            came_to: known.filter(|mark| *mark < EventTime::MAX).min().unwrap_or(EventTime::MIN),
+            sources: Arc::clone(&self.sources[node]),
             connected: [connected(0), connected(1)],
             own_splits: self
                 .splits

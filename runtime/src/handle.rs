@@ -545,8 +545,8 @@ impl Status {
         status
     }
 
-    /// The split that event time waits for: that with the least watermark of all that are neither idle nor at their end. Nothing, when there
-    /// is none, or all that is read is done with.
+    /// The split that event time waits for: that with the least watermark of all that are neither idle nor at their end, over all sources of the
+    /// job. Nothing, when there is none.
     pub fn held_back_by(&self) -> Option<&SplitStatus> {
         let holds = |split: &&SplitStatus| !matches!(split.state, SplitState::Idle | SplitState::Ended);
         self.splits

@@ -54,6 +54,8 @@ pub(crate) enum Blame {
 pub(crate) struct SplitName {
     pub source: String,
     pub split: String,
+    /// Its number in the positions of records, which state keeps: the same in every run, whatever sources are added, moved or dropped.
+    pub place: u32,
     pub replayable: bool,
 }
 

@@ -1,5 +1,6 @@
 //! What the workers and the coordinator of one run share: flags, counters, and the channel of reports.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -95,6 +96,8 @@ pub(crate) struct Shared {
     /// Per node, then per worker.
     pub stats: Vec<Vec<Padded<Stats>>>,
     reports: Sender<Report>,
+    /// By epoch that is not closed, and source: how far event time had come in those of its instances that have ended the epoch.
+    cuts: Mutex<HashMap<(Epoch, usize), EventTime>>,
     /// Wake every source instance.
     wakers: Mutex<Vec<Box<dyn Fn() + Send>>>,
     /// Wake every worker's thread.
@@ -277,6 +280,7 @@ impl Shared {
             restored: (0..nodes).map(|_| Restored::new(workers)).collect(),
             stats: (0..nodes).map(|_| (0..workers).map(|_| stats()).collect()).collect(),
             reports,
+            cuts: Mutex::default(),
             wakers: Mutex::default(),
             threads: Mutex::default(),
         }
@@ -307,6 +311,21 @@ impl Shared {
     pub(crate) fn announce(&self, epoch: Epoch) {
         self.announced.store(epoch, Ordering::SeqCst);
         self.wake_sources();
+    }
+
+    /// A source, on one worker, has ended `epoch` at `watermark`.
+    pub(crate) fn note_cut(&self, source: usize, epoch: Epoch, watermark: EventTime) {
+        let closed = self.closed.load(Ordering::Relaxed);
+        let mut cuts = lock(&self.cuts);
+        cuts.retain(|(epoch, _), _| *epoch > closed);
+        cuts.entry((epoch, source)).and_modify(|least| *least = watermark.min(*least)).or_insert(watermark);
+    }
+
+    /// How far event time had come in those of these sources that have ended `epoch`.
+    pub(crate) fn cut_at(&self, epoch: Epoch, sources: &[usize]) -> EventTime {
+        let cuts = lock(&self.cuts);
+        let of = |source: &usize| cuts.get(&(epoch, *source)).copied();
+        sources.iter().filter_map(of).min().unwrap_or(EventTime::MAX)
     }
 
     pub(crate) fn wake_sources(&self) {

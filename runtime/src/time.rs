@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::str::FromStr;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// When something happened, by the record's own account: microseconds since 1970-01-01T00:00:00Z.
@@ -48,7 +49,8 @@ impl EventTime {
 
     /// How long after `earlier` it is; no time, if it is not.
     pub const fn since(self, earlier: EventTime) -> EventSpan {
-        EventSpan::micros(self.0.saturating_sub(earlier.0))
+        let us = self.0.saturating_sub(earlier.0);
+        EventSpan(if us < 0 { 0 } else { us })
     }
 }
 
@@ -97,15 +99,20 @@ impl FromStr for EventTime {
 
 /// A length of event time in microseconds, never negative.
 ///
-/// Displays and parses as `1h`, `90s`, `200ms`, `1h30m`; units are `d`, `h`, `m`, `s`, `ms`, `us`.
+/// Displays and parses as `1h`, `90s`, `200ms`, `1h30m`; units are `d`, `h`, `m`, `s`, `ms`, `us`. Whatever takes a span *before* something takes
+/// a positive one: Flink's `between(-5 minutes, +5 minutes)` is `EventSpan::mins(5)` twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Default)]
 #[serde(transparent)]
 pub struct EventSpan(i64);
 
 impl<'de> Deserialize<'de> for EventSpan {
-    /// A negative number, which no span writes, counts as zero here too: sums with instants rely on it.
+    /// A negative number, which no span writes, is refused: sums with instants rely on it.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        i64::deserialize(from).map(EventSpan::micros)
+        let us = i64::deserialize(from)?;
+        if us < 0 {
+            return Err(D::Error::custom(format_args!("a span of {us} us: no span is negative")));
+        }
+        Ok(EventSpan(us))
     }
 }
 
@@ -117,32 +124,57 @@ impl EventSpan {
     /// No time at all.
     pub const ZERO: EventSpan = EventSpan(0);
 
-    /// `us` microseconds; negative counts as zero.
+    /// `us` microseconds.
+    ///
+    /// # Panics
+    /// When it is negative.
+    #[track_caller]
     pub const fn micros(us: i64) -> Self {
-        EventSpan(if us < 0 { 0 } else { us })
+        assert!(us >= 0, "no span of event time is negative");
+        EventSpan(us)
     }
 
-    /// `ms` milliseconds; negative counts as zero.
+    /// `ms` milliseconds, saturating.
+    ///
+    /// # Panics
+    /// When it is negative.
+    #[track_caller]
     pub const fn millis(ms: i64) -> Self {
         Self::micros(ms.saturating_mul(1_000))
     }
 
-    /// `s` seconds; negative counts as zero.
+    /// `s` seconds, saturating.
+    ///
+    /// # Panics
+    /// When it is negative.
+    #[track_caller]
     pub const fn secs(s: i64) -> Self {
         Self::micros(s.saturating_mul(1_000_000))
     }
 
-    /// `m` minutes; negative counts as zero.
+    /// `m` minutes, saturating.
+    ///
+    /// # Panics
+    /// When it is negative.
+    #[track_caller]
     pub const fn mins(m: i64) -> Self {
         Self::micros(m.saturating_mul(60_000_000))
     }
 
-    /// `h` hours; negative counts as zero.
+    /// `h` hours, saturating.
+    ///
+    /// # Panics
+    /// When it is negative.
+    #[track_caller]
     pub const fn hours(h: i64) -> Self {
         Self::micros(h.saturating_mul(3_600_000_000))
     }
 
-    /// `d` days of 24 hours; negative counts as zero.
+    /// `d` days of 24 hours, saturating.
+    ///
+    /// # Panics
+    /// When it is negative.
+    #[track_caller]
     pub const fn days(d: i64) -> Self {
         Self::micros(d.saturating_mul(86_400_000_000))
     }
@@ -294,6 +326,14 @@ mod tests {
     fn a_span_that_was_written_is_read_and_none_is_negative() {
         let read = |text: &str| serde_json::from_str::<EventSpan>(text).expect("reads");
         assert_eq!(read(&serde_json::to_string(&EventSpan::hours(1)).expect("writes")), EventSpan::hours(1));
-        assert_eq!(read("-1"), EventSpan::ZERO);
+        assert!(serde_json::from_str::<EventSpan>("-1").is_err());
+        let (early, late) = (EventTime::from_secs(1), EventTime::from_secs(3));
+        assert_eq!((late.since(early), early.since(late)), (EventSpan::secs(2), EventSpan::ZERO));
+    }
+
+    #[test]
+    #[should_panic(expected = "no span of event time is negative")]
+    fn five_minutes_before_are_not_minus_five_minutes() {
+        let _ = EventSpan::mins(-5);
     }
 }

@@ -115,6 +115,9 @@ pub struct SourceEntry {
 pub struct SplitEntry {
     /// The split's name.
     pub split: String,
+    /// Its number among all splits of the job, by which state has records of one instant in order. Older checkpoints have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
     /// Where the reader stood; `None` if it had not been opened.
     pub position: Option<serde_json::Value>,
     /// How many records it had yielded.

@@ -8,7 +8,6 @@
 //! **Source**: McSherry, Murray, Isaacs and Isard, *Differential dataflow* (CIDR 2013).
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use differential_dataflow::collection::AsCollection;
@@ -23,7 +22,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::progress::Timestamp;
 use timely::progress::operate::FrontierInterest;
 
-use super::{ByKeyGroup, Packet, Stream, only};
+use super::{ByKeyGroup, Packet, Stream, lower_bound, only};
 use crate::bench::probe::Born;
 use crate::driver::{Task, guard};
 use crate::moment::Moment;
@@ -146,8 +145,7 @@ impl<K: Key + Row, V: Row, W: Row> Region for Join<K, V, W> {
         inputs: Vec<Stream<'scope>>,
     ) -> Stream<'scope> {
         let [first, second] = exactly(inputs);
-        let first = arranged::<K, V>(scope, task, first);
-        let second = arranged::<K, W>(scope, task, second);
+        let (first, second) = in_step::<K, V, W>(scope, task, first, second);
         let pairs = first.join_core(second, |key: &K, a: &V, b: &W| Some((key.clone(), (a.clone(), b.clone()))));
         give(scope, task, pairs.inner)
     }
@@ -209,34 +207,120 @@ fn arranged<'scope, K: Key + Row, V: Row>(
     let mut input = builder.new_input(input, DistributorPact(move |workers| ByKeyGroup::new(of, workers)));
     builder.set_notify_for(0, FrontierInterest::Never);
     let (mut pusher, updates) = builder.new_output::<Updates<K, V>>();
-    let task = task.clone();
-    let name = format!("{}: rows", task.name);
+    let own = task.clone();
     builder.build(move |caps| {
         drop(caps);
-        let shared = Arc::clone(&task.shared);
         move |_| {
             let mut session = pusher.activate();
             input.for_each(|cap, packet| {
-                let Some(rows) = packet.rows.take() else { return };
-                let _live = packet.live.take();
-                if task.workers > 1 {
-                    shared.in_flight[task.worker].0.fetch_sub(rows.len() as i64, Ordering::Relaxed);
-                }
-                let moment = only(cap.stamp());
-                let rows = *downcast::<KeyedRows<K, Delta<K, V>>>(rows);
-                add(&task.stats().records_in, rows.records.len() as u64);
-                let update = |(key, row, by): Delta<K, V>| ((key, row), moment, by);
-                let mut updates: Updates<K, V> = rows.records.into_iter().map(|record| update(record.value)).collect();
+                let mut updates: Updates<K, V> = received(&own, packet, only(cap.stamp())).collect();
                 session.give(&cap, &mut updates);
             });
         }
     });
+    kept(task, updates)
+}
+
+/// The changes in a batch that has arrived.
+fn received<K: Key + Row, V: Row>(
+    task: &Task,
+    packet: &mut Packet,
+    moment: Moment,
+) -> impl Iterator<Item = ((K, V), Moment, i64)> + use<K, V> {
+    let _live = packet.live.take();
+    let rows = packet.rows.take().map(|rows| *downcast::<KeyedRows<K, Delta<K, V>>>(rows));
+    let records = rows.map(|rows| rows.records).unwrap_or_default();
+    if task.workers > 1 {
+        task.shared.in_flight[task.worker].0.fetch_sub(records.len() as i64, Ordering::Relaxed);
+    }
+    add(&task.stats().records_in, records.len() as u64);
+    records.into_iter().map(move |record| {
+        let (key, row, by) = record.value;
+        ((key, row), moment, by)
+    })
+}
+
+/// Changes as differential keeps them.
+fn kept<'scope, K: Key + Row, V: Row>(
+    task: &Task,
+    updates: timely::dataflow::Stream<'scope, Moment, Updates<K, V>>,
+) -> Rowed<'scope, K, V> {
+    let name = format!("{}: rows", task.name);
     arrange_core::<_, _, ValBatcher<K, V, Moment, i64>, _>(
         updates.as_collection().inner,
         Pipeline,
         &name,
         ValBatcher::new,
     )
+}
+
+/// The changes of two collections, by the workers that own their keys, as differential keeps them; neither runs ahead of the other in event time.
+///
+/// A collection that is joined is kept as it was at every moment that may still come in the other one. If event time stood still there, no two
+/// changes of different event times would ever be taken together, however many epochs had closed, and what is kept would grow with every change.
+fn in_step<'scope, K: Key + Row, V: Row, W: Row>(
+    scope: Scope<'scope, Moment>,
+    task: &Task,
+    first: Stream<'scope>,
+    second: Stream<'scope>,
+) -> (Rowed<'scope, K, V>, Rowed<'scope, K, W>) {
+    let mut builder = OperatorBuilder::new(task.name.clone(), scope);
+    let of = [task.clone(), task.clone()];
+    let [one, two] = of.map(|of| DistributorPact(move |workers| ByKeyGroup::new(of, workers)));
+    let mut one = builder.new_input(first, one);
+    let mut two = builder.new_input(second, two);
+    let (mut to_first, first) = builder.new_output::<Updates<K, V>>();
+    let (mut to_second, second) = builder.new_output::<Updates<K, W>>();
+    let own = task.clone();
+    builder.build(move |mut caps| {
+        let (mut from_first, mut from_second) = (Ahead::new(), Ahead::new());
+        move |frontiers| {
+            one.for_each(|cap, packet| from_first.take(received(&own, packet, only(cap.stamp()))));
+            two.for_each(|cap, packet| from_second.take(received(&own, packet, only(cap.stamp()))));
+            // An empty frontier means teardown.
+            let both = frontiers.iter().map(|frontier| lower_bound(frontier.frontier().iter()));
+            let Some(bound) = both.reduce(|a, b| Some(a?.meet(&b?))).flatten() else { return };
+            to_first.activate().give(&caps[0], &mut from_first.release(bound));
+            to_second.activate().give(&caps[1], &mut from_second.release(bound));
+            caps.iter_mut().filter(|cap| *cap.time() != bound).for_each(|cap| cap.downgrade(&bound));
+        }
+    });
+    (kept(task, first), kept(task, second))
+}
+
+/// Changes of one collection for which the other has not come far enough.
+struct Ahead<D> {
+    changes: Vec<(D, Moment, i64)>,
+    /// How far both had come when they were looked at.
+    seen: Moment,
+    /// How many of them were there then.
+    old: usize,
+}
+
+/// So many may wait for event time; then they go on as if it had come to them.
+const MOST_AHEAD: usize = 1 << 16;
+
+impl<D> Ahead<D> {
+    fn new() -> Self {
+        Ahead { changes: Vec::new(), seen: Moment::minimum(), old: 0 }
+    }
+
+    fn take(&mut self, changes: impl Iterator<Item = (D, Moment, i64)>) {
+        self.changes.extend(changes);
+    }
+
+    /// Those to which event time has come, now that both have come to `bound`; and, at that event time, those of epochs that are over, and all
+    /// if they are too many. So what both have of one moment stays together, unless that takes too long.
+    fn release(&mut self, bound: Moment) -> Vec<(D, Moment, i64)> {
+        let too_many = self.changes.len() > MOST_AHEAD;
+        // What has been looked at already waits for more.
+        let from = if too_many || bound != self.seen { 0 } else { self.old };
+        let is_due = |at: Moment| too_many || at.watermark <= bound.watermark || at.epoch < bound.epoch;
+        let mut due: Vec<_> = self.changes.extract_if(from.., |(_, at, _)| is_due(*at)).collect();
+        due.iter_mut().for_each(|(_, at, _)| at.watermark = at.watermark.min(bound.watermark));
+        (self.seen, self.old) = (bound, self.changes.len());
+        due
+    }
 }
 
 /// What differential made, as batches: each of one moment.
@@ -262,8 +346,9 @@ fn give<'scope, K: Key + Row, V: Row>(
                     let moment = changes[0].1;
                     let mut rows = Rows::default();
                     for ((key, row), _, by) in changes {
-                        // A change is before no window that is open.
-                        rows.push(moment.watermark, (key.clone(), row.clone(), *by), None);
+                        // A change is before no window that is open, also not before event time has come again to where it was.
+                        let at = moment.watermark.max(task.came_to);
+                        rows.push(at, (key.clone(), row.clone(), *by), None);
                     }
                     let born = Born { ns: sent_ns, fired: true, pressed: true };
                     let cap = cap.delayed(&moment, 0);
@@ -275,4 +360,53 @@ fn give<'scope, K: Key + Row, V: Row>(
         }
     });
     stream
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::EventTime;
+
+    fn moment(epoch: u64, at: i64) -> Moment {
+        Moment::new(epoch, EventTime::from_micros(at))
+    }
+
+    fn ahead(changes: &[(u64, i64)]) -> Ahead<u64> {
+        let mut ahead = Ahead::new();
+        ahead.take(changes.iter().enumerate().map(|(n, (epoch, at))| (n as u64, moment(*epoch, *at), 1)));
+        ahead
+    }
+
+    #[test]
+    fn a_change_waits_until_the_other_side_has_come_to_its_event_time() {
+        let mut ahead = ahead(&[(1, 5), (1, 20), (2, 7)]);
+        assert_eq!(ahead.release(moment(1, 5)), [(0, moment(1, 5), 1)]);
+        assert_eq!(ahead.release(moment(1, 5)), []);
+        ahead.take([(3, moment(1, 5), 1)].into_iter());
+        assert_eq!(ahead.release(moment(1, 5)), [(3, moment(1, 5), 1)]);
+        assert_eq!(ahead.release(moment(1, 10)), [(2, moment(2, 7), 1)]);
+        assert_eq!(ahead.release(moment(1, 20)), [(1, moment(1, 20), 1)]);
+    }
+
+    /// It stays in its epoch: the checkpoint of that has it.
+    #[test]
+    fn where_event_time_stands_still_changes_of_an_epoch_that_is_over_are_of_one_moment() {
+        let mut ahead = ahead(&[(1, 5), (1, 20), (2, 7)]);
+        assert_eq!(ahead.release(moment(2, 3)), [(0, moment(1, 3), 1), (1, moment(1, 3), 1)]);
+        assert_eq!(ahead.release(moment(3, 3)), [(2, moment(2, 3), 1)]);
+    }
+
+    #[test]
+    fn not_more_wait_than_may() {
+        let mut ahead = ahead(&[]);
+        let mut given = 0;
+        for n in 0..3 * MOST_AHEAD as u64 {
+            ahead.take([(n, moment(1, 100), 1)].into_iter());
+            let due = ahead.release(moment(1, 10));
+            assert!(due.iter().all(|(_, at, _)| *at == moment(1, 10)));
+            given += due.len();
+            assert!(ahead.changes.len() <= MOST_AHEAD);
+        }
+        assert_eq!(given + ahead.changes.len(), 3 * MOST_AHEAD);
+    }
 }

@@ -151,6 +151,7 @@ fn take_epochs(task: &Task, logic: &dyn SourceLogic, epoch: &mut Epoch, caps: &m
     while *epoch < task.shared.announced.load(Ordering::SeqCst) {
         let splits = logic.cut()?;
         tracing::trace!(operator = %task.name, epoch = *epoch, "source cut");
+        task.shared.note_cut(task.node, *epoch, logic.watermark());
         task.shared.report(Report::Cut { node: task.node, epoch: *epoch, splits });
         *epoch += 1;
         downgrade(task, caps, Moment::new(*epoch, logic.watermark()));

@@ -221,6 +221,13 @@ impl Stateful {
         if watermark <= self.fired {
             return Ok(Fired::All);
         }
+        // What a checkpoint has fired is what event time had come to in it, on every worker, whether that hears of more before it gets there or
+        // not. So whatever comes after it in another run finds nothing fired that it should have counted in. A source that ends the epoch later
+        // will have come at least as far as the frontier is now: this never goes back.
+        let watermark = watermark.min(self.task.shared.cut_at(self.epoch, &self.task.sources));
+        if watermark <= self.fired {
+            return Ok(Fired::All);
+        }
         // Sinks fire nothing, so the clock need not be read for them.
         if self.is_sink {
             self.fired = watermark;

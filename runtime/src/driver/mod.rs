@@ -57,8 +57,12 @@ pub(crate) struct Task {
     pub splits: Arc<Vec<SplitName>>,
     /// Results of operators with state reach it.
     pub behind_state: bool,
-    /// How far event time had come for it in what is restored.
+    /// How far event time had come for it in what is restored; not at all, if a source upstream is new.
     pub resumes_at: EventTime,
+    /// How far it had come by those sources upstream that are in what is restored, and had not ended.
+    pub came_to: EventTime,
+    /// The sources upstream of it.
+    pub sources: Arc<[usize]>,
     /// Records that sources leave out.
     pub aside: Arc<LeftOut>,
     /// Whether records must carry their positions.

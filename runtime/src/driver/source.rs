@@ -94,6 +94,8 @@ impl<S: Source, F, G> SourceNode<S, F, G> {
 
 struct Split<R, G> {
     number: u32,
+    /// See [`SplitName::place`](crate::poison::SplitName).
+    place: u32,
     name: String,
     /// Closed when the split has ended.
     reader: Option<R>,
@@ -240,6 +242,7 @@ impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R,
     fn entry(&self) -> Result<SplitEntry> {
         Ok(SplitEntry {
             split: self.name.clone(),
+            number: Some(self.place),
             position: match &self.reader {
                 Some(reader) => Some(to_json(&reader.position())?),
                 None => self.position.clone(),
@@ -343,6 +346,7 @@ where
             let reader = if ended { None } else { Some(guard(&task.name, open)?) };
             opened.push(Split {
                 number,
+                place: task.splits.get(number as usize).map_or(number, |split| split.place),
                 name,
                 reader,
                 position: saved,
@@ -601,9 +605,13 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
     /// Shows others how far they have to wait for this instance, whose active splits have come to `active`.
     fn publish(&self, active: Option<EventTime>) {
         let stats = self.task.stats();
-        stats.active_us.store(active.unwrap_or(EventTime::MAX).micros(), Ordering::Release);
         let furthest = self.splits.iter().filter(|split| !split.ended).map(|split| split.watermark).max();
         stats.furthest_us.store(furthest.map_or(i64::MIN, EventTime::micros), Ordering::Release);
+        let before = stats.active_us.swap(active.unwrap_or(EventTime::MAX).micros(), Ordering::AcqRel);
+        // Those that were idle when all were have looked nowhere since, and have somebody to follow again.
+        if before == i64::MAX && active.is_some() {
+            self.task.shared.wake_sources();
+        }
     }
 
     /// Sees which splits are idle now, and where all of them are, how far the others have come.

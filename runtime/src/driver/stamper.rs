@@ -8,6 +8,9 @@ use crate::source::{BadRecord, Output};
 use crate::time::EventTime;
 use crate::watermark::WatermarkGenerator;
 
+/// As far as a watermark comes while a split goes on.
+const LAST: EventTime = EventTime::from_micros(i64::MAX - 1);
+
 /// Gives every record its event time as it is read.
 pub(super) struct Stamper<'a, T, F> {
     pub timestamp: &'a F,
@@ -48,7 +51,8 @@ pub(super) fn observe<T, G: WatermarkGenerator>(
             rows.behind.push(Behind { row: number as u32, watermark: before });
         }
         generator.observe(record.at);
-        watermark = before.max(generator.watermark());
+        // The end of time is for a split's end.
+        watermark = before.max(generator.watermark().min(LAST));
         if let Some(steps) = &mut steps {
             steps.note(number, record.at, watermark, watermark > before);
         }
@@ -77,5 +81,32 @@ impl Steps {
             self.high = self.high.max(at);
             self.steps.push(Step { row: row as u64, watermark, high: self.high });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    /// Says that all is over, and is wrong.
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Over;
+
+    impl WatermarkGenerator for Over {
+        fn observe(&mut self, _: EventTime) {}
+        fn watermark(&self) -> EventTime {
+            EventTime::MAX
+        }
+    }
+
+    #[test]
+    fn only_the_end_of_a_split_is_the_end_of_time() {
+        let mut rows = Rows::default();
+        rows.push(EventTime::EPOCH, 7, None);
+        let (_, watermark) = observe(&mut rows, Over, EventTime::MIN, None, &mut 0);
+        assert_eq!(watermark, LAST);
+        assert!(watermark < EventTime::MAX);
     }
 }

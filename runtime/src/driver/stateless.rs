@@ -1,6 +1,7 @@
 //! Stateless operators, one after the other, as one.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use millstream_state::hash::hash_key;
 use millstream_state::snapshot::Key;
@@ -177,20 +178,28 @@ impl<K, T, F: Fn(&T) -> K> Keying<K, T, F> {
 }
 
 /// Split and number of each of the first `rows` rows; (0, 0) for results.
-fn positions_of(cursor: &Cursor, rows: usize) -> Vec<(u32, u64)> {
-    let position = |row| cursor.lineage.as_ref().map_or((0, 0), |l| (l.split, l.number(row)));
-    (0..rows).map(position).collect()
+fn positions_of(cursor: &Cursor, splits: &[SplitName], rows: usize) -> Vec<(u32, u64)> {
+    let Some(lineage) = &cursor.lineage else { return vec![(0, 0); rows] };
+    let place = splits.get(lineage.split as usize).map_or(lineage.split, |split| split.place);
+    (0..rows).map(|row| (place, lineage.number(row))).collect()
+}
+
+/// All splits, where records must carry their positions.
+type Places = Option<Arc<Vec<SplitName>>>;
+
+fn places(task: &Task) -> Places {
+    task.positions.then(|| Arc::clone(&task.splits))
 }
 
 struct KeyingLink<K, T, F> {
     key: F,
-    positions: bool,
+    places: Places,
     types: PhantomData<fn(&T) -> K>,
 }
 
 impl<K: Key, T: Data, F: Fn(&T) -> K + Clone + Send + 'static> StatelessFactory for Keying<K, T, F> {
     fn build(&self, task: &Task) -> Box<dyn Link> {
-        Box::new(KeyingLink { key: self.key.clone(), positions: task.positions, types: PhantomData })
+        Box::new(KeyingLink { key: self.key.clone(), places: places(task), types: PhantomData })
     }
 }
 
@@ -198,7 +207,10 @@ impl<K: Key, T: Data, F: Fn(&T) -> K> Link for KeyingLink<K, T, F> {
     fn run(&mut self, rows: Box<dyn AnyRows>, cursor: &mut Cursor, out: &mut Outbox) -> Result<()> {
         let mut rows = *downcast::<Rows<T>>(rows);
         lend(&mut rows, cursor);
-        let positions = positions_of(cursor, if self.positions { rows.records.len() } else { 0 });
+        let positions = match &self.places {
+            Some(splits) => positions_of(cursor, splits, rows.records.len()),
+            None => Vec::new(),
+        };
         let keyed = rows.records.into_iter().enumerate().map(|(row, record)| {
             cursor.row = row;
             let key = (self.key)(&record.value);
@@ -246,19 +258,19 @@ impl<K: Key, T: Data, O: Data> Link for Wrapping<K, T, O> {
 /// Records become such that every worker gets.
 pub(crate) struct Broadcasting<T, O> {
     wrap: fn(T) -> O,
-    positions: bool,
+    places: Places,
     workers: usize,
 }
 
 impl<T, O> Broadcasting<T, O> {
     pub(crate) fn new(wrap: fn(T) -> O) -> Self {
-        Broadcasting { wrap, positions: false, workers: 1 }
+        Broadcasting { wrap, places: None, workers: 1 }
     }
 }
 
 impl<T: Data, O: Data> StatelessFactory for Broadcasting<T, O> {
     fn build(&self, task: &Task) -> Box<dyn Link> {
-        Box::new(Broadcasting { wrap: self.wrap, positions: task.positions, workers: task.workers })
+        Box::new(Broadcasting { wrap: self.wrap, places: places(task), workers: task.workers })
     }
 }
 
@@ -266,7 +278,10 @@ impl<T: Data, O: Data> Link for Broadcasting<T, O> {
     fn run(&mut self, rows: Box<dyn AnyRows>, cursor: &mut Cursor, out: &mut Outbox) -> Result<()> {
         let mut rows = *downcast::<Rows<T>>(rows);
         lend(&mut rows, cursor);
-        let positions = positions_of(cursor, if self.positions { rows.records.len() } else { 0 });
+        let positions = match &self.places {
+            Some(splits) => positions_of(cursor, splits, rows.records.len()),
+            None => Vec::new(),
+        };
         let wrap =
             |record: Record<T>| KeyedRecord { hash: 0, at: record.at, key: (), value: (self.wrap)(record.value) };
         let records = rows.records.into_iter().map(wrap).collect();
