@@ -29,8 +29,10 @@ impl Process<u64, Item> for Gather {
     fn on_record(&mut self, cx: &mut ProcessContext<'_, u64, i64, Self::Out>, item: &Item) -> Result<(), Error> {
         if cx.state().is_none() {
             let at = cx.processing_time() + 10 * SECOND;
-            cx.set_processing_timer(at);
-            cx.set_processing_timer(at + SECOND);
+            cx.set_processing_timer(at + 2 * SECOND);
+            assert!(cx.replace_processing_timer(at + 2 * SECOND, at));
+            assert!(!cx.replace_processing_timer(at + 2 * SECOND, at + SECOND));
+            assert_eq!(cx.next_processing_timer(), Some(at));
             assert!(cx.delete_processing_timer(at + SECOND) && !cx.delete_processing_timer(at + SECOND));
         }
         *cx.state().get_or_insert(0) += item.value;

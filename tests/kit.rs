@@ -351,10 +351,12 @@ impl Process<String, Sale> for Bursts {
 
     fn on_record(&mut self, cx: &mut ProcessContext<'_, String, i64, (String, i64)>, sale: &Sale) -> Result<(), Error> {
         *cx.state().get_or_insert(0) += sale.1;
-        if let Some(before) = cx.next_timer() {
-            cx.delete_timer(before);
+        let over = cx.now() + secs(10);
+        match cx.next_timer() {
+            Some(before) => assert!(cx.replace_timer(before, over)),
+            None => assert!(!cx.replace_timer(over, over)),
         }
-        cx.set_timer(cx.now() + secs(10));
+        assert_eq!(cx.next_timer(), Some(over));
         Ok(())
     }
 
@@ -386,6 +388,55 @@ fn process_in_order() {
         crash(),
         input.end(),
         bursts.expect_at([(40, sale("ann", 4))]),
+    ]);
+}
+
+/// An order, until it is paid by a sale of the same number of cents below nothing; or else somebody is told after a month.
+#[derive(Clone)]
+struct Unpaid;
+
+impl Process<String, Sale> for Unpaid {
+    type State = i64;
+    type Out = Sale;
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, String, i64, Sale>, sale: &Sale) -> Result<(), Error> {
+        if sale.1 > 0 {
+            *cx.state() = Some(sale.1);
+            cx.set_timer(cx.now() + EventSpan::days(30));
+        } else if let Some(timer) = cx.next_timer() {
+            *cx.state() = None;
+            assert!(cx.delete_timer(timer));
+        }
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut ProcessContext<'_, String, i64, Sale>, _: EventTime) -> Result<(), Error> {
+        if let Some(cents) = cx.state().take() {
+            let out = (cx.key().clone(), cents);
+            cx.emit(out);
+        }
+        Ok(())
+    }
+}
+
+/// Once the key stayed where timers are kept until the time of one that had been taken back.
+#[test]
+fn nothing_is_kept_of_a_key_whose_timer_was_taken_back() {
+    let (kit, input, unpaid) = Kit::of(|input: Stream<Sale>| input.key_by(who).process_in_order(Unpaid).name("unpaid"));
+    // Where there is little memory, timers that are away are not read for it; and checkpoints do not know of timers that others came before.
+    let restarted = [Mode::Restarted, Mode::Rescaled, Mode::Crashed, Mode::LittleMemory];
+    kit.except(restarted).in_all_modes([
+        input.all([(1, sale("ann", 5)), (2, sale("bob", 7))]),
+        input.watermark(3),
+        checkpoint(),
+        expect_entries("unpaid/timers", 2),
+        input.at(4, sale("ann", -5)),
+        input.watermark(5),
+        expect_entries("unpaid", 1),
+        expect_entries("unpaid/timers", 1),
+        unpaid.expect([]),
+        input.end(),
+        unpaid.expect_at([(2 + 30 * 86_400, sale("bob", 7))]),
     ]);
 }
 
@@ -840,6 +891,167 @@ fn temporal_joins() {
     ]);
 }
 
+#[test]
+fn right_full_and_temporal_inner_joins() {
+    type Halves = (Option<i64>, Option<i64>);
+    let (kit, (orders, payments), (right, full, known)) =
+        Kit::of(|(orders, payments): (Stream<Sale>, Stream<Sale>)| {
+            let (orders, payments) = (orders.key_by(who), payments.key_by(who));
+            let both = orders.clone().connect(payments.clone()).window(Session::with_gap(secs(5))).cogroup();
+            let right = both.clone().right_join().map(|(_, _, (a, b))| -> Halves { (a.map(|a| a.1), Some(b.1)) });
+            let full = both.full_join().map(|(_, _, (a, b))| -> Halves { (a.map(|a| a.1), b.map(|b| b.1)) });
+            (right, full, orders.temporal_join(payments).inner().map(|(order, payment)| (order.1, payment.1)))
+        });
+    kit.in_all_modes([
+        orders.at(1, sale("ann", 1)),
+        payments.at(5, sale("ann", 2)),
+        payments.at(10, sale("ann", 3)),
+        orders.at(20, sale("ann", 4)),
+        rescale(2),
+        orders.watermark(20),
+        payments.watermark(20),
+        right.expect([(Some(1), Some(2)), (None, Some(3))]),
+        full.expect([(Some(1), Some(2)), (None, Some(3))]),
+        known.expect([]),
+        orders.end(),
+        payments.end(),
+        full.expect([(Some(4), None)]),
+        right.expect([]),
+        known.expect_at([(20, (4, 3))]),
+    ]);
+}
+
+/// As many seconds as the record has cents, from the record on.
+#[derive(Clone)]
+struct AsLongAsCents;
+
+impl Windows<Sale> for AsLongAsCents {
+    fn describe(&self) -> String {
+        "as long as cents".to_string()
+    }
+
+    fn assign(&self, at: EventTime, sale: &Sale, windows: &mut Assigned) -> Result<(), Error> {
+        windows.add(window::Window { start: at, end: at + secs(sale.1) });
+        Ok(())
+    }
+}
+
+#[test]
+fn windows_of_records_of_their_own() {
+    let (kit, input, (visits, own, months)) = Kit::of(|input: Stream<Sale>| {
+        let keyed = input.key_by(who);
+        let visits = keyed.clone().window(Session::with_gap_of(|sale: &Sale| secs(sale.1))).aggregate(Count);
+        let own = keyed.clone().window(AsLongAsCents).aggregate(Sum::of(cents));
+        let months = Calendar::months().in_zone("Europe/Berlin").expect("there is one");
+        (visits, own, keyed.window(months).aggregate(Newest::count(2, List::of(cents))))
+    });
+    let january = |last| pane("ann", -3_600, 31 * 86_400 - 3_600, last);
+    kit.in_all_modes([
+        input.all([(3, sale("ann", 4)), (1, sale("ann", 3)), (3, sale("bob", 2))]),
+        checkpoint(),
+        input.watermark(5),
+        // The one at 3 is before the end of the stretch from 1 to 4.
+        visits.expect([pane("bob", 3, 5, 1)]),
+        own.expect([pane("ann", 1, 4, 3), pane("bob", 3, 5, 2)]),
+        input.at(6, sale("ann", 10)),
+        crash(),
+        rescale(3),
+        input.watermark(16),
+        visits.expect_at([(before(16), pane("ann", 1, 16, 3))]),
+        own.expect([pane("ann", 3, 7, 4), pane("ann", 6, 16, 10)]),
+        months.expect([]),
+        input.end(),
+        months.expect([january(vec![4, 10]), pane("bob", -3_600, 31 * 86_400 - 3_600, vec![2])]),
+    ]);
+}
+
+/// The number of cents of a key, of which sales of none forget all; kept for ten seconds. Sales of less than nothing come last.
+#[derive(Clone)]
+struct Purse;
+
+impl Process<String, Sale> for Purse {
+    type State = i64;
+    type Out = Sale;
+
+    fn rank(&self, sale: &Sale) -> u8 {
+        u8::from(sale.1 < 0)
+    }
+
+    fn keep_for(&self) -> Option<EventSpan> {
+        Some(secs(10))
+    }
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, String, i64, Sale>, sale: &Sale) -> Result<(), Error> {
+        let cents = cx.state().unwrap_or(0) + sale.1;
+        *cx.state() = (sale.1 != 0).then_some(cents);
+        let out = (cx.key().clone(), cents);
+        cx.emit(out);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_kept_for_a_time_and_ranked() {
+    let (kit, input, (purses, highest, late)) = Kit::of(|input: Stream<Sale>| {
+        let keyed = input.key_by(who);
+        let (highest, late) = keyed.clone().top_within(secs(10), 1, cents);
+        (keyed.process_in_order(Purse).name("purse"), highest, late)
+    });
+    let change = |change, cents| ("ann".to_string(), change, sale("ann", cents));
+    kit.in_all_modes([
+        input.all([(2, sale("ann", -1)), (2, sale("ann", 5)), (1, sale("ann", 1))]),
+        input.watermark(3),
+        purses.expect_at([(1, sale("ann", 1)), (2, sale("ann", 6)), (2, sale("ann", 5))]),
+        highest.expect_at([
+            (1, change(Change::Insert, 1)),
+            (2, change(Change::Retract, 1)),
+            (2, change(Change::Insert, 5)),
+        ]),
+        expect_state("purse", "ann".to_string(), 5i64),
+        input.at(2, sale("ann", 7)),
+        late.expect([sale("ann", 7)]),
+        rescale(2),
+        input.watermark(12),
+        expect_no_state::<String, i64>("purse", "ann".to_string()),
+        input.at(12, sale("ann", 2)),
+        crash(),
+        input.watermark(13),
+        // Forgotten without a word.
+        purses.expect([sale("ann", 2)]),
+        highest.expect([change(Change::Insert, 2)]),
+    ]);
+}
+
+#[test]
+fn a_number_of_records_and_what_windows_say_early() {
+    use Timing::{Early, OnTime};
+    let (kit, input, (pairs, updates)) = Kit::of(|input: Stream<Sale>| {
+        let keyed = input.key_by(who);
+        let early = keyed.clone().window(Tumbling::of(secs(10))).early(millstream::window::Early::every(secs(4)));
+        let pairs = keyed.count_window(2).aggregate(Sum::of(cents)).map(|(who, _, cents)| (who, cents));
+        (pairs, early.discarding().aggregate(Sum::of(cents)))
+    });
+    // How many early results there are depends on what is read together.
+    kit.except([Mode::Batch, Mode::Workers]).in_all_modes([
+        input.at(1, sale("ann", 1)),
+        input.watermark(3),
+        updates.expect([]),
+        input.at(3, sale("ann", 2)),
+        pairs.expect([]),
+        input.watermark(4),
+        pairs.expect_at([(3, sale("ann", 3))]),
+        updates.expect([update("ann", 0, Early, Change::Insert, 3)]),
+        crash(),
+        input.watermark(9),
+        input.at(9, sale("ann", 4)),
+        input.watermark(10),
+        updates.expect([update("ann", 0, OnTime, Change::Insert, 4)]),
+        input.end(),
+        // Of one record there is no pair.
+        pairs.expect([]),
+    ]);
+}
+
 /// Emits what came of a key within ten seconds by the clock.
 #[derive(Clone)]
 struct Flush;
@@ -923,6 +1135,25 @@ fn splits_that_are_idle() {
         counts.expect([pane("ann", 0, 10, 2)]),
         input.split(1).at(3, sale("ann", 1)),
         late.expect([sale("ann", 1)]),
+    ]);
+}
+
+/// What a table tells after a start, of records that are read before event time has come again to where it was, was once told for the beginning
+/// of time, and late for every window.
+#[test]
+fn changes_of_tables_are_late_for_nobody() {
+    let (kit, input, late) = Kit::of(|input: Stream<Sale>| {
+        let counts = input.into_table(|sale| sale).count().changes();
+        counts.key_by(|(who, ..)| who.clone()).window(Tumbling::of(secs(10))).aggregate_with_late(Count).1
+    });
+    kit.in_all_modes([
+        input.all([(99, sale("ann", 1)), (99, sale("bob", 1))]),
+        input.watermark(100),
+        checkpoint(),
+        input.all([(101, sale("ann", 2)), (102, sale("cat", 2))]),
+        crash(),
+        input.watermark(200),
+        late.expect([]),
     ]);
 }
 

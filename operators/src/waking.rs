@@ -27,11 +27,14 @@ pub(crate) trait Waits: Value {
 pub(crate) struct Alarms {
     pub time: Option<EventTime>,
     pub clock: Option<ProcessingTime>,
+    /// The last time for which it was to be woken before it was to be sooner. In no checkpoint: it only serves to forget it.
+    #[serde(skip)]
+    later: Option<EventTime>,
 }
 
 impl Alarms {
-    pub(crate) fn at(time: Option<EventTime>) -> Self {
-        Alarms { time, clock: None }
+    pub(crate) fn of(time: Option<EventTime>, clock: Option<ProcessingTime>) -> Self {
+        Alarms { time, clock, later: None }
     }
 }
 
@@ -65,6 +68,7 @@ pub(crate) fn arm<K: Key>(
     if let Some(next) = next.time
         && alarms.time.is_none_or(|before| next < before)
     {
+        alarms.later = alarms.later.max(alarms.time);
         alarms.time = Some(next);
         timers.0.wake(next.micros(), hash, key).map_err(Error::read_back)?;
     }
@@ -75,6 +79,19 @@ pub(crate) fn arm<K: Key>(
         timers.1.wake(next.micros(), hash, key).map_err(Error::read_back)?;
     }
     Ok(())
+}
+
+/// Lets go of a key for which there is nothing to keep, and of when it was to be woken.
+pub(crate) fn let_go<K: Key, E: Waits>(
+    entries: &mut KeyedState<K, E>,
+    timers: (&mut Timers<K>, &mut Timers<K>),
+    hash: u64,
+    key: &K,
+) {
+    let Some(mut entry) = entries.remove(hash, key) else { return };
+    let Alarms { time, clock, later } = *entry.alarms();
+    time.into_iter().chain(later).for_each(|at| timers.0.forget(at.micros(), hash, key));
+    clock.into_iter().for_each(|at| timers.1.forget(at.micros(), hash, key));
 }
 
 /// How many keys are woken together: those that are not in memory are read together.
@@ -144,7 +161,7 @@ fn wake<K: Key, E: Waits, In: Data, Out: Data>(
             }
             arm(entry, next, (time, clock), hash, &key)?;
             if entry.is_empty() {
-                entries.remove(hash, &key);
+                let_go(entries, (time, clock), hash, &key);
             }
         }
         if all {

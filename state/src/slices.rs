@@ -273,6 +273,19 @@ impl<K: Key, V: Value> SliceState<K, V> {
         true
     }
 
+    /// Takes the value of `key` out of `slice`, if that is there and in memory.
+    pub fn take_key(&mut self, slice: i64, hash: u64, key: &K) -> Option<V> {
+        let place = self.place(slice).ok()?;
+        if self.away.contains_key(&slice) {
+            return None;
+        }
+        let value = self.slices[place].1.remove(hash, key)?;
+        if self.slices[place].1.is_empty() {
+            self.remove(place);
+        }
+        Some(value)
+    }
+
     /// Takes out a slice that is empty, or that nobody needs any more.
     fn remove(&mut self, place: usize) {
         let (slice, table) = &mut self.slices[place];

@@ -2,7 +2,8 @@
 //!
 //! A timer is a hint. Whoever sets one keeps in the key's own value what it is about; when the key is woken, it looks there what is
 //! due, may find nothing, and sets a timer for what is next. So only the first timer of a key counts, and one that is no longer wanted need
-//! not be found again: it wakes for nothing, once.
+//! not be found again: it wakes for nothing, once. Only that of a key for which nothing is kept any more is [looked for](Timers::forget): there may be
+//! many of them, and it may be long until they would go by themselves.
 //!
 //! **State**: keys stand in buckets of time, the wider the further away: of 64 buckets of 66 ms, 64 of 4 s, 64 of 4 minutes, and so on. When
 //! time comes to a bucket, its keys move to narrower ones, so each moves a few times at most, and there are never many buckets,
@@ -133,6 +134,14 @@ impl<K: Key> Timers<K> {
             self.next.push(Reverse(Next { at, hash, key: key.clone() }));
         }
         Ok(())
+    }
+
+    /// A key that was to be woken at `at`, and is not to be woken at all, need not be. It is anyhow where its bucket is not in memory.
+    pub fn forget(&mut self, at: i64, hash: u64, key: &K) {
+        // Which it is depends on when it was put there.
+        for width in 0..=WIDEST {
+            self.buckets.take_key(Bucket::of(at, width).number(), hash, key);
+        }
     }
 
     /// When a key is to be woken next, or some time before that. Exact where it is soon.
@@ -318,6 +327,8 @@ mod tests {
         Wake(u16, i64),
         /// How much time passes, and how many keys are taken at once.
         Pass(i64, usize),
+        /// A key that has one time is not to be woken any more.
+        Forget(u16),
         Save,
         /// A start from what was saved last, with this limit in bytes or none.
         Crash(Option<usize>),
@@ -331,6 +342,7 @@ mod tests {
         let step = prop_oneof![
             12 => (0..50u16, spans()).prop_map(|(key, span)| Step::Wake(key, span)),
             6 => (spans().prop_map(|span| span.saturating_abs()), 1..20usize).prop_map(|(span, most)| Step::Pass(span, most)),
+            4 => (0..50u16).prop_map(Step::Forget),
             2 => Just(Step::Save),
             1 => prop_oneof![Just(None), Just(Some(0)), Just(Some(4_000))].prop_map(Step::Crash),
         ];
@@ -386,6 +398,12 @@ mod tests {
                             }
                         }
                     }
+                    Step::Forget(key) => {
+                        if wanted.get(&key).is_some_and(|times| times.len() == 1) {
+                            let at = wanted.remove(&key).unwrap().pop_first().unwrap();
+                            timers.forget(at, hash_key(&key), &key);
+                        }
+                    }
                     Step::Save => {
                         disk.save_limited(&mut timers);
                         timers.relieve();
@@ -404,6 +422,22 @@ mod tests {
             wanted.retain(|_, times| !times.is_empty());
             prop_assert!(wanted.is_empty(), "never woken: {wanted:?}");
             prop_assert_eq!(timers.entries(), 0, "what is over is gone");
+        }
+    }
+
+    /// Orders that are paid within minutes, each with a timer for what happens after a month if they are not.
+    #[test]
+    fn keys_that_are_forgotten_are_not_kept() {
+        const MINUTE: i64 = 60_000_000;
+        let mut timers = Timers::<u64>::default();
+        for minute in 0..100_000i64 {
+            let (key, due) = (minute as u64, |set: i64| (set + 43_200) * MINUTE);
+            timers.wake(due(minute), hash_key(&key), &key).unwrap();
+            if let Some(paid) = key.checked_sub(5) {
+                timers.forget(due(minute - 5), hash_key(&paid), &paid);
+            }
+            timers.due(minute * MINUTE, 1_000, |_, key| panic!("{key} is woken")).unwrap();
+            assert!(timers.entries() <= 6, "{} entries", timers.entries());
         }
     }
 

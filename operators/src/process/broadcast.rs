@@ -10,7 +10,7 @@
 //! come](BroadcastProcessExt::process), a record knows what its worker has been told so far, which is chance.
 //!
 //! **Time**: event time goes on as far as both streams say. A broadcast stream in which little happens holds all back, unless its splits may be
-//! [idle](millstream_runtime::time::Watermarks::idle_after). **Lateness**: that of process functions, for both.
+//! [idle](millstream_runtime::watermark::Watermarks::idle_after). **Lateness**: that of process functions, for both.
 //!
 //! **Changes between two starts**: what was judged stays judged. So rules of a source that is added later are known to the records after the checkpoint,
 //! also where they are older than records before it. This is another operator than a process function without a broadcast stream: one
@@ -20,7 +20,6 @@
 //!
 //! **Source**: Flink's broadcast state pattern (`KeyedBroadcastProcessFunction`), there without an order between the two streams.
 
-use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
@@ -37,7 +36,8 @@ use millstream_state::replicated::{Replica, Replicated};
 use millstream_state::snapshot::{Key, State as _, Value};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::operator::{AsTheyCome, Entry, InOrder, ProcessOperator, Turn, Waiting};
+use super::operator::{AsTheyCome, Entry, InOrder, ProcessOperator, Turn};
+use super::waiting::{Waiting, WaitingRoom};
 use super::{Process, ProcessContext, own_name};
 use crate::waking::WakingState;
 
@@ -178,13 +178,13 @@ struct Told<S, R> {
     /// When the last record happened that is part of `shared`.
     applied: EventTime,
     shared: Cheap<S>,
-    /// What event time has not passed, in order.
-    waiting: VecDeque<Waiting<R>>,
+    /// What event time has not passed.
+    waiting: WaitingRoom<R>,
 }
 
 impl<S: Default, R> Told<S, R> {
     fn nothing() -> Self {
-        Told { applied: EventTime::MIN, shared: Cheap::default(), waiting: VecDeque::new() }
+        Told { applied: EventTime::MIN, shared: Cheap::default(), waiting: WaitingRoom::new() }
     }
 }
 
@@ -352,14 +352,13 @@ where
         watermark: EventTime,
     ) -> Result<Fired> {
         let is_due = |at: &EventTime| *at < watermark || watermark == EventTime::MAX;
-        while let Some(at) = told.get().and_then(|told| told.waiting.front()).map(|first| first.at).filter(is_due) {
-            if self.process.advance(cx, keys, at, false)? == Fired::More {
+        while let Some(at) = told.get().and_then(|told| told.waiting.first()).filter(is_due) {
+            // Between two instants there may be few keys, each with many results.
+            if cx.is_full() || self.process.advance(cx, keys, at, false)? == Fired::More {
                 return Ok(Fired::More);
             }
             let told = told.update(Told::nothing);
-            while told.waiting.front().is_some_and(|first| first.at == at)
-                && let Some(first) = told.waiting.pop_front()
-            {
+            for first in told.waiting.take(|waiting| waiting == at, |_| 0)? {
                 let record = <M as Turn<R>>::value(&first.value);
                 self.apply(told, record, at)
                     .map_err(|error| error.at_place(format!("a record broadcast at {at}")))?;
@@ -410,9 +409,7 @@ where
                 None => self.apply(told, value, record.at)?,
                 Some(kept) => {
                     let (split, number) = rows.positions[row];
-                    let waiting = Waiting { at: record.at, split, number, value: kept };
-                    let place = waiting.place_in(&told.waiting, |_| 0)?;
-                    told.waiting.insert(place, waiting);
+                    told.waiting.push(Waiting { at: record.at, split, number, value: kept });
                 }
             }
         }

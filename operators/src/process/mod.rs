@@ -24,8 +24,9 @@
 //! **Failures**: a record that waited is part of checkpoints when the function fails on it, so it cannot be set aside
 //! ([`Job::set_aside_after`](millstream_runtime::job::Job::set_aside_after)).
 
-mod broadcast;
+pub mod broadcast;
 mod operator;
+mod waiting;
 
 use millstream_runtime::clock::ProcessingTime;
 use millstream_runtime::error::Result;
@@ -38,7 +39,7 @@ use crate::aggregate::Origin;
 pub use broadcast::{BroadcastProcess, BroadcastProcessExt};
 use operator::{AsTheyCome, InOrder, ProcessOperator};
 
-/// What is done with the records of a key. Every worker has a clone; what is to outlive a crash belongs into [`State`](Self::State).
+/// What is done with the records of a key. Every worker has a clone; what is to outlive a crash belongs in [`State`](Self::State).
 ///
 /// # Example
 ///
@@ -58,10 +59,10 @@ use operator::{AsTheyCome, InOrder, ProcessOperator};
 ///
 ///     fn on_record(&mut self, cx: &mut ProcessContext<'_, u32, EventTime, Self::Out>, _: &Reading) -> Result<()> {
 ///         let now = cx.now();
-///         if let Some(last) = cx.state().replace(now) {
-///             cx.delete_timer(last + EventSpan::mins(5));
+///         match cx.state().replace(now) {
+///             Some(last) => drop(cx.replace_timer(last + EventSpan::mins(5), now + EventSpan::mins(5))),
+///             None => cx.set_timer(now + EventSpan::mins(5)),
 ///         }
-///         cx.set_timer(now + EventSpan::mins(5));
 ///         Ok(())
 ///     }
 ///
@@ -135,7 +136,7 @@ pub trait Process<K: Key, T>: Clone + Send + 'static {
     }
 
     /// The clock has come to `at`, for which a timer was set by it, or the input has ended.
-    /// [Now](ProcessContext::now) is how far event time had come.
+    /// [Now](ProcessContext::now), when what it emits happened, is how far event time had come: the beginning of time, if there was no watermark yet.
     ///
     /// # Errors
     /// An error fails the job.
@@ -206,6 +207,13 @@ impl<'a, K, S, O> ProcessContext<'a, K, S, O> {
         self.kept.timers.remove(&at)
     }
 
+    /// Takes the timer for `old` back, if there is one, and sets one for `new`; returns whether there was one.
+    pub fn replace_timer(&mut self, old: EventTime, new: EventTime) -> bool {
+        let was_set = self.delete_timer(old);
+        self.set_timer(new);
+        was_set
+    }
+
     /// The next timer of the key.
     pub fn next_timer(&self) -> Option<EventTime> {
         self.kept.timers.first().copied()
@@ -230,6 +238,19 @@ impl<'a, K, S, O> ProcessContext<'a, K, S, O> {
     pub fn delete_processing_timer(&mut self, at: ProcessingTime) -> bool {
         self.processing_time();
         self.kept.clock_timers.remove(&at)
+    }
+
+    /// Takes the timer for `old` back, if there is one, and sets one for `new`; returns whether there was one.
+    pub fn replace_processing_timer(&mut self, old: ProcessingTime, new: ProcessingTime) -> bool {
+        let was_set = self.delete_processing_timer(old);
+        self.set_processing_timer(new);
+        was_set
+    }
+
+    /// The next timer of the key by the clock.
+    pub fn next_processing_timer(&self) -> Option<ProcessingTime> {
+        self.processing_time();
+        self.kept.clock_timers.first().copied()
     }
 
     /// Emits a result, which happened [now](Self::now).

@@ -1,6 +1,6 @@
 //! The keyed operator behind process functions; see the module above.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -10,11 +10,11 @@ use millstream_runtime::operator::{Context, Fired, KeyedOperator};
 use millstream_runtime::record::Data;
 use millstream_runtime::rows::KeyedRows;
 use millstream_runtime::time::{EventSpan, EventTime};
-use millstream_state::codec;
 use millstream_state::reader::{Holds, Reader};
 use millstream_state::snapshot::{Key, State as _, Value};
 use serde::{Deserialize, Serialize};
 
+use super::waiting::{Waiting, WaitingRoom};
 use super::{Process, ProcessContext, end_of};
 use crate::lateness::Lateness;
 use crate::waking::{self, Alarms, Waits, WakingState};
@@ -107,38 +107,7 @@ pub(super) struct Kept<S> {
 pub(super) struct Entry<S, W> {
     alarms: Alarms,
     kept: Kept<S>,
-    /// In order of event time, rank, split and number.
-    waiting: VecDeque<Waiting<W>>,
-}
-
-/// A record that waits for event time to pass it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Waiting<W> {
-    pub(super) at: EventTime,
-    pub(super) split: u32,
-    pub(super) number: u64,
-    pub(super) value: W,
-}
-
-impl<W: Value> Waiting<W> {
-    /// Where it belongs among the others. Results of operators with state have no position of their own, and what went two ways has one
-    /// twice: these are in the order of their bytes.
-    pub(super) fn place_in(&self, others: &VecDeque<Waiting<W>>, rank: impl Fn(&W) -> u8) -> Result<usize> {
-        // Most come in order.
-        if others.back().is_none_or(|last| last.at < self.at) {
-            return Ok(others.len());
-        }
-        let place = |waiting: &Waiting<W>| (waiting.at, rank(&waiting.value), waiting.split, waiting.number);
-        let own = place(self);
-        let like =
-            others.partition_point(|other| place(other) < own)..others.partition_point(|other| place(other) <= own);
-        if like.is_empty() {
-            return Ok(like.start);
-        }
-        let own = codec::encode(&self.value)?;
-        let bytes = |other: &Waiting<W>| codec::encode(&other.value).unwrap_or_default();
-        Ok(like.start + others.range(like).take_while(|other| bytes(other) <= own).count())
-    }
+    waiting: WaitingRoom<W>,
 }
 
 impl<S> Kept<S> {
@@ -168,18 +137,16 @@ impl<S> Kept<S> {
 impl<S, W> Entry<S, W> {
     fn new() -> Self {
         let kept = Kept { state: None, span: None, timers: BTreeSet::new(), clock_timers: BTreeSet::new() };
-        Entry { alarms: Alarms::default(), kept, waiting: VecDeque::new() }
+        Entry { alarms: Alarms::default(), kept, waiting: WaitingRoom::new() }
     }
 
     /// When something is to be done next.
     fn next(&self) -> Alarms {
         let timer = self.kept.timers.first().copied();
         // Another record of the same instant may still come before it.
-        let record = self.waiting.front().map(|waiting| waiting.at + EventSpan::micros(1));
-        Alarms {
-            time: timer.into_iter().chain(record).chain(self.kept.span.map(|(_, until)| until)).min(),
-            clock: self.kept.clock_timers.first().copied(),
-        }
+        let record = self.waiting.first().map(|at| at + EventSpan::micros(1));
+        let time = timer.into_iter().chain(record).chain(self.kept.span.map(|(_, until)| until)).min();
+        Alarms::of(time, self.kept.clock_timers.first().copied())
     }
 }
 
@@ -277,9 +244,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
             match M::keep(&record.value) {
                 Some(value) => {
                     let (split, number) = rows.positions[row];
-                    let waiting = Waiting { at: record.at, split, number, value };
-                    let place = waiting.place_in(&entry.waiting, |value| self.function.rank(M::value(value)))?;
-                    entry.waiting.insert(place, waiting);
+                    entry.waiting.push(Waiting { at: record.at, split, number, value });
                 }
                 None => {
                     let (kept, out) = (&mut entry.kept, &mut self.out);
@@ -293,7 +258,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
             }
             waking::arm(entry, entry.next(), (timers, clock), record.hash, &record.key)?;
             if entry.is_empty() {
-                keys.remove(record.hash, &record.key);
+                waking::let_go(keys, (timers, clock), record.hash, &record.key);
             }
         }
         Ok(())
@@ -367,10 +332,12 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
         (watermark, is_end): (EventTime, bool),
         clock: Option<ProcessingTime>,
     ) -> Result<()> {
+        let is_due = |at| at < watermark || is_end;
+        let mut due = entry.waiting.take(is_due, |value| self.function.rank(M::value(value)))?;
         let (mut now, mut left) = (since, entry.kept.timers.len() + entry.kept.clock_timers.len() + MOST_SET);
         loop {
             let timer = entry.kept.timers.first().copied().filter(|at| *at <= watermark);
-            let record = entry.waiting.front().map(|waiting| waiting.at).filter(|at| *at < watermark || is_end);
+            let record = due.front().map(|waiting| waiting.at);
             let (kept, out) = (&mut entry.kept, &mut self.out);
             let next = timer.into_iter().chain(record).min();
             if next.is_some() || kept.clock_timers.is_empty() || !is_end {
@@ -389,7 +356,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                     called
                 }
                 (_, Some(_)) => {
-                    let Some(waiting) = entry.waiting.pop_front() else { return Ok(()) };
+                    let Some(waiting) = due.pop_front() else { return Ok(()) };
                     now = now.max(waiting.at);
                     left = kept.timers.len() + kept.clock_timers.len() + MOST_SET;
                     let place = (waiting.split, waiting.number);
@@ -407,13 +374,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                         kept.after_timer(now, self.function.keep_for());
                         called
                     }
-                    None => {
-                        // Many keys may be quiet for long, and should not keep the room that they once needed.
-                        if entry.waiting.is_empty() {
-                            entry.waiting = VecDeque::new();
-                        }
-                        return Ok(());
-                    }
+                    None => return Ok(()),
                 },
             };
             called.map_err(|error| error.for_key(key, now))?;
@@ -424,34 +385,5 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                 ));
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Clone)]
-    struct Ignore;
-
-    impl Process<u8, u64> for Ignore {
-        type State = ();
-        type Out = ();
-
-        fn on_record(&mut self, cx: &mut ProcessContext<'_, u8, (), ()>, _: &u64) -> Result<()> {
-            *cx.state() = Some(());
-            Ok(())
-        }
-    }
-
-    /// A key with state stays, perhaps for ever. It used to keep the room of all records that had ever waited at once.
-    #[test]
-    fn when_nothing_waits_any_more_then_no_room_is_kept() {
-        let at = EventTime::from_secs;
-        let mut entry = Entry::new();
-        entry.waiting.extend((0..100).map(|value| Waiting { at: at(1), split: 0, number: value, value }));
-        let mut operator = ProcessOperator::<u8, u64, Ignore, InOrder>::new(Ignore);
-        operator.call(&7, &mut entry, EventTime::MIN, (at(2), false), None).unwrap();
-        assert_eq!((entry.kept.state, entry.waiting.capacity()), (Some(()), 0));
     }
 }

@@ -276,7 +276,7 @@ where
     fn next(&self, own: &Open<A::Acc>, passed: EventTime) -> Alarms {
         let end = own.on_time.0.first().map(OpenWindow::end);
         if !self.rules.updates() {
-            return Alarms::at(end);
+            return Alarms::of(end, None);
         }
         let early = own.on_time.iter().filter_map(OpenWindow::early);
         let late = own.after.iter().map(|window| {
@@ -284,10 +284,10 @@ where
             if shows { window.end() } else { window.last + self.rules.allowed + INSTANT }
         });
         // What is kept although that is over waits for a window that has still to end.
-        Alarms {
-            time: end.into_iter().chain(early).chain(late.filter(|at| *at > passed)).min(),
-            clock: own.on_time.iter().filter_map(OpenWindow::by_clock).min(),
-        }
+        Alarms::of(
+            end.into_iter().chain(early).chain(late.filter(|at| *at > passed)).min(),
+            own.on_time.iter().filter_map(OpenWindow::by_clock).min(),
+        )
     }
 
     /// Emits what a window comes to now.
