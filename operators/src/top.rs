@@ -85,8 +85,19 @@ pub trait TopExt<K: Key, T: Value> {
     #[must_use]
     fn top<M: Comparable>(self, most: usize, by: impl Fn(&T) -> M + Clone + Send + 'static) -> Stream<(K, Change, T)>;
 
-    /// As [`top`](Self::top), and a key is forgotten, without a change for it, when `span` has passed, in event time, since its last
-    /// record; and a second stream of late records.
+    /// As [`top`](Self::top), with a second stream of late records.
+    ///
+    /// # Panics
+    /// When `most` is zero.
+    #[must_use]
+    fn top_with_late<M: Comparable>(
+        self,
+        most: usize,
+        by: impl Fn(&T) -> M + Clone + Send + 'static,
+    ) -> (Stream<(K, Change, T)>, Stream<T>);
+
+    /// As [`top_with_late`](Self::top_with_late), and a key is forgotten, without a change for it, when `span` has passed, in event time, since its last
+    /// record.
     ///
     /// # Panics
     /// When `most` is zero.
@@ -101,7 +112,15 @@ pub trait TopExt<K: Key, T: Value> {
 
 impl<K: Key, T: Value> TopExt<K, T> for KeyedStream<K, T> {
     fn top<M: Comparable>(self, most: usize, by: impl Fn(&T) -> M + Clone + Send + 'static) -> Stream<(K, Change, T)> {
-        self.process_in_order(RunningTop::new(most, by, None))
+        self.top_with_late(most, by).0
+    }
+
+    fn top_with_late<M: Comparable>(
+        self,
+        most: usize,
+        by: impl Fn(&T) -> M + Clone + Send + 'static,
+    ) -> (Stream<(K, Change, T)>, Stream<T>) {
+        self.process_in_order_with_late(RunningTop::new(most, by, None))
     }
 
     fn top_within<M: Comparable>(

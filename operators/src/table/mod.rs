@@ -186,10 +186,25 @@ pub trait UpsertExt<K: Key + Row, T: Data> {
     /// that is `None`. Late records are left out, and counted.
     #[must_use]
     fn upserts_into_table<V: Row>(self, row: impl Fn(&T) -> Option<V> + Clone + Send + 'static) -> Table<K, V>;
+
+    /// As [`upserts_into_table`](Self::upserts_into_table), with a stream of late records.
+    #[must_use]
+    fn upserts_into_table_with_late<V: Row>(
+        self,
+        row: impl Fn(&T) -> Option<V> + Clone + Send + 'static,
+    ) -> (Table<K, V>, Stream<T>);
 }
 
 impl<K: Key + Row, T: Value> UpsertExt<K, T> for KeyedStream<K, T> {
     fn upserts_into_table<V: Row>(self, row: impl Fn(&T) -> Option<V> + Clone + Send + 'static) -> Table<K, V> {
-        Table { changes: self.process_in_order(Upserts::new(row)) }
+        self.upserts_into_table_with_late(row).0
+    }
+
+    fn upserts_into_table_with_late<V: Row>(
+        self,
+        row: impl Fn(&T) -> Option<V> + Clone + Send + 'static,
+    ) -> (Table<K, V>, Stream<T>) {
+        let (changes, late) = self.process_in_order_with_late(Upserts::new(row));
+        (Table { changes }, late)
     }
 }
