@@ -5,9 +5,10 @@
 //! * `too-hot`: three readings in a row were over the limit of temperature;
 //! * `escalated`: vibration was over its limit as well, within a minute of that;
 //! * `silent`: nothing was heard for five minutes;
-//! * `all-clear`: after any of these, the first reading that is within both limits.
+//! * `all-clear`: after any of these, the first reading that is within both limits;
+//! * `wearing-out`: vibration was over its limit twice within ten minutes, and it was warmer the second time.
 //!
-//! An alert is not repeated while it lasts. Event time goes on with the readings of all machines, so it takes one that is heard to
+//! The first four are what a process function with timers says; none is repeated while it lasts. The last is a pattern. Event time goes on with the readings of all machines, so it takes one that is heard to
 //! find one that is silent; when the input ends, all of them fall silent.
 //!
 //! Alerts go to `OUTPUT/alerts/*.csv`, exactly once. For people, a line per machine and day is printed; after a crash some
@@ -74,6 +75,7 @@ enum What {
     Escalated,
     Silent,
     AllClear,
+    WearingOut,
 }
 
 /// Something to be told, with the machine's last reading.
@@ -102,6 +104,8 @@ const HOT_IN_A_ROW: u32 = 3;
 const ESCALATION: EventSpan = EventSpan::mins(1);
 /// A machine that says nothing for this long is silent.
 const SILENCE: EventSpan = EventSpan::mins(5);
+/// Two strong vibrations within this time may belong together.
+const WEAR: EventSpan = EventSpan::mins(10);
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -120,25 +124,41 @@ fn machine_alerts(options: &Options, reports: impl Sink<String>) -> Job {
         job.source(CsvFiles::new(&options.input).rate(options.rate), watermarks)
     };
 
-    let alerts = readings
-        .name("readings")
-        .key_by(|reading| reading.machine.clone())
+    let machines = readings.name("readings").key_by(|reading| reading.machine.clone());
+    let alerts = machines
+        .clone()
         .process_in_order(Watch { max_temperature: options.max_temperature, max_vibration: options.max_vibration })
         .name("watch");
+    let worn = machines
+        .matches(wearing_out(options.max_vibration))
+        .name("wear")
+        .map(|found| Alert::new(found.until, What::WearingOut, found.one("warmer")));
+    let alerts = alerts.union([worn]);
     alerts.clone().sink(FileSink::csv(options.output.join("alerts"))).name("alerts");
 
     let times = |what| Sum::of(move |alert: &Alert| u64::from(alert.what == what));
     alerts
         .key_by(|alert| alert.machine.clone())
         .window(Tumbling::of(EventSpan::days(1)))
-        .aggregate((times(What::TooHot), times(What::Escalated), times(What::Silent)))
+        .aggregate((times(What::TooHot), times(What::Escalated), times(What::Silent), times(What::WearingOut)))
         .name("days")
-        .map(|(machine, day, (too_hot, escalated, silent))| {
-            format!("{machine}, day of {}: too hot {too_hot}, escalated {escalated}, silent {silent}", day.start)
+        .map(|(machine, day, (too_hot, escalated, silent, worn))| {
+            let day = day.start;
+            format!(
+                "{machine}, day of {day}: too hot {too_hot}, escalated {escalated}, silent {silent}, wearing out {worn}"
+            )
         })
         .sink(reports)
         .name("reports");
     job
+}
+
+/// Two strong vibrations, the second while it was warmer.
+fn wearing_out(max_vibration: f64) -> Pattern<Reading> {
+    Pattern::first("shaken", move |reading: &Reading| reading.vibration > max_vibration)
+        .followed_by("warmer", move |reading| reading.vibration > max_vibration)
+        .given(|reading, before| before.first().is_some_and(|shaken| reading.temperature > shaken.temperature))
+        .within(WEAR)
 }
 
 /// Watches one machine.
@@ -174,12 +194,14 @@ impl Process<String, Reading> for Watch {
         let now = cx.now();
         let (mut hot_in_a_row, mut told) = match cx.state().take() {
             Some(before) => {
-                cx.delete_timer(before.last.at + SILENCE);
+                cx.replace_timer(before.last.at + SILENCE, now + SILENCE);
                 (before.hot_in_a_row, before.told)
             }
-            None => (0, Told::default()),
+            None => {
+                cx.set_timer(now + SILENCE);
+                (0, Told::default())
+            }
         };
-        cx.set_timer(now + SILENCE);
 
         let is_hot = reading.temperature > self.max_temperature;
         let is_shaking = reading.vibration > self.max_vibration;
@@ -293,24 +315,28 @@ mod tests {
         for machine in in_time.iter().map(|reading| &reading.machine).collect::<BTreeSet<_>>() {
             let readings: Vec<&Reading> = in_time.iter().copied().filter(|r| r.machine == *machine).collect();
             alerts.extend(alerts_of(&readings, options));
+            alerts.extend(wear_of(&readings, options));
         }
-        for what in [What::TooHot, What::Escalated, What::Silent, What::AllClear] {
+        for what in [What::TooHot, What::Escalated, What::Silent, What::AllClear, What::WearingOut] {
             assert!(alerts.iter().filter(|alert| alert.what == what).count() > 8, "few are {what:?}");
         }
 
-        let mut days = BTreeMap::<(&str, i64), [u64; 3]>::new();
+        let mut days = BTreeMap::<(&str, i64), [u64; 4]>::new();
         for alert in &alerts {
             let day = days.entry((&alert.machine, alert.at.micros().div_euclid(86_400_000_000))).or_default();
             match alert.what {
                 What::TooHot => day[0] += 1,
                 What::Escalated => day[1] += 1,
                 What::Silent => day[2] += 1,
+                What::WearingOut => day[3] += 1,
                 What::AllClear => {}
             }
         }
-        let report = |((machine, day), [hot, escalated, silent]): ((&str, i64), [u64; 3])| {
+        let report = |((machine, day), [hot, escalated, silent, worn]): ((&str, i64), [u64; 4])| {
             let day = EventTime::from_secs(day * 86_400);
-            format!("{machine}, day of {day}: too hot {hot}, escalated {escalated}, silent {silent}")
+            format!(
+                "{machine}, day of {day}: too hot {hot}, escalated {escalated}, silent {silent}, wearing out {worn}"
+            )
         };
         let mut reports: Vec<String> = days.into_iter().map(report).collect();
         reports.sort();
@@ -355,6 +381,22 @@ mod tests {
         alerts
     }
 
+    /// Looks back from every reading, as far as the alert before.
+    fn wear_of(readings: &[&Reading], options: &Options) -> Vec<Alert> {
+        let (mut alerts, mut from) = (Vec::new(), 0);
+        for (number, reading) in readings.iter().enumerate() {
+            let begins = |before: &&Reading| {
+                let is_shaken = before.vibration > options.max_vibration;
+                is_shaken && before.temperature < reading.temperature && reading.at < before.at + EventSpan::secs(600)
+            };
+            if reading.vibration > options.max_vibration && readings[from..number].iter().copied().any(|r| begins(&r)) {
+                alerts.push(Alert::new(reading.at, What::WearingOut, reading));
+                from = number + 1;
+            }
+        }
+        alerts
+    }
+
     fn written(output: &Path) -> Vec<String> {
         let parts = fs::read_dir(output.join("alerts")).expect("the directory of the sink");
         let parts = parts.map(|part| part.expect("a part").path());
@@ -391,7 +433,8 @@ mod tests {
             let summary = machine_alerts(&options, reports.sink()).workers(workers).run().expect("finishes");
             let (expected, late) = expected(&splits(), &options);
             assert!(late > 0);
-            assert_eq!(summary.late, late);
+            // For the process function, and for the pattern.
+            assert_eq!(summary.late, 2 * late);
             assert_eq!(outputs(dir.path(), &reports), expected, "{workers} workers");
         }
     }
