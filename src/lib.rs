@@ -1,7 +1,7 @@
 //! # Millstream
 //!
-//! Flink's DataStream API as a Rust library in your own process: typed jobs of stateless operators and event-time windows, on
-//! worker threads over timely dataflow, with checkpoints in RocksDB, so that every job survives a crash and goes on where
+//! Flink's DataStream API as a Rust library in your own process: typed jobs of stateless operators, event-time windows, keyed state with timers, joins,
+//! patterns and tables, on worker threads over timely dataflow and differential dataflow, with checkpoints in RocksDB, so that every job survives a crash and goes on where
 //! it was.
 //!
 //! ```no_run
@@ -59,7 +59,7 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
-//! Where to go from here: the [`guide`] tells of [windows](guide::windows), [time](guide::time), [state and timers](guide::state_and_timers) [joins](guide::joins)
+//! Where to go from here: the [`guide`] tells of [windows](guide::windows), [time](guide::time), [state and timers](guide::state_and_timers), [joins](guide::joins)
 //! and [tables](guide::tables); [`operators`] has the table of all operators, [`aggregate`] the aggregates, [`connectors`] the
 //! sources and sinks; `testing`, a feature, tests of jobs; `ARCHITECTURE.md` in the repository tells how a record and a checkpoint live.
 

@@ -4,7 +4,7 @@
 //!
 //! ```toml
 //! [dev-dependencies]
-//! millstream = { version = "0.1", features = ["testing"] }
+//! millstream = { path = "../millstream", features = ["testing"] } # or `git = …`, as among the dependencies
 //! ```
 //!
 //! A [`Kit`] knows how the job under test is described. A *script* is a list of [`Step`]s: what inputs give (records, watermarks, ends), what
@@ -54,7 +54,7 @@
 //!
 //! **What may rightly differ**: what depends on the order in which records of several splits or inputs meet (a `fold` over two
 //! splits), or on what was there before a timer was called (`process`, other than `process_in_order`), depends on how much is read at
-//! once. Leave [`Mode::Batch`] and [`Mode::Workers`] out for those, by [`Kit::except`].
+//! once; and so does how many early and late results there are of a window. Leave [`Mode::Batch`] and [`Mode::Workers`] out for those, by [`Kit::except`].
 
 mod input;
 mod modes;

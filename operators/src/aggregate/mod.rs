@@ -7,7 +7,7 @@
 //! **State**: one accumulator per key and slice, kept by the operator that uses the aggregate and snapshotted with it.
 //! Accumulators grow with the records only where their own docs say so ([`DistinctCount`], [`List`], [`Newest::within`]).
 //!
-//! **Time**: aggregates see the event time of a record through its [`Origin`]; only [`First`] and [`Last`] look at it.
+//! **Time**: aggregates see the event time of a record through its [`Origin`]; [`First`], [`Last`], [`List`], [`Top`] and [`Newest`] look at it.
 //!
 //! **Errors**: an aggregate has no error path. One that cannot go on (an integer sum that overflows) panics with a
 //! message for the user; the runtime fails the job and names the operator and the key.

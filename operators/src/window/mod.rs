@@ -1,4 +1,5 @@
-//! Windows of event time over keyed streams: tumbling, sliding, and sessions (of which [`Session`] says what is different).
+//! Windows of event time over keyed streams: tumbling, sliding, [sessions](session), of the [calendar](calendar), [one for all](global), of a
+//! [number of records](count), and of your own ([`Windows`]). What is said here holds for all of them but where their pages say otherwise.
 //!
 //! **Time**: windows are `[start, end)` in event time, aligned to 1970 plus an offset, never to the first record. A window
 //! fires when the watermark has come to its end; its result has the event time `end - 1 us`.
@@ -26,18 +27,18 @@
 mod apart;
 mod assign;
 mod assigned;
-mod calendar;
+pub mod calendar;
 mod combiner;
-mod count;
-mod global;
+pub mod count;
+pub mod global;
 mod keyed;
 mod open;
 mod operator;
 mod place;
 mod running;
 mod schedule;
-mod session;
-mod several;
+pub mod session;
+pub mod several;
 mod stacks;
 mod stretches;
 mod update;

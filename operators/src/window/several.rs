@@ -1,7 +1,7 @@
 //! Several kinds of windows over one keyed stream, which share slices.
 //!
 //! **Shape**: every record is added to one slice, whatever the number of windows. When windows end, they are made together: from the end on
-//! back, slice by slice and [stretch by stretch](super::stretches), keys are gathered; at each start of a window what has been gathered is that window.
+//! back, slice by slice and stretch by stretch, keys are gathered; at each start of a window what has been gathered is that window.
 //! So windows that end together cost as many merges as the longest of them.
 //!
 //! **State**: one accumulator per key and slice, which goes when the last window has fired that has it; besides, with unlimited memory and in no
