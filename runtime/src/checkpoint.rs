@@ -470,6 +470,7 @@ impl Coordinator {
             codec: codec::CODEC_ID.into(),
             operators: Vec::new(),
             sources: Vec::new(),
+            split_numbers: self.shared.split_numbers,
             sinks: Vec::new(),
             names: self.settings.names.to_entry(),
             files,

@@ -143,6 +143,7 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         probe,
         rest,
         split_names(&graph, &names, &splits, restored.as_deref()),
+        restored.as_ref().map_or(0, |restored| restored.split_numbers),
         sender,
     ));
     let operators = operator_infos(&graph, &names, restored.as_deref(), &shape.schemas);
@@ -245,7 +246,10 @@ fn rest(graph: &Graph, clock: &Clock) -> Rest {
 /// The splits of every source, numbered over the whole job.
 fn numbered(graph: &Graph, mut splits: HashMap<usize, Vec<String>>) -> HashMap<usize, Vec<(u32, String)>> {
     let mut numbers = 0..;
-    let own = |node| Some((node, numbers.by_ref().zip(splits.remove(&node)?).collect()));
+    let own = |node| {
+        let splits = splits.remove(&node)?.into_iter().zip(numbers.by_ref());
+        Some((node, splits.map(|(split, number)| (number, split)).collect()))
+    };
     (0..graph.nodes.len()).filter_map(own).collect()
 }
 
@@ -285,7 +289,8 @@ fn split_names(
     };
     let places: Vec<Option<u32>> = all.iter().map(known).collect();
     if let Some(last) = places.iter().flatten().max() {
-        let mut new = last + 1..;
+        // Those of splits that are gone are not given again: state may still have them.
+        let mut new = restored.map_or(0, |restored| restored.split_numbers).max(last + 1)..;
         all.iter_mut()
             .zip(places)
             .for_each(|(name, place)| name.place = place.or_else(|| new.next()).unwrap_or(u32::MAX));

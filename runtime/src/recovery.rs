@@ -294,6 +294,7 @@ pub(crate) mod tests {
                 kind: "csv files".into(),
                 splits: vec![split("a.csv"), split("b.csv")],
             }],
+            split_numbers: 2,
             sinks: vec![SinkEntry { name: "out".into(), kind: "csv files".into(), handles: vec![], digests: None }],
             names: Default::default(),
             files: vec![],

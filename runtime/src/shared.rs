@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     pub teardown: AtomicBool,
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
+    /// How many numbers splits have been given in state, in all runs.
+    pub split_numbers: u32,
     /// Where each split stands, by its number over all sources.
     pub splits: Vec<(SplitName, Padded<SplitMark>)>,
     /// Records on their way to each worker, or waiting there to be called.
@@ -247,8 +249,10 @@ impl Shared {
         probe: Probe,
         rest: Option<Rest>,
         splits: Vec<SplitName>,
+        split_numbers: u32,
         reports: Sender<Report>,
     ) -> Self {
+        let split_numbers = splits.iter().map(|split| split.place + 1).max().unwrap_or(0).max(split_numbers);
         let stats = || {
             Padded(Stats {
                 epoch: AtomicU64::new(first_epoch),
@@ -268,6 +272,7 @@ impl Shared {
             teardown: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             error: Mutex::new(None),
+            split_numbers,
             splits: splits.into_iter().map(|name| (name, Padded::default())).collect(),
             in_flight: (0..workers).map(|_| Padded::default()).collect(),
             unasked: AtomicU64::new(0),

@@ -40,6 +40,9 @@ pub struct Manifest {
     pub operators: Vec<OperatorEntry>,
     /// Every source, with the positions of its splits.
     pub sources: Vec<SourceEntry>,
+    /// How many [numbers](SplitEntry::number) splits have been given so far; state may have those of splits that are gone.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub split_numbers: u32,
     /// Every sink, with the output it had prepared in this epoch.
     pub sinks: Vec<SinkEntry>,
     /// What the program that wrote it had been told of other names: it has them already.
@@ -47,6 +50,11 @@ pub struct Manifest {
     pub names: NamesEntry,
     /// The files of the RocksDB checkpoint beside it.
     pub files: Vec<FileEntry>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde wants it
+fn is_none_yet(numbers: &u32) -> bool {
+    *numbers == 0
 }
 
 /// What a program was told of names that an earlier checkpoint had.
@@ -258,6 +266,7 @@ pub(crate) mod tests {
             codec: crate::codec::CODEC_ID.into(),
             operators: vec![],
             sources: vec![],
+            split_numbers: 0,
             sinks: vec![],
             names: NamesEntry::default(),
             files: vec![],

@@ -55,6 +55,8 @@ struct Freeze<K, V> {
 impl<K: Key, V: Value> Freeze<K, V> {
     /// All that was to be copied of a slice is.
     fn add(&mut self, slice: i64, table: &mut Table<K, V>) {
+        // It may have been emptied key by key in between.
+        table.copy_removed();
         let changed = |copies: Copies<K, V>| Changed {
             slice,
             whole: copies.whole,
@@ -376,8 +378,13 @@ impl<K: Key, V: Value> State for SliceState<K, V> {
     fn restore(&mut self, entry: StoredEntry<'_>) -> Result<()> {
         let slice = number_of(entry.key)?;
         self.blocks.note(slice, entry.group);
+        let entries = blocks::count(entry.value)?;
+        if entries == 0 {
+            // All its keys were taken out, one by one, while others of the slice were left to another worker.
+            self.gone.push(slice);
+            return Ok(());
+        }
         if self.limit.is_some() {
-            let entries = blocks::count(entry.value)?;
             if let Err(place) = self.place(slice) {
                 self.slices.insert(place, (slice, Table::stored_elsewhere()));
             }
@@ -489,6 +496,7 @@ mod tests {
         Update(usize, String, u32),
         Take(usize),
         TakeSome(usize, usize),
+        TakeKey(usize, String),
         DropBefore(usize),
         /// Begins a freeze, if none is open.
         Begin,
@@ -501,9 +509,10 @@ mod tests {
         let key = prop_oneof!["[ab]{0,2}", "longer than sixteen [ab]"];
         let slice = 0..NUMBERS.len();
         let step = prop_oneof![
-            12 => (slice.clone(), key, any::<u32>()).prop_map(|(slice, key, add)| Step::Update(slice, key, add)),
+            12 => (slice.clone(), key.clone(), any::<u32>()).prop_map(|(slice, key, add)| Step::Update(slice, key, add)),
             3 => slice.clone().prop_map(Step::Take),
             2 => (slice.clone(), 0..3usize).prop_map(|(slice, most)| Step::TakeSome(slice, most)),
+            6 => (slice.clone(), key).prop_map(|(slice, key)| Step::TakeKey(slice, key)),
             1 => slice.prop_map(Step::DropBefore),
             3 => Just(Step::Begin),
             4 => (0..12usize).prop_map(Step::Copy),
@@ -578,6 +587,13 @@ mod tests {
                         if !all {
                             model.insert(slice, left);
                         }
+                    }
+                    Step::TakeKey(slice, key) => {
+                        let slice = NUMBERS[slice];
+                        state.load([slice]).unwrap();
+                        let taken = state.take_key(slice, hash_key(&key), &key);
+                        assert_eq!(taken, model.get_mut(&slice).and_then(|keys| keys.remove(&key)));
+                        model.retain(|_, keys| !keys.is_empty());
                     }
                     Step::DropBefore(to) => {
                         state.drop_before(NUMBERS[to]);

@@ -407,6 +407,14 @@ impl<K: Key, V: Clone> Table<K, V> {
         freeze.copy_removed(most)
     }
 
+    /// Copies all keys that were removed before the freeze began.
+    pub(crate) fn copy_removed(&mut self) {
+        if let Some(freeze) = &mut self.freeze {
+            let mut all = usize::MAX;
+            freeze.copy_removed(&mut all);
+        }
+    }
+
     /// What was copied, once all is; nothing, if nothing had changed.
     pub(crate) fn take_copies(&mut self) -> Option<Copies<K, V>> {
         Some(self.take_copies_and_removed()?.0)

@@ -130,6 +130,10 @@ impl<K: Key + Row, V: Row> Table<K, V> {
 
     /// Every pair of a row of this table and one of `other` that have the same key.
     ///
+    /// Both sides wait for each other: a change is told when event time has come to it on both, or a checkpoint is taken. A table whose rows seldom
+    /// change should come of a source that may be [idle](millstream_runtime::watermark::Watermarks::idle_after): where it just stands still, the other's
+    /// changes are told once a checkpoint, and in a job without checkpoints when the input has ended.
+    ///
     /// # Panics
     /// When the tables belong to different jobs.
     #[must_use]

@@ -297,7 +297,7 @@ struct Ahead<D> {
     old: usize,
 }
 
-/// So many may wait for event time; then they go on as if it had come to them.
+/// So many may wait for event time; then those of the epoch that is open on both sides go on as if it had come to them.
 const MOST_AHEAD: usize = 1 << 16;
 
 impl<D> Ahead<D> {
@@ -309,14 +309,18 @@ impl<D> Ahead<D> {
         self.changes.extend(changes);
     }
 
-    /// Those to which event time has come, now that both have come to `bound`; and, at that event time, those of epochs that are over, and all
-    /// if they are too many. So what both have of one moment stays together, unless that takes too long.
+    /// Those to which event time has come, now that both have come to `bound`; and, at that event time, those of epochs that are over, and if
+    /// too many are left, those of the epoch that is not. So what both have of one moment stays together, unless that takes too long.
+    ///
+    /// Those of a later epoch wait in any case: the source that ended the one before it had come further than the other side.
     fn release(&mut self, bound: Moment) -> Vec<(D, Moment, i64)> {
-        let too_many = self.changes.len() > MOST_AHEAD;
         // What has been looked at already waits for more.
-        let from = if too_many || bound != self.seen { 0 } else { self.old };
-        let is_due = |at: Moment| too_many || at.watermark <= bound.watermark || at.epoch < bound.epoch;
+        let from = if bound == self.seen { self.old } else { 0 };
+        let is_due = |at: Moment| at.watermark <= bound.watermark || at.epoch < bound.epoch;
         let mut due: Vec<_> = self.changes.extract_if(from.., |(_, at, _)| is_due(*at)).collect();
+        if self.changes.len() > MOST_AHEAD {
+            due.extend(self.changes.extract_if(.., |(_, at, _)| at.epoch == bound.epoch));
+        }
         due.iter_mut().for_each(|(_, at, _)| at.watermark = at.watermark.min(bound.watermark));
         (self.seen, self.old) = (bound, self.changes.len());
         due
@@ -408,5 +412,9 @@ mod tests {
             assert!(ahead.changes.len() <= MOST_AHEAD);
         }
         assert_eq!(given + ahead.changes.len(), 3 * MOST_AHEAD);
+        // Those of the next epoch are not told of before its sources had come so far.
+        ahead.take((0..2 * MOST_AHEAD as u64).map(|n| (n, moment(2, 100), 1)));
+        assert!(ahead.release(moment(1, 10)).iter().all(|(_, at, _)| at.epoch == 1));
+        assert_eq!(ahead.release(moment(2, 50)).len(), 2 * MOST_AHEAD);
     }
 }

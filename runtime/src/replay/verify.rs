@@ -4,7 +4,7 @@
 //! begin with the same state, and a checkpoint is a consistent cut: what it counts as written is what its state no longer has to
 //! give. So the lower edge is exact, however timing had divided results between epochs.
 //!
-//! **The upper edge** is not. A worker that has no record to wait for may see event time come to the end of a window before it
+//! **The upper edge** is not, in checkpoints of older versions. A worker that has no record to wait for may see event time come to the end of a window before it
 //! closes epoch M, and fire it, though the sources had not come so far when they were cut; the next run may fire it afterwards.
 //! What is certain is the watermark W that the sources had at the cut (in the manifest, the least over the splits upstream of the
 //! sink): every window that ends at or before W is fired before any worker closes M, in every run. Results of windows have the
