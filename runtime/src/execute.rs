@@ -136,16 +136,17 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     let sinks = splits_of_sinks(&graph, &splits);
     let probe = Probe::new(job.load.as_ref(), splits.values().map(Vec::len).sum(), sinks);
     let rest = job.watched.then(|| rest(&graph, &settings.clock));
-    let shared = Arc::new(Shared::new(
+    let mut shared = Shared::new(
         graph.nodes.len(),
         settings.workers,
         first_epoch,
         probe,
         rest,
         split_names(&graph, &names, &splits, restored.as_deref()),
-        restored.as_ref().map_or(0, |restored| restored.split_numbers),
         sender,
-    ));
+    );
+    shared.split_numbers = shared.split_numbers.max(restored.as_ref().map_or(0, |restored| restored.split_numbers));
+    let shared = Arc::new(shared);
     let operators = operator_infos(&graph, &names, restored.as_deref(), &shape.schemas);
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();

@@ -249,10 +249,9 @@ impl Shared {
         probe: Probe,
         rest: Option<Rest>,
         splits: Vec<SplitName>,
-        split_numbers: u32,
         reports: Sender<Report>,
     ) -> Self {
-        let split_numbers = splits.iter().map(|split| split.place + 1).max().unwrap_or(0).max(split_numbers);
+        let split_numbers = splits.iter().map(|split| split.place.saturating_add(1)).max().unwrap_or(0);
         let stats = || {
             Padded(Stats {
                 epoch: AtomicU64::new(first_epoch),
