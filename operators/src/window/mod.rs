@@ -1,4 +1,4 @@
-//! Windows of event time over keyed streams: tumbling, sliding, [sessions](session), of the [calendar](calendar), [one for all](global), of a
+//! Windows of event time over keyed streams: tumbling, sliding, [sessions](session), of the [calendar], [one for all](global), of a
 //! [number of records](count), and of your own ([`Windows`]). What is said here holds for all of them but where their pages say otherwise.
 //!
 //! **Time**: windows are `[start, end)` in event time, aligned to 1970 plus an offset, never to the first record. A window
