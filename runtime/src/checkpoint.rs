@@ -77,6 +77,8 @@ pub(crate) struct Coordinator {
     /// How many parts make a checkpoint complete.
     pub expected: usize,
     pub sources: usize,
+    /// How many numbers splits have been given in state, in all runs.
+    pub split_numbers: u32,
     /// What each sink has committed so far, of those that keep digests; with the epoch from whose end on they count.
     pub digests: HashMap<usize, (Epoch, Digests)>,
     /// A replay: it ends where it was told to, though there is more to read.
@@ -470,7 +472,7 @@ impl Coordinator {
             codec: codec::CODEC_ID.into(),
             operators: Vec::new(),
             sources: Vec::new(),
-            split_numbers: self.shared.split_numbers,
+            split_numbers: self.split_numbers,
             sinks: Vec::new(),
             names: self.settings.names.to_entry(),
             files,

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Instant;
 
 use millstream_state::checkpoint::StartFrom;
-use millstream_state::manifest::Manifest;
+use millstream_state::manifest::{Manifest, find_source, find_split};
 use millstream_state::rocks::StateDb;
 use millstream_state::savepoint;
 use millstream_state::store::CheckpointStore;
@@ -136,17 +136,11 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     let sinks = splits_of_sinks(&graph, &splits);
     let probe = Probe::new(job.load.as_ref(), splits.values().map(Vec::len).sum(), sinks);
     let rest = job.watched.then(|| rest(&graph, &settings.clock));
-    let mut shared = Shared::new(
-        graph.nodes.len(),
-        settings.workers,
-        first_epoch,
-        probe,
-        rest,
-        split_names(&graph, &names, &splits, restored.as_deref()),
-        sender,
-    );
-    shared.split_numbers = shared.split_numbers.max(restored.as_ref().map_or(0, |restored| restored.split_numbers));
-    let shared = Arc::new(shared);
+    let split_names = split_names(&graph, &names, &splits, restored.as_deref());
+    let split_numbers = split_names.iter().map(|split| split.place.saturating_add(1)).max();
+    let split_numbers = split_numbers.max(restored.as_ref().map(|restored| restored.split_numbers)).unwrap_or(0);
+    let shared =
+        Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, probe, rest, split_names, sender));
     let operators = operator_infos(&graph, &names, restored.as_deref(), &shape.schemas);
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
     let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
@@ -183,6 +177,7 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         savepoints,
         expected,
         sources,
+        split_numbers,
         digests,
         ends_early: job.replayed.as_deref().is_some_and(Replayed::ends_early),
         started,
@@ -258,7 +253,7 @@ fn numbered(graph: &Graph, mut splits: HashMap<usize, Vec<String>>) -> HashMap<u
 /// least watermark of its splits.
 fn restored_marks(graph: &Graph, names: &[String], node: usize, restored: Option<&Manifest>) -> Vec<Option<EventTime>> {
     let of = |source: usize| {
-        let entry = restored?.sources.iter().find(|entry| entry.name == names[source])?;
+        let entry = find_source(&restored?.sources, &names[source])?;
         let least = entry.splits.iter().filter(|split| !split.ended).map(|split| split.watermark_us).min();
         Some(least.map_or(EventTime::MAX, EventTime::from_micros))
     };
@@ -284,17 +279,14 @@ fn split_names(
     let mut all: Vec<(u32, SplitName)> = splits.iter().flat_map(named).collect();
     all.sort_unstable_by_key(|(number, _)| *number);
     let mut all: Vec<SplitName> = all.into_iter().map(|(_, name)| name).collect();
-    let known = |name: &SplitName| {
-        let source = restored?.sources.iter().find(|source| source.name == name.source)?;
-        source.splits.iter().find(|split| split.split == name.split)?.number
-    };
+    let known = |name: &SplitName| find_split(&restored?.sources, &name.source, &name.split)?.number;
     let places: Vec<Option<u32>> = all.iter().map(known).collect();
     if let Some(last) = places.iter().flatten().max() {
         // Those of splits that are gone are not given again: state may still have them.
-        let mut new = restored.map_or(0, |restored| restored.split_numbers).max(last + 1)..;
-        all.iter_mut()
-            .zip(places)
-            .for_each(|(name, place)| name.place = place.or_else(|| new.next()).unwrap_or(u32::MAX));
+        let mut new = restored.map_or(0, |restored| restored.split_numbers).max(last.saturating_add(1))..;
+        for (name, place) in all.iter_mut().zip(places) {
+            name.place = place.or_else(|| new.next()).unwrap_or(name.place);
+        }
     }
     all
 }
@@ -439,7 +431,7 @@ fn warn_about_replay(job: &str, graph: &Graph, names: &[String], restored: Optio
             "{} cannot be read again: records read after the last checkpoint are lost in a crash",
             source.kind()
         );
-        let before = restored.and_then(|restored| restored.sources.iter().find(|entry| entry.name == *name));
+        let before = restored.and_then(|restored| find_source(&restored.sources, name));
         let had_ended = before.is_some_and(|entry| entry.splits.iter().all(|split| split.ended));
         let keyed = |other: &usize| matches!(graph.nodes[*other].body, Body::Keyed(_));
         let mut behind = (0..names.len()).filter(keyed).filter(|other| graph.sources_of(*other).contains(&node));
@@ -505,7 +497,7 @@ impl Plan {
             batch_size: settings.batch_size,
             in_flight: settings.in_flight,
             first_epoch: shared.announced.load(std::sync::atomic::Ordering::SeqCst),
-            splits: Arc::new(split_names(graph, names, &splits, restored.as_deref())),
+            splits: Arc::new(shared.splits.iter().map(|(name, _)| name.clone()).collect()),
             own_splits: (0, 0),
             // With them an operator with state can say which record it failed on.
             positions: graph.positions || settings.set_aside_after.is_some(),

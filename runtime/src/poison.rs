@@ -60,8 +60,8 @@ pub(crate) struct SplitName {
 }
 
 /// The record with this number, counted from 0, of a split.
-pub(crate) fn record_of(splits: &[SplitName], split: u32, number: u64) -> Blame {
-    match splits.get(split as usize) {
+pub(crate) fn record_of(split: Option<&SplitName>, number: u64) -> Blame {
+    match split {
         // The record with this number would be another one after a restart.
         Some(SplitName { replayable: false, .. }) => {
             Blame::Nobody("its source cannot be read again, so it is gone already")

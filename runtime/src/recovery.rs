@@ -5,7 +5,7 @@ use std::path::Path;
 
 use millstream_state::checkpoint::{Decision, Found, Health, Import, Refusal, StartFrom, decide, decide_import};
 use millstream_state::held::Held;
-use millstream_state::manifest::Manifest;
+use millstream_state::manifest::{Manifest, find_source};
 use millstream_state::store::CheckpointStore;
 use millstream_state::{codec, hash, key_group};
 
@@ -237,7 +237,7 @@ fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
 pub(crate) fn check_sources(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
     let differs = differs(dir, manifest.epoch);
     for (name, splits) in &shape.sources {
-        let Some(theirs) = manifest.sources.iter().find(|entry| entry.name == *name) else {
+        let Some(theirs) = find_source(&manifest.sources, name) else {
             continue;
         };
         let was: BTreeSet<&String> = theirs.splits.iter().map(|split| &split.split).collect();

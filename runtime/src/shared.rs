@@ -73,8 +73,6 @@ pub(crate) struct Shared {
     pub teardown: AtomicBool,
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
-    /// How many numbers splits have been given in state, in all runs.
-    pub split_numbers: u32,
     /// Where each split stands, by its number over all sources.
     pub splits: Vec<(SplitName, Padded<SplitMark>)>,
     /// Records on their way to each worker, or waiting there to be called.
@@ -251,7 +249,6 @@ impl Shared {
         splits: Vec<SplitName>,
         reports: Sender<Report>,
     ) -> Self {
-        let split_numbers = splits.iter().map(|split| split.place.saturating_add(1)).max().unwrap_or(0);
         let stats = || {
             Padded(Stats {
                 epoch: AtomicU64::new(first_epoch),
@@ -271,7 +268,6 @@ impl Shared {
             teardown: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             error: Mutex::new(None),
-            split_numbers,
             splits: splits.into_iter().map(|name| (name, Padded::default())).collect(),
             in_flight: (0..workers).map(|_| Padded::default()).collect(),
             unasked: AtomicU64::new(0),

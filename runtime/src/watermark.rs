@@ -18,7 +18,8 @@ use crate::time::{EventSpan, EventTime};
 /// A batch of records is read, with their event times, and then observed record by record. So whatever a generator knows, it
 /// must know from the event times that it is given: what the function for event times does beside may be a batch ahead.
 ///
-/// The runtime never lets a watermark go back, whatever [`watermark`](Self::watermark) returns.
+/// The runtime never lets a watermark go back, nor come to [`EventTime::MAX`] before the split has ended, whatever
+/// [`watermark`](Self::watermark) returns.
 pub trait WatermarkGenerator: Clone + Send + Serialize + DeserializeOwned + 'static {
     /// A record at `at` has been read.
     fn observe(&mut self, at: EventTime);
@@ -122,8 +123,7 @@ impl WatermarkGenerator for BoundedOutOfOrderness {
 
     #[inline]
     fn watermark(&self) -> EventTime {
-        // Only the end of a split makes its watermark MAX.
-        (self.highest - self.delay).min(EventTime::from_micros(i64::MAX - 1))
+        self.highest - self.delay
     }
 
     /// A delay that was changed counts from here on.

@@ -41,7 +41,7 @@ pub struct Manifest {
     /// Every source, with the positions of its splits.
     pub sources: Vec<SourceEntry>,
     /// How many [numbers](SplitEntry::number) splits have been given so far; state may have those of splits that are gone.
-    #[serde(default, skip_serializing_if = "is_none_yet")]
+    #[serde(default)]
     pub split_numbers: u32,
     /// Every sink, with the output it had prepared in this epoch.
     pub sinks: Vec<SinkEntry>,
@@ -50,11 +50,6 @@ pub struct Manifest {
     pub names: NamesEntry,
     /// The files of the RocksDB checkpoint beside it.
     pub files: Vec<FileEntry>,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // as serde wants it
-fn is_none_yet(numbers: &u32) -> bool {
-    *numbers == 0
 }
 
 /// What a program was told of names that an earlier checkpoint had.
@@ -180,10 +175,14 @@ pub struct FileEntry {
 /// How many bytes of a file have a checksum of their own.
 pub const STRETCH: usize = 256 << 10;
 
+/// What a checkpoint says of a source.
+pub fn find_source<'a>(sources: &'a [SourceEntry], source: &str) -> Option<&'a SourceEntry> {
+    sources.iter().find(|entry| entry.name == source)
+}
+
 /// What a checkpoint says of a split of a source.
 pub fn find_split<'a>(sources: &'a [SourceEntry], source: &str, split: &str) -> Option<&'a SplitEntry> {
-    let source = sources.iter().find(|entry| entry.name == source)?;
-    source.splits.iter().find(|entry| entry.split == split)
+    find_source(sources, source)?.splits.iter().find(|entry| entry.split == split)
 }
 
 /// A manifest file with this content.

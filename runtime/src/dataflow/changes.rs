@@ -348,10 +348,10 @@ fn give<'scope, K: Key + Row, V: Row>(
                 updates.sort_by_key(|(_, moment, _)| *moment);
                 for changes in updates.chunk_by(|a, b| a.1 == b.1) {
                     let moment = changes[0].1;
+                    // A change is before no window that is open, also not before event time has come again to where it was.
+                    let at = moment.watermark.max(task.came_to);
                     let mut rows = Rows::default();
                     for ((key, row), _, by) in changes {
-                        // A change is before no window that is open, also not before event time has come again to where it was.
-                        let at = moment.watermark.max(task.came_to);
                         rows.push(at, (key.clone(), row.clone(), *by), None);
                     }
                     let born = Born { ns: sent_ns, fired: true, pressed: true };

@@ -273,10 +273,7 @@ pub(super) fn blame_of<K: Key, T>(error: Error, rows: &KeyedRows<K, T>, row: usi
         Some((0, 0)) if task.behind_state => {
             Blame::Nobody("it may have failed on a result of an operator with state, made from many records")
         }
-        Some((split, number)) => {
-            let own = task.splits.iter().position(|name| name.place == *split);
-            record_of(&task.splits, own.map_or(u32::MAX, |own| own as u32), *number)
-        }
+        Some((place, number)) => record_of(task.splits.iter().find(|split| split.place == *place), *number),
     };
     match &blame {
         Blame::Record(record) => {

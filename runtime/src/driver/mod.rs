@@ -53,7 +53,7 @@ pub(crate) struct Task {
     pub first_epoch: Epoch,
     /// For a source: the number of its first split, and how many it has.
     pub own_splits: (u32, u32),
-    /// Names of all splits of all sources; a split's number is its place here.
+    /// Names of all splits of all sources; a split's number is where it stands here.
     pub splits: Arc<Vec<SplitName>>,
     /// Results of operators with state reach it.
     pub behind_state: bool,

@@ -491,7 +491,7 @@ where
         let (split_number, records, split_name) = (split.number, split.records, &split.name);
         let blame = |error: Error, row: usize| {
             let place = format!("record {} of split `{split_name}`", records + row as u64 + 1);
-            error.blaming(place, record_of(&self.task.splits, split_number, records + row as u64))
+            error.blaming(place, record_of(self.task.splits.get(split_number as usize), records + row as u64))
         };
         let read = guard(name, || {
             let read = reader.read(size, &mut stamper);

@@ -70,10 +70,10 @@ impl StatelessLogic {
 pub(super) fn blame(error: Error, lineage: Option<&Lineage>, row: usize, splits: &[SplitName]) -> Error {
     match lineage {
         Some(lineage) => {
-            let split = splits.get(lineage.split as usize).map_or("?", |name| &name.split);
-            let number = lineage.number(row);
-            let place = format!("record {} of split `{split}`", number + 1);
-            error.blaming(place, record_of(splits, lineage.split, number))
+            let (split, number) = (splits.get(lineage.split as usize), lineage.number(row));
+            let name = split.map_or("?", |name| &name.split);
+            let place = format!("record {} of split `{name}`", number + 1);
+            error.blaming(place, record_of(split, number))
         }
         None => {
             let place = format!("result {} of a batch of results", row + 1);
@@ -177,8 +177,9 @@ impl<K, T, F: Fn(&T) -> K> Keying<K, T, F> {
     }
 }
 
-/// Split and number of each of the first `rows` rows; (0, 0) for results.
-fn positions_of(cursor: &Cursor, splits: &[SplitName], rows: usize) -> Vec<(u32, u64)> {
+/// The place of its split and the number of each of the first `rows` rows, (0, 0) for results; nothing, where these are not wanted.
+fn positions_of(cursor: &Cursor, places: &Places, rows: usize) -> Vec<(u32, u64)> {
+    let Some(splits) = places else { return Vec::new() };
     let Some(lineage) = &cursor.lineage else { return vec![(0, 0); rows] };
     let place = splits.get(lineage.split as usize).map_or(lineage.split, |split| split.place);
     (0..rows).map(|row| (place, lineage.number(row))).collect()
@@ -207,10 +208,7 @@ impl<K: Key, T: Data, F: Fn(&T) -> K> Link for KeyingLink<K, T, F> {
     fn run(&mut self, rows: Box<dyn AnyRows>, cursor: &mut Cursor, out: &mut Outbox) -> Result<()> {
         let mut rows = *downcast::<Rows<T>>(rows);
         lend(&mut rows, cursor);
-        let positions = match &self.places {
-            Some(splits) => positions_of(cursor, splits, rows.records.len()),
-            None => Vec::new(),
-        };
+        let positions = positions_of(cursor, &self.places, rows.records.len());
         let keyed = rows.records.into_iter().enumerate().map(|(row, record)| {
             cursor.row = row;
             let key = (self.key)(&record.value);
@@ -278,10 +276,7 @@ impl<T: Data, O: Data> Link for Broadcasting<T, O> {
     fn run(&mut self, rows: Box<dyn AnyRows>, cursor: &mut Cursor, out: &mut Outbox) -> Result<()> {
         let mut rows = *downcast::<Rows<T>>(rows);
         lend(&mut rows, cursor);
-        let positions = match &self.places {
-            Some(splits) => positions_of(cursor, splits, rows.records.len()),
-            None => Vec::new(),
-        };
+        let positions = positions_of(cursor, &self.places, rows.records.len());
         let wrap =
             |record: Record<T>| KeyedRecord { hash: 0, at: record.at, key: (), value: (self.wrap)(record.value) };
         let records = rows.records.into_iter().map(wrap).collect();
