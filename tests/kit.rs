@@ -835,10 +835,11 @@ fn windows_of_a_number_of_records() {
 
 #[test]
 fn the_first_few_as_they_change() {
-    let (kit, input, (changes, highest)) = Kit::of(|input: Stream<Sale>| {
+    let (kit, input, (changes, late, highest)) = Kit::of(|input: Stream<Sale>| {
         let keyed = input.key_by(who);
         let windows = keyed.clone().window(Tumbling::of(secs(100))).aggregate(Top::of(2, cents));
-        (keyed.top(1, cents), windows.map(|(_, _, sales)| sales))
+        let (changes, late) = keyed.top_with_late(1, cents);
+        (changes, late, windows.map(|(_, _, sales)| sales))
     });
     let change = |change, cents| ("ann".to_string(), change, sale("ann", cents));
     kit.in_all_modes([
@@ -849,6 +850,8 @@ fn the_first_few_as_they_change() {
             (2, change(Change::Retract, 3)),
             (2, change(Change::Insert, 5)),
         ]),
+        input.at(3, sale("ann", 1)),
+        late.expect([sale("ann", 1)]),
         input.end(),
         highest.expect([vec![sale("ann", 5), sale("ann", 4)]]),
     ]);
@@ -1154,6 +1157,25 @@ fn changes_of_tables_are_late_for_nobody() {
         crash(),
         input.watermark(200),
         late.expect([]),
+    ]);
+}
+
+#[test]
+fn tables_of_upserts_have_late_ones() {
+    let (kit, input, (changes, late)) = Kit::of(|input: Stream<Sale>| {
+        let (table, late) = input.key_by(who).upserts_into_table_with_late(|sale| Some(sale.1));
+        (table.name("newest").changes(), late)
+    });
+    let change = |cents, by| ("ann".to_string(), cents, by);
+    kit.in_all_modes([
+        input.all([(2, sale("ann", 2)), (1, sale("ann", 1))]),
+        input.watermark(3),
+        changes.expect([change(1, 1), change(1, -1), change(2, 1)]),
+        input.at(2, sale("ann", 9)),
+        late.expect([sale("ann", 9)]),
+        crash(),
+        input.watermark(10),
+        changes.expect([]),
     ]);
 }
 

@@ -27,52 +27,57 @@ fn upsert(item: &Item) -> Option<String> {
     (item.value.rem_euclid(4) != 0).then(|| format!("row {}", item.value.rem_euclid(6)))
 }
 
-/// Of two upserts of one instant the later one counts, also when it comes after a start for which the sources were written down in another order.
-/// Once splits were numbered anew then, and the earlier one counted.
-#[test]
-fn sources_may_change_places_between_two_starts() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let start = |swapped: bool, rows: &Collected<Delta<u64, String>>| {
-        let job = Job::new("places").workers(2).checkpoint_dir(dir.path());
-        let ((other, other_source), (upserts, upsert_source)) = (channel::<Item>(10), channel::<Item>(10));
-        let other_items = |job: &Job, source| job.source(source, watermarks(0)).name("other");
-        let upsert_items = |job: &Job, source| job.source(source, watermarks(0)).name("upserts");
-        let (others, items) = if swapped {
-            let items = upsert_items(&job, upsert_source);
-            (other_items(&job, other_source), items)
-        } else {
-            (other_items(&job, other_source), upsert_items(&job, upsert_source))
-        };
-        others
-            .key_by(|item| item.key)
-            .fold(0u64, |count, _| *count += 1)
-            .name("count")
-            .sink(for_each(|_| ()));
-        items
-            .key_by(|item| item.key)
-            .upserts_into_table(|item| Some(format!("row {}", item.value)))
-            .name("rows")
-            .changes()
-            .sink(rows.sink());
-        (other, upserts, job.start().expect("starts"))
+/// Two starts of a job with a source of upserts and another one, in this order; the first has an upsert that is still waiting when it stops, the
+/// second has one of the same instant. Of `dropped` the second start does not want to know any more. What the table comes to.
+fn upserts_over_two_starts(before: [&str; 2], after: [&str; 2], dropped: Option<&str>) -> Naive<u64, String> {
+    let (dir, rows) = (tempdir(), Collected::new());
+    let start = |names: [&str; 2], dropped: Option<&str>| {
+        let mut job = Job::new("places").workers(2).checkpoint_dir(dir.path());
+        if let Some(dropped) = dropped {
+            job = job.drop_state(dropped);
+        }
+        let mut senders = std::collections::HashMap::new();
+        for name in names {
+            let (sender, source) = channel::<Item>(10);
+            let keyed = job.source(source, watermarks(0)).name(name).key_by(|item| item.key);
+            senders.insert(name == "other", sender);
+            if name == "other" {
+                keyed.fold(0u64, |count, _| *count += 1).name("count").sink(for_each(|_| ()));
+            } else {
+                let table = keyed.upserts_into_table(|item| Some(format!("row {}", item.value))).name("rows");
+                table.changes().sink(rows.sink());
+            }
+        }
+        (senders, job.start().expect("starts"))
     };
-    let item = |value| Item { split: 0, number: 0, at: 10, key: 1, value };
-    let rows = Collected::new();
-    let (_other, upserts, handle) = start(false, &rows);
-    upserts.send(item(1)).expect("read");
-    while handle.status().records_in < 1 {
+    let item = |at, value| Item { split: 0, number: 0, at, key: 1, value };
+    let (senders, handle) = start(before, None);
+    [item(9, 0), item(10, 1)].map(|item| senders[&false].send(item).expect("read"));
+    while handle.status().records_in < 2 {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     handle.stop(StopMode::WithCheckpoint);
     oracle::finish(handle).expect("stops");
-    let (other, upserts, handle) = start(true, &rows);
-    upserts.send(item(2)).expect("read");
-    drop((other, upserts));
+    let (senders, handle) = start(after, dropped);
+    senders[&false].send(item(10, 2)).expect("read");
+    drop(senders);
     oracle::finish(handle).expect("finishes");
-    let mut sums = Naive::new();
-    rows.values().into_iter().for_each(|(key, row, by)| *sums.entry((key, row)).or_default() += by);
-    sums.retain(|_, count| *count != 0);
-    assert_eq!(sums, Naive::from([((1, "row 2".to_string()), 1)]));
+    added_up(&rows)
+}
+
+/// Of two upserts of one instant the later one counts, also when it comes after a start for which the sources were written down in another order.
+/// Once splits were numbered anew then, and the earlier one counted.
+#[test]
+fn sources_may_change_places_between_two_starts() {
+    let rows = upserts_over_two_starts(["other", "upserts"], ["upserts", "other"], None);
+    assert_eq!(rows, Naive::from([((1, "row 2".to_string()), 1)]));
+}
+
+/// The number of a source that is gone is not given to the one that takes its place: what still waits came before.
+#[test]
+fn a_new_source_comes_behind_one_that_was_dropped() {
+    let rows = upserts_over_two_starts(["other", "upserts"], ["other", "new"], Some("upserts"));
+    assert_eq!(rows, Naive::from([((1, "row 2".to_string()), 1)]));
 }
 
 #[derive(Clone)]

@@ -645,6 +645,28 @@ mod tests {
         }
     }
 
+    /// A checkpoint once still had the key that was taken out before it.
+    #[test]
+    fn a_slice_that_empties_while_it_is_copied_has_lost_what_was_taken_before() {
+        let mut disk = Disk::new();
+        let mut state = SliceState::<String, u32>::default();
+        state.track();
+        let [a, b] = ["a", "b"].map(str::to_string);
+        for key in [&a, &b] {
+            state.update(7, hash_key(key), key, || 1);
+        }
+        disk.save(&mut state);
+        assert_eq!(state.take_key(7, hash_key(&a), &a), Some(1));
+        state.begin_freeze();
+        assert_eq!(state.take_key(7, hash_key(&b), &b), Some(1));
+        assert!(state.copy_some(&mut usize::MAX.clone()));
+        state.take_frozen().into_iter().for_each(|frozen| disk.write(frozen));
+        let then = Model::from([(7, BTreeMap::from([(b, 1)]))]);
+        assert_eq!(empty(disk.load_copy(SliceState::default())), then);
+        disk.save(&mut state);
+        assert_eq!(empty(disk.load_copy(SliceState::default())), Model::new());
+    }
+
     #[test]
     fn a_range_is_half_open_and_in_order() {
         let mut state = SliceState::<String, u32>::default();

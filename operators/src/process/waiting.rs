@@ -161,6 +161,15 @@ mod tests {
         }
     }
 
+    /// A key with state stays, perhaps for ever. It used to keep the room of all records that had ever waited at once.
+    #[test]
+    fn when_nothing_waits_any_more_then_no_room_is_kept() {
+        let mut room = WaitingRoom::new();
+        (0..100).for_each(|number| room.push(waiting(&(1, 0, number, 7))));
+        assert_eq!(room.take(|at| at.micros() < 2, |_| 0).unwrap().len(), 100);
+        assert_eq!(room.0.capacity(), 0);
+    }
+
     /// Results of a window over many keys, put together under one: that took the square of their number.
     #[test]
     fn many_of_one_instant_and_no_position_leave_by_their_bytes() {
