@@ -52,7 +52,9 @@ fn upserts_over_two_starts(before: [&str; 2], after: [&str; 2], dropped: Option<
     };
     let item = |at, value| Item { split: 0, number: 0, at, key: 1, value };
     let (senders, handle) = start(before, None);
-    [item(9, 0), item(10, 1)].map(|item| senders[&false].send(item).expect("read"));
+    for item in [item(9, 0), item(10, 1)] {
+        senders[&false].send(item).expect("read");
+    }
     while handle.status().records_in < 2 {
         std::thread::park_timeout(Duration::from_millis(1));
     }
