@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBPinnableSlice, IngestExternalFileOptions,
-    MergeOperands, Options, ReadOptions, SstFileWriter, properties,
+    LogLevel, MergeOperands, Options, ReadOptions, SstFileWriter, properties,
 };
 
 use crate::key_group::KeyGroup;
@@ -62,6 +62,10 @@ fn options(cache: &Cache) -> Options {
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(1);
     options.set_max_log_file_size(1 << 20);
+    // A log of all options at every start is what makes starts slow: only what is wrong.
+    options.set_log_level(LogLevel::Warn);
+    // It is a few KiB long, and written anew at every start. Where a file system is in memory, room that is asked for is filled with zeros.
+    options.set_manifest_preallocation_size(16 << 10);
     // Nothing goes through the memtable, so it need not be large.
     options.set_write_buffer_size(1 << 20);
     options.set_merge_operator("millstream blocks", merge_all, merge_some);

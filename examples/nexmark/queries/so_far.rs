@@ -32,11 +32,10 @@ impl<K: Key, T: Value, A: Aggregate<T>> Process<K, T> for SoFar<A> {
     }
 
     fn on_record(&mut self, cx: &mut ProcessContext<'_, K, A::Acc, (K, A::Out)>, value: &T) -> Result<(), Error> {
-        let now = cx.now();
+        let origin = cx.origin();
         let acc = cx.state().get_or_insert_with(|| self.aggregate.create());
-        // Where records come from is not known here.
-        self.aggregate.add(acc, value, &Origin { at: now, split: 0, record: 0 });
-        cx.set_timer(now + INSTANT);
+        self.aggregate.add(acc, value, &origin);
+        cx.set_timer(origin.at + INSTANT);
         Ok(())
     }
 

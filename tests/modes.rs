@@ -1,0 +1,398 @@
+//! Random scripts in every mode of the test kit: input in any order from several splits, late records, checkpoints, crashes and other
+//! numbers of workers between them. Whatever an operator is, what comes out at every step is the same in all modes; and where a few lines can
+//! say what that is, it is what they say.
+//!
+//! The suites named after operators look at each against its oracle with longer input and any number of workers; here jobs are short, start again
+//! after every step, and are compared step by step.
+//!
+//! Each case starts some forty jobs, so there are a quarter as many as elsewhere: `MILLSTREAM_CASES=10000 cargo test --features testing --test
+//! modes` has 2,500 instead of 50.
+
+#[allow(dead_code)] // shared with other tests
+mod oracle;
+
+use std::collections::BTreeMap;
+
+use millstream::testing::*;
+use millstream::{prelude::*, window};
+use oracle::cases;
+use oracle::trial::config;
+use proptest::prelude::*;
+
+/// A key and a value.
+type Event = (u64, i64);
+
+/// Of every input, where it does not matter which of them is read first.
+const SPLITS: usize = 2;
+
+fn secs(seconds: i64) -> EventSpan {
+    EventSpan::secs(seconds)
+}
+
+fn key(event: &Event) -> u64 {
+    event.0
+}
+
+fn value(event: &Event) -> i64 {
+    event.1
+}
+
+// ---- random scripts --------------------------------------------------------------------------------------------------
+
+/// What happens to a job.
+#[derive(Clone, Debug)]
+enum Act {
+    Records { input: usize, split: usize, records: Vec<(i64, Event)> },
+    Watermark { input: usize, split: Option<usize>, at: i64 },
+    End { input: usize, split: usize },
+    Checkpoint,
+    Crash,
+    Restart,
+    Rescale(usize),
+}
+
+/// A few acts of so many inputs with so many splits. Event time goes on, with records on both sides of it.
+fn scripts(inputs: usize, splits: usize) -> impl Strategy<Value = Vec<Act>> {
+    let record = (-8i64..8, (0u64..3, -3i64..9));
+    let place = || (0..inputs, 0..splits);
+    let act = prop_oneof![
+        8 => (place(), prop::collection::vec(record, 1..4))
+            .prop_map(|((input, split), records)| Act::Records { input, split, records }),
+        3 => (0..inputs, -4i64..4).prop_map(|(input, at)| Act::Watermark { input, split: None, at }),
+        2 => (place(), -4i64..4).prop_map(|((input, split), at)| Act::Watermark { input, split: Some(split), at }),
+        1 => place().prop_map(|(input, split)| Act::End { input, split }),
+        1 => Just(Act::Checkpoint),
+        1 => Just(Act::Crash),
+        1 => Just(Act::Restart),
+        1 => (1usize..4).prop_map(Act::Rescale),
+    ];
+    prop::collection::vec((0i64..9, act), 1..10).prop_map(move |acts| {
+        let mut clock = 0;
+        let mut ended = vec![vec![false; splits]; inputs];
+        let timed = acts.into_iter().filter_map(|(on, mut act)| {
+            clock += on;
+            // A split that has ended gives nothing more.
+            match &mut act {
+                Act::Records { input, split, .. } | Act::Watermark { input, split: Some(split), .. }
+                    if ended[*input][*split] =>
+                {
+                    return None;
+                }
+                Act::Records { records, .. } => records.iter_mut().for_each(|(at, _)| *at += clock),
+                Act::Watermark { at, .. } => *at += clock,
+                Act::End { input, split } if std::mem::replace(&mut ended[*input][*split], true) => return None,
+                Act::End { .. } | Act::Checkpoint | Act::Crash | Act::Restart | Act::Rescale(_) => {}
+            }
+            Some(act)
+        });
+        timed.collect()
+    })
+}
+
+fn step(act: &Act, inputs: &[&Input<Event>]) -> Step {
+    match act {
+        Act::Records { input, split, records } => inputs[*input].split(*split).all(records.iter().copied()),
+        Act::Watermark { input, split: None, at } => inputs[*input].watermark(*at),
+        Act::Watermark { input, split: Some(split), at } => inputs[*input].split(*split).watermark(*at),
+        Act::End { input, split } => inputs[*input].split(*split).end(),
+        Act::Checkpoint => checkpoint(),
+        Act::Crash => crash(),
+        Act::Restart => restart(),
+        Act::Rescale(workers) => rescale(*workers),
+    }
+}
+
+/// Takes the acts in all modes, ends the input, and then expects what is expected.
+fn in_all_modes(
+    kit: &Kit<'_>,
+    acts: &[Act],
+    inputs: &[&Input<Event>],
+    expected: impl IntoIterator<Item = Step>,
+) -> Result<(), TestCaseError> {
+    let steps = acts.iter().map(|act| step(act, inputs));
+    let ends = inputs.iter().map(|input| input.end());
+    kit.try_in_all_modes(steps.chain(ends).chain(expected))
+        .map_err(|failure| TestCaseError::fail(failure.to_string()))
+}
+
+/// The records of an input in the order in which they are given, each with the watermark of its split then.
+fn judged(acts: &[Act], of: usize) -> Vec<(i64, Event, i64)> {
+    let mut watermarks = [i64::MIN; SPLITS];
+    let mut judged = Vec::new();
+    for act in acts {
+        match act {
+            Act::Records { input, split, records } if *input == of => {
+                judged.extend(records.iter().map(|(at, event)| (*at, *event, watermarks[*split])));
+            }
+            Act::Watermark { input, split, at } if *input == of => {
+                let splits = split.map_or(0..SPLITS, |split| split..split + 1);
+                splits.for_each(|split| watermarks[split] = watermarks[split].max(*at));
+            }
+            _ => {}
+        }
+    }
+    judged
+}
+
+/// A stream among others: its values as text, behind a name.
+fn told<T: Data + std::fmt::Debug>(name: &'static str, stream: Stream<T>) -> Stream<String> {
+    stream.map(move |value| format!("{name}: {value:?}"))
+}
+
+fn all(streams: impl IntoIterator<Item = Stream<String>>) -> Stream<String> {
+    let mut streams = streams.into_iter();
+    let first = streams.next().expect("there is one");
+    first.union(streams)
+}
+
+// ---- windows ---------------------------------------------------------------------------------------------------------
+
+type Sums = Vec<(u64, window::Window, i64)>;
+/// A sum and a maximum.
+type Both = (u64, window::Window, (i64, i64));
+
+/// The sums of windows of `size` that begin every `slide`, and the records that are late for all of theirs.
+fn naive_sums(acts: &[Act], size: i64, slide: i64) -> (Sums, Vec<Event>) {
+    let (mut sums, mut late) = (BTreeMap::new(), Vec::new());
+    for (at, event, watermark) in judged(acts, 0) {
+        let starts = (at - size + 1..=at).filter(|start| start.rem_euclid(slide) == 0);
+        let open: Vec<i64> = starts.filter(|start| start + size > watermark).collect();
+        open.iter().for_each(|start| *sums.entry((event.0, *start)).or_insert(0) += event.1);
+        late.extend(open.is_empty().then_some(event));
+    }
+    let sums = sums.into_iter().map(|((key, start), sum)| (key, window(start, start + size), sum));
+    (sums.collect(), late)
+}
+
+// ---- keyed state and timers ------------------------------------------------------------------------------------------
+
+/// Tells how much came of a key within five seconds, and of every third record; forgets a key after 20 seconds.
+#[derive(Clone)]
+struct Bursts;
+
+impl Process<u64, Event> for Bursts {
+    type State = (i64, u32);
+    type Out = (u64, i64, u32);
+
+    fn rank(&self, event: &Event) -> u8 {
+        u8::from(event.1 < 0)
+    }
+
+    fn keep_for(&self) -> Option<EventSpan> {
+        Some(secs(20))
+    }
+
+    fn on_record(
+        &mut self,
+        cx: &mut ProcessContext<'_, u64, (i64, u32), (u64, i64, u32)>,
+        event: &Event,
+    ) -> Result<(), Error> {
+        let (sum, count) = cx.state().unwrap_or_default();
+        *cx.state() = Some((sum + event.1, count + 1));
+        if let Some(timer) = cx.next_timer() {
+            if event.1 == 0 {
+                cx.replace_timer(timer, cx.now() + secs(5));
+            }
+        } else {
+            cx.set_timer(cx.now() + secs(5));
+        }
+        if count % 3 == 2 {
+            cx.emit((*cx.key(), sum + event.1, count + 1));
+        }
+        Ok(())
+    }
+
+    fn on_timer(
+        &mut self,
+        cx: &mut ProcessContext<'_, u64, (i64, u32), (u64, i64, u32)>,
+        _: EventTime,
+    ) -> Result<(), Error> {
+        let (sum, count) = cx.state().unwrap_or_default();
+        *cx.state() = Some((0, count));
+        cx.emit((*cx.key(), sum, count));
+        Ok(())
+    }
+}
+
+/// How often a value was broadcast, and how many records of a key were below the last.
+#[derive(Clone)]
+struct Below;
+
+impl BroadcastProcess<u64, Event, Event> for Below {
+    type Shared = (usize, i64);
+    type State = usize;
+    type Out = (Event, usize, usize);
+
+    fn on_broadcast(&mut self, shared: &mut (usize, i64), new: &Event, _: EventTime) -> Result<(), Error> {
+        *shared = (shared.0 + 1, new.1);
+        Ok(())
+    }
+
+    fn on_record(
+        &mut self,
+        cx: &mut ProcessContext<'_, u64, usize, (Event, usize, usize)>,
+        shared: &(usize, i64),
+        event: &Event,
+    ) -> Result<(), Error> {
+        let below = cx.state().unwrap_or(0) + usize::from(event.1 < shared.1);
+        *cx.state() = (below > 0).then_some(below);
+        cx.emit((*event, shared.0, below));
+        Ok(())
+    }
+}
+
+/// The value of the record of the first stream, plus the last of the second before it.
+#[derive(Clone)]
+struct Plus;
+
+impl Process<u64, Either<Event, Event>> for Plus {
+    type State = i64;
+    type Out = (u64, i64);
+
+    fn on_record(
+        &mut self,
+        cx: &mut ProcessContext<'_, u64, i64, (u64, i64)>,
+        event: &Either<Event, Event>,
+    ) -> Result<(), Error> {
+        match event {
+            Either::First(event) => {
+                let sum = cx.state().unwrap_or(0) + event.1;
+                cx.emit((event.0, sum));
+            }
+            Either::Second(event) => *cx.state() = Some(event.1),
+        }
+        Ok(())
+    }
+}
+
+// ---- the properties --------------------------------------------------------------------------------------------------
+
+proptest! {
+    #![proptest_config(config(cases(50)))]
+
+    #[test]
+    fn windows(acts in scripts(1, SPLITS)) {
+        let (kit, input, (tumbling, late, _)) = Kit::of(|input: Stream<Event>| {
+            let keyed = input.key_by(key);
+            let (tumbling, late) =
+                keyed.clone().window(Tumbling::of(secs(10))).aggregate_with_late(Sum::of(value));
+            let sliding = keyed.clone().window(Sliding::of(secs(9), secs(3)));
+            let (sliding, late_for_sliding) = sliding.aggregate_with_late((Sum::of(value), Max::of(value)));
+            let several = Several::of([Tumbling::of(secs(4)), Tumbling::of(secs(6))]).and([Sliding::of(secs(8), secs(2))]);
+            let (several, late_for_several) = keyed.clone().window(several).aggregate_with_late(Max::of(value));
+            let sessions = keyed.clone().window(Session::with_gap(secs(4)));
+            let (sessions, late_for_sessions) = sessions.aggregate_with_late((Count, First::of(value)));
+            let own_gap = Session::with_gap_of(|event: &Event| secs(event.1 + 4));
+            let own_gap = keyed.clone().window(own_gap).aggregate(Sum::of(value));
+            let counted = keyed.clone().sliding_count_window(3, 2).aggregate(List::of(value));
+            let highest = keyed.window(Tumbling::of(secs(7))).aggregate(Top::of(2, value));
+            let of_sums = sliding.clone().key_by(|(_, window, _)| window.start);
+            let of_sums = of_sums.window(Tumbling::of(secs(3))).aggregate(Mean::of(|(_, _, (sum, _)): &Both| *sum));
+            let others = all([
+                told("sliding", sliding),
+                told("late for sliding", late_for_sliding),
+                told("several", several),
+                told("late for several", late_for_several),
+                told("sessions", sessions),
+                told("late for sessions", late_for_sessions),
+                told("sessions with gaps of records", own_gap),
+                told("counted", counted),
+                told("highest", highest),
+                told("means of sums", of_sums),
+            ]);
+            (tumbling, late, others)
+        });
+        let input = input.with_splits(SPLITS);
+        let (sums, too_late) = naive_sums(&acts, 10, 10);
+        in_all_modes(&kit, &acts, &[&input], [tumbling.expect(sums), late.expect(too_late)])?;
+    }
+
+    /// How many results there are of a window depends on what is read together: so there is one split, and no batch.
+    #[test]
+    fn windows_with_several_results(acts in scripts(1, 1)) {
+        let (kit, input, _) = Kit::of(|input: Stream<Event>| {
+            let keyed = input.key_by(key);
+            let windows = keyed.clone().window(Tumbling::of(secs(10))).early(window::Early::count(2));
+            let windows = windows.allowed_lateness(secs(5)).retracting();
+            let (updates, late) = windows.aggregate_with_late(Sum::of(value));
+            let sliding = keyed.clone().window(Sliding::of(secs(9), secs(3))).early(window::Early::every(secs(2)));
+            let sliding = sliding.discarding().aggregate(Max::of(value));
+            let sessions = keyed.clone().window(Session::with_gap(secs(4))).allowed_lateness(secs(6));
+            let sessions = sessions.retracting().aggregate(Count);
+            all([
+                told("updates", updates),
+                told("late", late),
+                told("sliding", sliding),
+                told("sessions", sessions),
+                told("bursts as they come", keyed.process(Bursts)),
+            ])
+        });
+        in_all_modes(&kit.except([Mode::Batch, Mode::Workers]), &acts, &[&input], [])?;
+    }
+
+    #[test]
+    fn state_and_timers(acts in scripts(2, SPLITS)) {
+        let (kit, (input, rules), _) = Kit::of(|(input, rules): (Stream<Event>, Stream<Event>)| {
+            let keyed = input.key_by(key);
+            let (bursts, late) = keyed.clone().process_in_order_with_late(Bursts);
+            let (once, late_for_once) = keyed.clone().deduplicate_with_late(secs(6));
+            let (top, late_for_top) = keyed.clone().top_with_late(2, value);
+            let (recent, _) = keyed.clone().top_within(secs(7), 1, value);
+            let up_and_down = Pattern::first("up", |event: &Event| event.1 > 3)
+                .times(1..=2)
+                .followed_by("down", |event| event.1 < 2)
+                .not_next("zero", |event| event.1 == 0)
+                .within(secs(12))
+                .with_timed_out();
+            let (matches, late_for_matches) = keyed.clone().matches_with_late(up_and_down);
+            let matches = matches.map(|found| (found.complete, found.records().copied().collect::<Vec<_>>()));
+            let both = keyed.with_broadcast(rules.broadcast());
+            let (below, late_for_below) = both.process_in_order_with_late(Below);
+            all([
+                told("bursts", bursts),
+                told("late", late),
+                told("once", once),
+                told("late for once", late_for_once),
+                told("top", top),
+                told("late for top", late_for_top),
+                told("recent", recent),
+                told("matches", matches),
+                told("late for matches", late_for_matches),
+                told("below", below),
+                told("late for below", late_for_below),
+            ])
+        });
+        let (input, rules) = (input.with_splits(SPLITS), rules.with_splits(SPLITS));
+        in_all_modes(&kit, &acts, &[&input, &rules], [])?;
+    }
+
+    #[test]
+    fn joins(acts in scripts(2, SPLITS)) {
+        let (kit, (ones, twos), (pairs, late, _)) = Kit::of(|(ones, twos): (Stream<Event>, Stream<Event>)| {
+            let (ones, twos) = (ones.key_by(key), twos.key_by(key));
+            let (pairs, late) = ones.clone().interval_join_with_late(twos.clone(), secs(3), secs(5));
+            let versions = ones.clone().temporal_join(twos.clone()).valid_for(secs(15)).left();
+            let windows = ones.clone().connect(twos.clone()).window(Tumbling::of(secs(10))).cogroup().full_join();
+            let sessions = ones.clone().connect(twos.clone()).window(Session::with_gap(secs(3))).cogroup().left_join();
+            let others = all([
+                told("versions", versions),
+                told("windows", windows),
+                told("sessions", sessions),
+                told("sums", ones.connect(twos).process_in_order(Plus)),
+            ]);
+            (pairs, late, others)
+        });
+        let (ones, twos) = (ones.with_splits(SPLITS), twos.with_splits(SPLITS));
+        let of = |input| judged(&acts, input).into_iter().partition::<Vec<_>, _>(|(at, _, watermark)| at >= watermark);
+        let ((first, late_first), (second, late_second)) = (of(0), of(1));
+        let mut expected = Vec::new();
+        for (at, one, _) in &first {
+            let near = second.iter().filter(|(of, two, _)| two.0 == one.0 && (at - 3..=at + 5).contains(of));
+            expected.extend(near.map(|(_, two, _)| (*one, *two)));
+        }
+        let late_first = late_first.into_iter().map(|(_, event, _)| Either::First(event));
+        let late_second = late_second.into_iter().map(|(_, event, _)| Either::Second(event));
+        let all_late: Vec<_> = late_first.chain(late_second).collect();
+        in_all_modes(&kit, &acts, &[&ones, &twos], [pairs.expect(expected), late.expect(all_late)])?;
+    }
+}
