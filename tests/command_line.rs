@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::{Delays, Ended, LATE_HEADER, Started, WINDOWS_HEADER, copy};
+use millstream::prelude::EventTime;
 use millstream::state::store::CheckpointStore;
 
 const RECORDS: usize = 30_000;
@@ -532,7 +533,9 @@ fn checkpoints_can_be_looked_at() {
     for options in ["checkpoints", "checkpoints list", "checkpoints verify"] {
         assert!(look(options).contains("no checkpoints in"), "{options}");
     }
-    fixture.job.with("checkpoints show").run().failed().says(&["no checkpoints in"]);
+    for options in ["checkpoints show", "checkpoints watermarks"] {
+        fixture.job.with(options).run().failed().says(&["no checkpoints in"]);
+    }
     assert!(!fixture.dir.path().join("out").exists(), "to look changes nothing");
 
     let fixture = Fixture::stopped();
@@ -550,18 +553,29 @@ fn checkpoints_can_be_looked_at() {
         assert_eq!(shown["epoch"], epoch);
         assert_eq!(shown["sources"][0]["splits"][0]["split"], fixture.input.display().to_string());
         assert_eq!(shown["operators"][0]["name"], "delays");
+        let split = &fixture.store().manifest(epoch).expect("reads").sources[0].splits[0];
+        let watermarks = look(&options.replace("show", "watermarks"));
+        let lines: Vec<&str> = watermarks.lines().collect();
+        assert!(lines.len() == 3 && lines[0].starts_with(&format!("checkpoint {epoch}, written 20")), "{watermarks}");
+        let words: Vec<&str> = lines[2].split_whitespace().collect();
+        let watermark = EventTime::from_micros(split.watermark_us).to_string();
+        let read: u64 = words[2].replace(',', "").parse().expect("a number");
+        assert_eq!((words[0], words[1], read), (watermark.as_str(), "departures", split.records));
+        assert_eq!(words[3], fixture.input.display().to_string());
     }
     let verified = look("checkpoints verify");
     assert_eq!(verified.matches(" is intact\n").count(), epochs.len(), "{verified}");
     assert_eq!(look(&format!("checkpoints verify {newest}")), format!("checkpoint {newest} is intact\n"));
     // A script that verifies the checkpoint it means to start from must not be told that all is well.
-    for action in ["show", "verify"] {
+    for action in ["show", "verify", "watermarks"] {
         let ended = fixture.job.with(&format!("checkpoints {action} 999")).run().failed();
         ended.says(&["no checkpoint 999", &newest.to_string()]);
     }
     assert!(files(&[fixture.dir.path().to_path_buf()]) == before, "to look changes nothing");
     fixture.goes_on("");
     assert!(look("checkpoints list").trim_end().ends_with("finished"));
+    let watermarks = look("checkpoints watermarks");
+    assert!(watermarks.lines().last().is_some_and(|line| line.starts_with("ended ")), "{watermarks}");
 }
 
 #[test]
