@@ -533,12 +533,18 @@ impl Coordinator {
 /// Event time that stands still for so long, while other splits go on, is spoken of.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Says, once for each time, which split holds event time back although others go on.
+/// The split that holds event time back although others go on.
+fn stalled(status: &Status) -> Option<&SplitStatus> {
+    let held = status.held_back_by().filter(|held| held.stands_for >= STALLED)?;
+    let goes_on = |other: &SplitStatus| other.watermark > held.watermark && other.stands_for < held.stands_for;
+    status.splits.iter().any(goes_on).then_some(held)
+}
+
+/// Speaks of it, once for each time at which it stands.
 fn speak_of_stalled(job: &str, status: &Status, told: &mut Option<(String, String, EventTime)>) {
-    let Some(held) = status.held_back_by().filter(|held| held.stands_for >= STALLED) else { return };
-    let goes_on = |other: &&SplitStatus| other.watermark > held.watermark && other.stands_for < held.stands_for;
+    let Some(held) = stalled(status) else { return };
     let now = (held.source.clone(), held.split.clone(), held.watermark);
-    if told.as_ref() == Some(&now) || status.splits.iter().find(goes_on).is_none() {
+    if told.as_ref() == Some(&now) {
         return;
     }
     tracing::warn!(
@@ -599,4 +605,33 @@ fn expect_open(open: &mut Option<Open>, epoch: Epoch) -> Result<&mut Open> {
 pub(crate) fn wall_clock_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SplitState;
+
+    #[test]
+    fn event_time_is_stalled_where_one_stands_and_another_goes_on() {
+        let split = |name: &str, at: i64, stands_for: u64, state: SplitState| SplitStatus {
+            source: "source".to_string(),
+            split: name.to_string(),
+            records: 1,
+            watermark: EventTime::from_secs(at),
+            state,
+            stands_for: Duration::from_secs(stands_for),
+        };
+        let stalled_of = |splits: [SplitStatus; 2]| {
+            let status = Status { splits: splits.to_vec(), ..Status::default() };
+            stalled(&status).map(|split| split.split.clone())
+        };
+        use SplitState::{Idle, Quiet, Read};
+        let found = Some("one".to_string());
+        assert_eq!(stalled_of([split("one", 5, 30, Quiet), split("two", 9, 0, Read)]), found);
+        assert_eq!(stalled_of([split("two", 9, 29, Quiet), split("one", 5, 30, Quiet)]), found);
+        assert_eq!(stalled_of([split("one", 5, 29, Quiet), split("two", 9, 0, Read)]), None, "not for long enough");
+        assert_eq!(stalled_of([split("one", 5, 60, Quiet), split("two", 9, 60, Quiet)]), None, "nothing goes on");
+        assert_eq!(stalled_of([split("one", 5, 60, Idle), split("two", 9, 0, Read)]), None, "it is left behind");
+    }
 }
