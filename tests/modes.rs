@@ -12,6 +12,7 @@
 mod oracle;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use millstream::testing::*;
 use millstream::{prelude::*, window};
@@ -49,6 +50,7 @@ enum Act {
     Crash,
     Restart,
     Rescale(usize),
+    Clock(u64),
 }
 
 /// A few acts of so many inputs with so many splits. Event time goes on, with records on both sides of it.
@@ -65,6 +67,7 @@ fn scripts(inputs: usize, splits: usize) -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Crash),
         1 => Just(Act::Restart),
         1 => (1usize..4).prop_map(Act::Rescale),
+        1 => (1u64..8).prop_map(Act::Clock),
     ];
     prop::collection::vec((0i64..9, act), 1..10).prop_map(move |acts| {
         let mut clock = 0;
@@ -81,7 +84,7 @@ fn scripts(inputs: usize, splits: usize) -> impl Strategy<Value = Vec<Act>> {
                 Act::Records { records, .. } => records.iter_mut().for_each(|(at, _)| *at += clock),
                 Act::Watermark { at, .. } => *at += clock,
                 Act::End { input, split } if std::mem::replace(&mut ended[*input][*split], true) => return None,
-                Act::End { .. } | Act::Checkpoint | Act::Crash | Act::Restart | Act::Rescale(_) => {}
+                Act::End { .. } | Act::Checkpoint | Act::Crash | Act::Restart | Act::Rescale(_) | Act::Clock(_) => {}
             }
             Some(act)
         });
@@ -99,6 +102,7 @@ fn step(act: &Act, inputs: &[&Input<Event>]) -> Step {
         Act::Crash => crash(),
         Act::Restart => restart(),
         Act::Rescale(workers) => rescale(*workers),
+        Act::Clock(seconds) => clock(Duration::from_secs(*seconds)),
     }
 }
 
@@ -210,6 +214,39 @@ impl Process<u64, Event> for Bursts {
         let (sum, count) = cx.state().unwrap_or_default();
         *cx.state() = Some((0, count));
         cx.emit((*cx.key(), sum, count));
+        Ok(())
+    }
+}
+
+/// Tells what came of a key within five seconds by the clock; a record of 0 has them begin again.
+#[derive(Clone)]
+struct Flush;
+
+impl Process<u64, Event> for Flush {
+    type State = i64;
+    type Out = (u64, i64);
+
+    const USES_CLOCK: bool = true;
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, u64, i64, (u64, i64)>, event: &Event) -> Result<(), Error> {
+        let at = cx.processing_time() + Duration::from_secs(5);
+        match cx.next_processing_timer() {
+            None => cx.set_processing_timer(at),
+            Some(timer) if event.1 == 0 => drop(cx.replace_processing_timer(timer, at)),
+            Some(_) => {}
+        }
+        *cx.state().get_or_insert(0) += event.1;
+        Ok(())
+    }
+
+    fn on_processing_timer(
+        &mut self,
+        cx: &mut ProcessContext<'_, u64, i64, (u64, i64)>,
+        _: ProcessingTime,
+    ) -> Result<(), Error> {
+        if let Some(sum) = cx.state().take() {
+            cx.emit((*cx.key(), sum));
+        }
         Ok(())
     }
 }
@@ -328,6 +365,22 @@ proptest! {
             ])
         });
         in_all_modes(&kit.except([Mode::Batch, Mode::Workers]), &acts, &[&input], [])?;
+    }
+
+    #[test]
+    fn timers_by_the_clock(acts in scripts(1, 1)) {
+        let (kit, input, _) = Kit::of(|input: Stream<Event>| {
+            let keyed = input.key_by(key);
+            let windows = keyed.clone().window(Tumbling::of(secs(10))).early(window::Early::after(Duration::from_secs(5)));
+            let sessions = keyed.clone().window(Session::with_gap(secs(4)));
+            let sessions = sessions.early(window::Early::after(Duration::from_secs(3))).discarding();
+            all([
+                told("windows", windows.retracting().aggregate(Sum::of(value))),
+                told("sessions", sessions.aggregate(Count)),
+                told("flushed", keyed.process(Flush)),
+            ])
+        });
+        in_all_modes(&kit, &acts, &[&input], [])?;
     }
 
     #[test]
