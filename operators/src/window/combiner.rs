@@ -12,7 +12,7 @@
 //! **Source**: a combiner, as in MapReduce (Dean and Ghemawat, OSDI 2004); turned on and off by what it brings, as
 //! Flink's local aggregation is not.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use millstream_runtime::error::Result;
 use millstream_runtime::operator::{Combiner, Fired};
@@ -115,7 +115,7 @@ struct Held<K, Acc> {
     /// There are too many: all have to be handed over.
     full: bool,
     /// How many records each group has of what is held.
-    records: VecDeque<(i64, u64)>,
+    records: BTreeMap<i64, u64>,
     /// The group that is being handed over.
     releasing: Option<i64>,
     /// Groups from the first up to but not including the second are not taken together.
@@ -134,7 +134,7 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
             worthwhile,
             accs: SliceState::default(),
             full: false,
-            records: VecDeque::new(),
+            records: BTreeMap::new(),
             releasing: None,
             paused: (0, 0),
             pause: 1,
@@ -144,10 +144,7 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
 
     /// Counts records of a group that were taken.
     fn count(&mut self, group: i64, records: u64) {
-        match self.records.iter_mut().rev().find(|(number, _)| *number == group) {
-            Some((_, count)) => *count += records,
-            None => self.records.push_back((group, records)),
-        }
+        *self.records.entry(group).or_default() += records;
     }
 
     /// Looks whether there is too much of anything.
@@ -155,7 +152,7 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
         self.full |= self.accs.slices() > self.most;
         let entries = self.accs.entries();
         if entries as usize > MANY {
-            let records: u64 = self.records.iter().map(|(_, count)| count).sum();
+            let records: u64 = self.records.values().sum();
             self.full |= entries as usize > MOST || records < entries * self.worthwhile;
         }
     }
@@ -169,8 +166,7 @@ impl<K: Key, Acc: Value> Held<K, Acc> {
         let next = |number: i64| self.accs.next_from(number).filter(|number| self.group_of(*number) == group);
         let numbers = std::iter::successors(self.accs.first(), |number| next(number.checked_add(1)?));
         let accumulators: usize = numbers.map(|number| self.accs.keys_in(number)).sum();
-        let place = self.records.iter().position(|(number, _)| *number == group);
-        let (_, records) = place.and_then(|place| self.records.remove(place)).unwrap_or_default();
+        let records = self.records.remove(&group).unwrap_or_default();
         let pays = records >= accumulators as u64 * self.worthwhile;
         if pays {
             self.pause = 1;
