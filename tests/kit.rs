@@ -1113,6 +1113,36 @@ fn timers_by_the_clock() {
     ]);
 }
 
+/// The clock does not go back in a crash, so what is told by it would not be told again; random scripts found that the kit took this for a mistake.
+#[test]
+fn what_came_by_the_clock_before_a_crash_is_kept() -> Result<(), Error> {
+    let (kit, input, output) = Kit::of(|input: Stream<Sale>| input.key_by(who).process(Flush));
+    kit.in_all_modes([
+        input.at(1, sale("ann", 1)),
+        clock(Duration::from_secs(10)),
+        crash(),
+        output.expect([sale("ann", 1)]),
+        input.at(2, sale("ann", 2)),
+        clock(Duration::from_secs(9)),
+        crash(),
+        output.expect([]),
+        clock(Duration::from_secs(1)),
+        output.expect([sale("ann", 2)]),
+    ]);
+    // Step by step one is asked to take the checkpoint oneself.
+    let mut trial = kit.start()?;
+    trial.step(input.at(1, sale("ann", 1)))?;
+    trial.step(clock(Duration::from_secs(10)))?;
+    assert_eq!(trial.values(&output), [sale("ann", 1)]);
+    let error = trial.crash().expect_err("it is ten seconds too early").to_string();
+    assert!(error.contains("it has not come again") && error.contains("take a checkpoint before the crash"), "{error}");
+    trial.step(clock(Duration::from_secs(10)))?;
+    trial.checkpoint()?;
+    trial.crash()?;
+    assert!(trial.values(&output).is_empty());
+    Ok(())
+}
+
 #[test]
 fn splits_that_are_idle() {
     let input = Input::new("input").with_splits(2).idle_after(Duration::from_secs(60));

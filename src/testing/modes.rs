@@ -186,10 +186,6 @@ pub(super) fn run(mode: Mode, start: Result<Trial<'_>>, steps: &[Step], referenc
                     first = place;
                 }
                 run.take(place, &mut trial)?;
-                if mode == Mode::Crashed && matches!(step.action, Action::Clock(_)) {
-                    // The clock does not go back with a crash.
-                    trial.checkpoint().map_err(|error| run.fail(place..place + 1, lines_of(&error)))?;
-                }
             }
         }
         run.compare(first..place + 1, &trial, reference)?;
@@ -215,12 +211,13 @@ struct Run<'a> {
 impl Run<'_> {
     /// Takes a step as it is.
     fn take(&self, place: usize, trial: &mut Trial<'_>) -> Result<(), Failure> {
-        let at = place..place + 1;
-        match trial.perform(&self.steps[place]) {
-            Ok(None) => Ok(()),
-            Ok(Some(lines)) => Err(self.fail(at, lines)),
-            Err(error) => Err(self.fail(at, lines_of(&error))),
+        let (at, step) = (place..place + 1, &self.steps[place]);
+        let failed = |error: Error| self.fail(at.clone(), lines_of(&error));
+        if let Some(lines) = trial.perform(step).map_err(failed)? {
+            return Err(self.fail(at, lines));
         }
+        // It would not go back in a crash.
+        if matches!(step.action, Action::Clock(_)) { trial.checkpoint().map_err(failed) } else { Ok(()) }
     }
 
     /// Takes a step that gives something, with what the mode does before and after it.

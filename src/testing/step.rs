@@ -87,8 +87,8 @@ pub fn checkpoint() -> Step {
 }
 
 /// The clock that the job asks moves on: timers by the clock are called, and splits that have had nothing for long enough are idle. It stands at
-/// 1970-01-01T00:00:00Z when a job is started first, and does not go back in a crash; so in the mode that crashes after every step the job takes a
-/// checkpoint after this one.
+/// 1970-01-01T00:00:00Z when a job is started first, and does not go back in a crash: what came by the clock before would come later, or with other
+/// records. So in a script the job takes a checkpoint after this step, and what came is kept.
 #[track_caller]
 pub fn clock(span: Duration) -> Step {
     Step::new(format!("clock({span:?})"), Action::Clock(span))

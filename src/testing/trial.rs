@@ -158,6 +158,8 @@ pub struct Trial<'a> {
     pressed: bool,
     savepoints: usize,
     clock: Clock,
+    /// Whether it has moved on since the last checkpoint.
+    clock_moved: bool,
     dir: TempDir,
 }
 
@@ -198,6 +200,7 @@ impl<'a> Trial<'a> {
             pressed,
             savepoints: 0,
             clock: Clock::manual(ProcessingTime::from_micros(0)),
+            clock_moved: false,
             dir,
         };
         trial.begin()?;
@@ -269,12 +272,14 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// Moves the clock on that the job asks; see [`clock`](super::clock).
+    /// Moves the clock on that the job asks; see [`clock`](super::clock). Takes no checkpoint: what has come by the clock may not come again
+    /// after a [`crash`](Self::crash).
     ///
     /// # Errors
     /// Whatever makes the job fail.
     pub fn advance(&mut self, span: Duration) -> Result<()> {
         self.clock.advance(span);
+        self.clock_moved = true;
         self.settle()
     }
 
@@ -423,6 +428,7 @@ impl<'a> Trial<'a> {
             // A job that failed over it says more.
             return if handle.is_finished() { self.join().and(Err(error)) } else { Err(error) };
         }
+        self.clock_moved = false;
         std::fs::remove_dir_all(&dir).map_err(|error| Error::external("a savepoint cannot be removed").because(error))
     }
 
@@ -443,9 +449,15 @@ impl<'a> Trial<'a> {
             let missing = shelf.missing();
             if !missing.is_empty() {
                 let missing = missing.join("\n  ");
-                return Err(Error::user(format!(
-                    "`{name}` had it before the crash, and it has not come again:\n  {missing}"
-                )));
+                let error =
+                    Error::user(format!("`{name}` had it before the crash, and it has not come again:\n  {missing}"));
+                return Err(match self.clock_moved {
+                    true => error.hint(
+                        "the clock has moved on since the last checkpoint, and does not go back: if this came by the clock, take a \
+                         checkpoint before the crash",
+                    ),
+                    false => error,
+                });
             }
         }
         Ok(())
@@ -469,6 +481,7 @@ impl<'a> Trial<'a> {
         }
         self.running()?.stop(StopMode::WithCheckpoint);
         self.join()?;
+        self.clock_moved = false;
         self.workers = workers;
         self.begin()
     }
