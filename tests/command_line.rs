@@ -522,8 +522,47 @@ fn when_an_option_is_wrong_then_it_is_named() {
     assert_eq!(fixture.output(), [], "nothing ran");
     let in_the_way = fixture.dir.path().join("in-the-way");
     fs::write(&in_the_way, "").expect("written");
-    let ended = Delays::new(std::slice::from_ref(&fixture.input), &in_the_way).run().failed();
-    ended.says(&["in-the-way"]);
+    let job = Delays::new(std::slice::from_ref(&fixture.input), &in_the_way);
+    job.run().failed().says(&["the checkpoint directory", "in-the-way", "--checkpoint-dir DIR"]);
+    let elsewhere = format!("--checkpoint-dir {}", fixture.dir.path().join("checkpoints").display());
+    job.with(&elsewhere)
+        .run()
+        .failed()
+        .says(&["in-the-way", "a file sink puts its output", "written to"]);
+}
+
+/// What it says on its way is lost: nothing else is. In `/dev/full` a write fails as on a disk that is full.
+#[cfg(target_os = "linux")]
+#[test]
+fn when_what_it_says_cannot_be_written_then_it_goes_on() {
+    let fixture = Fixture::stopped();
+    let into_nothing = ["sh", "-c", "exec \"$0\" \"$@\" 2>/dev/full"].map(String::from);
+    // It warns of output that it sets aside.
+    let from = format!("--from {}", fixture.epochs()[0]);
+    let ended = fixture.job.with(&from).under(&into_nothing).run().succeeded();
+    fixture.is_right(&ended);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn when_nobody_reads_on_then_printing_ends_quietly_and_on_a_full_disk_with_an_error() {
+    let fixture = Fixture::stopped();
+    let nobody = ["bash", "-c", "{ sleep 0.2; exec \"$0\" \"$@\"; } | true; exit ${PIPESTATUS[0]}"].map(String::from);
+    let full = ["sh", "-c", "exec \"$0\" \"$@\" >/dev/full"].map(String::from);
+    for command in [
+        "history",
+        "checkpoints",
+        "checkpoints show",
+        "checkpoints watermarks",
+        "checkpoints verify",
+        "state list",
+        "graph",
+    ] {
+        let job = fixture.job.with(command);
+        assert!(!job.run().succeeded().stdout.is_empty());
+        job.under(&nobody).run().succeeded();
+        job.under(&full).run().failed().says(&["the output cannot be written"]);
+    }
 }
 
 #[test]

@@ -1143,6 +1143,51 @@ fn what_came_by_the_clock_before_a_crash_is_kept() -> Result<(), Error> {
     Ok(())
 }
 
+/// Whoever panics with what it is called for, in the order of event time, by a timer or by the clock.
+#[derive(Clone)]
+struct Panics(&'static str);
+
+impl Process<String, Sale> for Panics {
+    type State = ();
+    type Out = Sale;
+
+    const USES_CLOCK: bool = true;
+
+    fn on_record(&mut self, cx: &mut ProcessContext<'_, String, (), Sale>, sale: &Sale) -> Result<(), Error> {
+        let later = cx.processing_time() + Duration::from_secs(10);
+        match self.0 {
+            "a timer" => cx.set_timer(cx.now() + secs(1)),
+            "the clock" => cx.set_processing_timer(later),
+            _ => panic!("over {sale:?}"),
+        }
+        Ok(())
+    }
+
+    fn on_timer(&mut self, _: &mut ProcessContext<'_, String, (), Sale>, _: EventTime) -> Result<(), Error> {
+        panic!("over a timer")
+    }
+
+    fn on_processing_timer(
+        &mut self,
+        _: &mut ProcessContext<'_, String, (), Sale>,
+        _: ProcessingTime,
+    ) -> Result<(), Error> {
+        panic!("over the clock")
+    }
+}
+
+#[test]
+fn whoever_panics_in_order_is_named_by_key() {
+    for what in ["a record", "a timer", "the clock"] {
+        let (kit, input, _) = Kit::of(move |input: Stream<Sale>| input.key_by(who).process_in_order(Panics(what)));
+        let mut trial = kit.start().expect("started");
+        let steps = [input.at(1, sale("ann", 1)), input.watermark(5), clock(Duration::from_secs(10))];
+        let error = steps.into_iter().find_map(|step| trial.step(step).err()).expect("it panics").to_string();
+        assert!(error.contains("panicked: over"), "{error}");
+        assert!(error.contains("it was called for the key \"ann\" at 1970-01-01T00:00:0"), "{error}");
+    }
+}
+
 #[test]
 fn splits_that_are_idle() {
     let input = Input::new("input").with_splits(2).idle_after(Duration::from_secs(60));

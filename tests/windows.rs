@@ -6,7 +6,7 @@
 #[allow(dead_code)] // shared with tests/operators.rs
 mod oracle;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -807,7 +807,8 @@ fn expected_network(case: &Case, other: &[Vec<Item>], wide: Shape) -> Network {
         })
         .collect();
     let (again, _) = oracle::window(&results, wide);
-    let missed: Vec<_> = judged.iter().copied().filter(|(item, _)| late.contains(item)).collect();
+    let again_for: BTreeSet<Item> = late.iter().copied().collect();
+    let missed: Vec<_> = judged.iter().copied().filter(|(item, _)| again_for.contains(item)).collect();
     let (second_chance, too_late) = oracle::window(&missed, wide);
     let show = |map: &BTreeMap<(u64, Window), Vec<Item>>, naive: &dyn Fn(&[Item]) -> String| {
         map.iter().map(|(place, items)| (*place, naive(items))).collect()

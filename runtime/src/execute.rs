@@ -55,6 +55,13 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
     let mut shape = shape(&job.name, &graph, &names, &splits);
     if held.store.is_some() {
         shape.schemas = Schemas::of(&graph, &names, &job.migrations);
+        let twins = if restart == 0 { shape.twins() } else { Vec::new() };
+        for (one, other) in twins {
+            tracing::warn!(
+                "operators `{one}` and `{other}` have no names of their own: if they change places in the program, each goes on with the \
+                 state of the other; give them names with `.name(\"…\")`"
+            );
+        }
     }
     let start = match (&job.replayed, &held.store) {
         (Some(replayed), _) => replayed.start(&shape, &settings.names)?,

@@ -17,6 +17,7 @@ use crate::moment::Epoch;
 use crate::savepoint::{Request, Savepoint};
 use crate::shared::{Padded, Report, Shared, SplitState, Stats, StopMode, lock};
 use crate::summary::Summary;
+use crate::terminal::tell;
 use crate::time::EventTime;
 
 /// A handle to a started job. It is also a future of the job's [`Summary`], for use in async programs. Dropping it lets the
@@ -290,7 +291,7 @@ impl JobHandle {
                     #[allow(clippy::disallowed_methods)] // asked for twice, or there is nothing to stop gently
                     std::process::exit(130);
                 }
-                eprintln!("stopping; once more to stop at once");
+                tell("stopping; once more to stop at once");
                 running.iter().for_each(|job| job.stop(StopMode::WithCheckpoint));
             };
             if let Err(error) = ctrlc::set_handler(handler) {

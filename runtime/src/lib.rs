@@ -4,6 +4,8 @@
 //! crate is the only one that names timely, and only in its private module `dataflow`. Users take all of this from
 //! the facade crate `millstream`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+// They panic where nobody reads, or the disk of the log is full: see `terminal`.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod bench;
 pub mod call;
@@ -40,6 +42,7 @@ pub mod source;
 pub mod stream;
 pub mod summary;
 mod supervisor;
+mod terminal;
 pub mod time;
 pub mod watermark;
 

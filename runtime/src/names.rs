@@ -111,6 +111,7 @@ impl Names {
                 .hint("derived names shift when one of them goes, so state would come to the wrong one: give the others names with \
                        `.name(\"…\")` and rename them with `--rename-state` first"));
         }
+        let had: BTreeSet<String> = KINDS.iter().flat_map(|(_, theirs, _)| theirs(&manifest)).cloned().collect();
         manifest.operators.retain(|entry| !dropped(&entry.name));
         manifest.sources.retain(|entry| !dropped(&entry.name));
         manifest.sinks.retain(|entry| !dropped(&entry.name));
@@ -125,12 +126,18 @@ impl Names {
             }
             *name = new;
         }
+        let unknown = left.renamed.iter().find(|(old, _)| !had.contains(old));
         for (kind, theirs, ours) in KINDS {
             let (theirs, ours) = (theirs(&manifest), ours(shape));
             let mut new = ours.iter().filter(|name| !theirs.contains(name));
             if let Some(gone) = theirs.iter().find(|name| !ours.contains(name)) {
                 let now = new.next().map_or("NEW", |name| name.as_str());
-                return Err(differs(format!("has `{gone}`, which the job no longer has")).hint(format!(
+                let error = differs(format!("has `{gone}`, which the job no longer has"));
+                let error = match unknown {
+                    Some((old, new)) => error.note(format!("it has no `{old}` that could be renamed to `{new}`")),
+                    None => error,
+                };
+                return Err(error.hint(format!(
                     "if that {kind} has another name now: `--rename-state {gone}={now}` (`Job::renamed`); if it is gone for good: \
                      `--drop-state {gone}` (`Job::drop_state`); or undo the change, or begin again with `--fresh`"
                 )));
@@ -216,6 +223,11 @@ mod tests {
         assert_eq!(mapped.operators[0].name, "cost");
         // Once a checkpoint has the new name, what was said of the old one does not matter.
         assert_eq!(apply(&renamed(&[("before", "spend")]), &shape(), true).unwrap().operators, manifest().operators);
+        let error = apply(&renamed(&[("spent", "cost")]), &now, true).unwrap_err();
+        assert!(
+            error.contains("has `spend`") && error.contains("no `spent` that could be renamed to `cost`"),
+            "{error}"
+        );
         let error = apply(&renamed(&[("spend", "orders")]), &shape(), true).unwrap_err();
         assert!(error.contains("has a `orders` already"), "{error}");
     }

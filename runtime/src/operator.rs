@@ -10,6 +10,7 @@ use millstream_state::snapshot::{Key, State};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::ProcessingTime;
+pub use crate::driver::caught;
 use crate::error::Result;
 use crate::record::{Data, Record};
 use crate::rows::{KeyedRows, Lineage, Rows};

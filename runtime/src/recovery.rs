@@ -27,6 +27,23 @@ pub(crate) struct Shape {
     pub schemas: Schemas,
 }
 
+impl Shape {
+    /// Operators that nobody named, and that do the same with the same kind of state, in pairs: for a checkpoint it makes no difference which
+    /// of the two is which.
+    pub(crate) fn twins(&self) -> Vec<(&str, &str)> {
+        let derived: Vec<_> = self.operators.iter().filter(|(name, ..)| self.derived.contains(name)).collect();
+        let twin = |place: usize| {
+            let (name, operator, state) = derived[place];
+            let before = derived[..place].iter().rev();
+            let same = before
+                .filter(|(_, other, kept)| (other, kept) == (operator, state))
+                .map(|(twin, ..)| (&**twin, &**name));
+            same.take(1)
+        };
+        (0..derived.len()).flat_map(twin).collect()
+    }
+}
+
 /// What to begin with.
 pub(crate) enum Start {
     Fresh {
@@ -226,7 +243,11 @@ fn check(dir: &Path, manifest: &Manifest, shape: &Shape) -> Result<()> {
         };
         if theirs.operator != *operator {
             let was = &theirs.operator;
-            return Err(differs(format!("has operator `{name}` as {was}, and the job now has {operator}")));
+            let error = differs(format!("has operator `{name}` as {was}, and the job now has {operator}"));
+            return Err(error.hint(format!(
+                "undo that change to go on from it; or give the operator another name, with which it begins empty, and drop what the old one \
+                 had with `--drop-state {name}`; or choose another `--checkpoint-dir`, or begin again with `--fresh`"
+            )));
         }
         shape.schemas.check(dir, manifest.epoch, theirs, name, state)?;
     }
@@ -302,6 +323,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn unnamed_operators_that_do_the_same_are_twins() {
+        let mut shape = shape();
+        for (number, operator, state) in
+            [(1, "a", "i64"), (2, "a", "u64"), (3, "a", "i64"), (4, "b", "i64"), (5, "a", "i64")]
+        {
+            shape.operators.push((format!("fold-{number}"), operator.into(), state.into()));
+        }
+        assert!(shape.twins().is_empty(), "they have these names from somebody");
+        shape.derived = shape.operators.iter().map(|(name, ..)| name.clone()).collect();
+        assert_eq!(shape.twins(), [("fold-1", "fold-3"), ("fold-3", "fold-5")]);
+        shape.derived.remove("fold-3");
+        assert_eq!(shape.twins(), [("fold-1", "fold-5")]);
+    }
+
+    #[test]
     fn when_nothing_changed_then_it_fits() {
         let fitted = fit(Path::new("dir"), manifest(), &shape(), &Names::default(), false).expect("fits");
         assert_eq!(fitted, manifest());
@@ -332,6 +368,7 @@ pub(crate) mod tests {
                 fit(Path::new("dir"), manifest(), &shape, &Names::default(), false).expect_err(text).to_string();
             assert!(error.contains(text), "{error}");
             assert!(error.contains("checkpoint 7 in dir"), "{error}");
+            assert_eq!(error.contains("begins empty"), text.contains("windows of 1m"), "{error}");
         }
     }
 }

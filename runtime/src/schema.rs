@@ -119,13 +119,17 @@ impl Schemas {
 }
 
 fn refuse(differences: &Differences, operator: &str, checkpoint: &str) -> Error {
-    let Differences { state, found, changed } = differences;
+    let Differences { state, found, changed, other_kinds } = differences;
     let error = Error::state(format!("{}, says {checkpoint}", found.join("; ")))
         .in_operator(operator)
         .at_place(format!("state `{state}`"));
     let newer = found.iter().any(|text| text.contains("and this program knows"));
     let undo = "or undo the change, or begin again with `--fresh`";
     error.hint(match changed {
+        _ if *other_kinds => format!(
+            "it is asked for something else now, as windows that were given early results or allowed lateness, or no longer have them: give it \
+             another name, with which it begins empty, and drop what the old one had with `--drop-state {operator}`; {undo}"
+        ),
         _ if newer => "start the program that wrote it, or a newer one; or go back to an older checkpoint with `--from EPOCH`; \
                        types with versions are registered by `job.migrate::<T>()`"
             .to_string(),
@@ -180,6 +184,16 @@ mod tests {
         assert!(error.contains("#[evolve(from = OrderV1)]") && error.contains(".migrate::<Order>()"), "{error}");
         let error = check(&entry::<String>("was")).expect_err("another type").to_string();
         assert!(error.contains("the value was string and is now struct Order"), "{error}");
+    }
+
+    #[test]
+    fn other_kinds_of_state_are_no_matter_of_types() {
+        let schemas = Schemas { forms: [("spend".into(), vec![])].into(), ..Schemas::default() };
+        let error = schemas.check(Path::new("dir"), 7, &entry::<u64>("was"), "spend", "now").expect_err("other state");
+        let error = error.to_string();
+        assert!(error.contains("it kept values, and now keeps , says checkpoint 7 in dir"), "{error}");
+        assert!(error.contains("allowed lateness") && error.contains("--drop-state spend"), "{error}");
+        assert!(!error.contains("Evolve"), "{error}");
     }
 
     #[test]

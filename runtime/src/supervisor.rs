@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use millstream_state::StateError;
 use millstream_state::evolve::Migrations;
 use millstream_state::manifest::{SplitEntry, find_split};
 use millstream_state::store::{CheckpointStore, DirLock};
@@ -69,7 +70,13 @@ impl Held {
     fn take(job: &Blueprint) -> Result<Self> {
         let store = job.settings.checkpoint_dir.as_ref().map(CheckpointStore::new);
         let holder = format!("job `{}`", job.name);
-        let lock = store.as_ref().map(|store| DirLock::take(store.dir(), &holder)).transpose()?;
+        let lock = store.as_ref().map(|store| DirLock::take(store.dir(), &holder)).transpose();
+        let lock = lock.map_err(|error| match error {
+            StateError::Io { .. } => Error::from(error).at_place("the checkpoint directory").hint(
+                "give one that can be made and written to, with `--checkpoint-dir DIR` (`checkpoint_dir` in a program)",
+            ),
+            error => error.into(),
+        })?;
         Ok(Held {
             journal: Journal::at(store.as_ref().map(CheckpointStore::dir)),
             store,

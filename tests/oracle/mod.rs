@@ -6,7 +6,7 @@
 
 pub mod trial;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -117,7 +117,10 @@ pub fn several(records: &[Judged], kinds: &[Shape]) -> Windowed {
         }
         late = Some(match late {
             None => own_late,
-            Some(late) => late.into_iter().filter(|item| own_late.contains(item)).collect(),
+            Some(late) => {
+                let own_late: BTreeSet<Item> = own_late.into_iter().collect();
+                late.into_iter().filter(|item| own_late.contains(item)).collect()
+            }
         });
     }
     (windows, late.unwrap_or_default())

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use millstream_runtime::error::{Error, Result};
 use millstream_runtime::moment::Epoch;
 use millstream_runtime::sink::Committer;
+use millstream_state::StateError;
 use millstream_state::store::{DirLock, sync_dir};
 
 use super::part::{PartName, Plan};
@@ -72,8 +73,13 @@ impl Committer for FileCommitter {
     fn lock(&mut self) -> Result<()> {
         if self.lock.is_none() {
             let lock = DirLock::take(&self.dir, &format!("job `{}`", self.job)).map_err(|error| {
-                Error::from(error)
-                    .hint("give every file sink a directory of its own, and stop the other job or wait for it")
+                let hint = match error {
+                    StateError::Locked { .. } => {
+                        "give every file sink a directory of its own, and stop the other job or wait for it"
+                    }
+                    _ => "it is where a file sink puts its output: give it a directory that can be made and written to",
+                };
+                Error::from(error).hint(hint)
             })?;
             self.lock = Some(lock);
         }

@@ -80,7 +80,13 @@ impl<T> Csv<T> {
         let name = err.field().and_then(|index| self.header.get(usize::try_from(index).ok()?));
         match name {
             Some(name) => format!("field `{name}`: {}", err.kind()),
-            None => err.kind().to_string(),
+            None => match err.kind().to_string() {
+                reason if reason.starts_with("missing field") => {
+                    let names: Vec<String> = self.header.iter().map(|name| format!("`{name}`")).collect();
+                    format!("{reason}: the header has {}", names.join(", "))
+                }
+                reason => reason,
+            },
         }
     }
 }
@@ -228,7 +234,7 @@ mod tests {
         assert_eq!(csv.decode(b"a").unwrap_err(), "1 fields where the header has 2");
         assert_eq!(csv.decode(b"a\xff,1").unwrap_err(), "not valid UTF-8 from byte 1 of the record");
         csv.header(b"name,m").unwrap();
-        assert_eq!(csv.decode(b"a,1").unwrap_err(), "missing field `n`");
+        assert_eq!(csv.decode(b"a,1").unwrap_err(), "missing field `n`: the header has `name`, `m`");
         let mut json = Json::<Row>::default();
         assert_eq!(
             json.decode(b"{\"name\": 3}").unwrap_err(),

@@ -85,21 +85,30 @@ impl Frames {
     }
 
     /// Goes on at the record that begins at `byte` and `line`, as [`byte`](Self::byte) and [`line`](Self::line) told
-    /// earlier. `false` when the file has fewer bytes than that.
-    pub(super) fn skip_to(&mut self, byte: u64, line: u64) -> io::Result<bool> {
-        if byte > self.byte && self.input.seek(byte)? {
-            (self.start, self.end, self.byte) = (0, 0, byte);
+    /// earlier. Otherwise says what the file does there instead: it has fewer bytes, or no record that begins there.
+    pub(super) fn skip_to(&mut self, byte: u64, line: u64) -> io::Result<Result<(), &'static str>> {
+        // The byte before is looked at.
+        let before = byte.saturating_sub(1);
+        if before > self.byte && self.input.seek(before)? {
+            (self.start, self.end, self.byte) = (0, 0, before);
         }
+        let mut last = b'\n';
         while self.byte < byte {
             if self.start == self.end && !self.fill()? {
-                return Ok(false);
+                return Ok(Err("ends before"));
             }
             let take = (self.end - self.start).min(usize::try_from(byte - self.byte).unwrap_or(usize::MAX));
             self.start += take;
             self.byte += take as u64;
+            last = self.buffer[self.start - 1];
+        }
+        // The last record of a file may end without a line feed, which comes when the file goes on.
+        let more = self.start < self.end || self.fill()?;
+        if last != b'\n' && more && !matches!(self.buffer[self.start], b'\n' | b'\r') {
+            return Ok(Err("has no beginning of a record at"));
         }
         self.line = line.max(self.line);
-        Ok(true)
+        Ok(Ok(()))
     }
 
     /// Gives file and buffer up; the place stays known.
@@ -353,9 +362,9 @@ mod tests {
     #[test]
     fn skipping_needs_the_bytes_to_be_there() {
         let mut short = frames(b"a\nb\n", 1, false);
-        assert!(!short.skip_to(5, 3).unwrap());
+        assert_eq!(short.skip_to(5, 3).unwrap(), Err("ends before"));
         let mut enough = frames(b"a\nb\n", 1, false);
-        assert!(enough.skip_to(2, 2).unwrap());
+        assert_eq!(enough.skip_to(2, 2).unwrap(), Ok(()));
         assert_eq!(enough.next().unwrap(), Some(Frame { bytes: b"b", line: 2, defect: None }));
     }
 }

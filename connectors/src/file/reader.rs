@@ -45,9 +45,9 @@ impl<F: FileFormat> FileReader<F> {
         let file = files.pop_front().ok_or_else(|| Error::internal("there is no file in the split"))?;
         let mut format = F::default();
         let mut frames = open_file(&file, &mut format)?;
-        if !frames.skip_to(byte, line).map_err(|e| unreadable(&file, e))? {
+        if let Err(instead) = frames.skip_to(byte, line).map_err(|e| unreadable(&file, e))? {
             return Err(Error::state(format!(
-                "file `{file}` ends before byte {byte}, where the checkpoint stands in it"
+                "file `{file}` {instead} byte {byte}, where the checkpoint stands in it"
             ))
             .hint("the file was changed since: put the old one back, or start fresh"));
         }

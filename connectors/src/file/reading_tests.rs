@@ -303,3 +303,33 @@ fn when_a_file_became_shorter_then_its_position_is_refused() {
         assert_eq!(error.kind(), ErrorKind::State, "{error}");
     }
 }
+
+/// A row was taken out, or made longer, above where a checkpoint stands. A last row without a line feed may get one later.
+#[test]
+fn when_a_position_is_in_the_midst_of_a_row_then_it_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for packing in ["", ".gz", ".zst"] {
+        let path = dir.path().join(format!("rows.csv{packing}"));
+        let opened = |text: &str, byte: u64| {
+            write(&path, text.as_bytes());
+            let position = FilePosition { file: path.to_str().unwrap().to_string(), byte, line: 3 };
+            open(&CsvFiles::<Row>::new([&path]), Some(position))
+        };
+        for byte in [8, 9, 12, 13] {
+            let error = opened("name,n\na,1\nb,2\n", byte).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::State, "{error}");
+            assert!(error.to_string().contains("has no beginning of a record at byte"), "{error}");
+        }
+        for (text, byte, rows) in [
+            ("name,n\na,1\nb,2\n", 11, 1),
+            ("name,n\na,1", 10, 0),
+            ("name,n\na,1\nb,2\n", 10, 1),
+            ("name,n\na,1\r\nb,2", 10, 1),
+        ] {
+            let all = read_all(&mut opened(text, byte).unwrap(), || 5).unwrap();
+            assert_eq!((all.records.len(), all.bad.len()), (rows, 0), "{text:?} from {byte}");
+        }
+        let error = opened("name,n\na,12\n", 10).err().unwrap();
+        assert!(error.to_string().contains("was changed since"), "{error}");
+    }
+}

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use millstream_runtime::clock::ProcessingTime;
 use millstream_runtime::error::{Error, Result};
-use millstream_runtime::operator::{Context, Fired, KeyedOperator};
+use millstream_runtime::operator::{Context, Fired, KeyedOperator, caught};
 use millstream_runtime::record::Data;
 use millstream_runtime::rows::KeyedRows;
 use millstream_runtime::time::{EventSpan, EventTime};
@@ -290,7 +290,8 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> KeyedOperator for ProcessOpe
                 }
                 let (kept, out) = (&mut entry.kept, &mut self.out);
                 let mut context = ProcessContext { key, now: since, place: (0, 0), clock: Some(now), kept, out };
-                self.function.on_processing_timer(&mut context, at).map_err(|error| error.for_key(key, since))?;
+                let called = caught(|| self.function.on_processing_timer(&mut context, at));
+                called.map_err(|error| error.for_key(key, since))?;
                 entry.kept.after_timer(since, self.function.keep_for());
                 self.out.drain(..).for_each(|(at, value)| cx.emit(at, value));
             }
@@ -351,7 +352,8 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                         left -= 1;
                     }
                     now = now.max(at);
-                    let called = self.function.on_timer(&mut ProcessContext { key, now, place, clock, kept, out }, at);
+                    let mut context = ProcessContext { key, now, place, clock, kept, out };
+                    let called = caught(|| self.function.on_timer(&mut context, at));
                     kept.after_timer(now, self.function.keep_for());
                     called
                 }
@@ -361,7 +363,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                     left = kept.timers.len() + kept.clock_timers.len() + MOST_SET;
                     let place = (waiting.split, waiting.number);
                     let mut context = ProcessContext { key, now, place, clock, kept, out };
-                    let called = self.function.on_record(&mut context, M::value(&waiting.value));
+                    let called = caught(|| self.function.on_record(&mut context, M::value(&waiting.value)));
                     kept.renew(now, self.function.keep_for());
                     called
                 }
@@ -370,7 +372,7 @@ impl<K: Key, T: Data, P: Process<K, T>, M: Turn<T>> ProcessOperator<K, T, P, M> 
                     Some(at) => {
                         left -= 1;
                         let mut context = ProcessContext { key, now, place, clock, kept, out };
-                        let called = self.function.on_processing_timer(&mut context, at);
+                        let called = caught(|| self.function.on_processing_timer(&mut context, at));
                         kept.after_timer(now, self.function.keep_for());
                         called
                     }

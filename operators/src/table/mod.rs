@@ -150,7 +150,7 @@ impl<K: Key + Row, V: Row> Table<K, V> {
 }
 
 fn fitting(of: impl Iterator<Item = i128>) -> i64 {
-    i64::try_from(of.sum::<i128>()).expect("a sum or count of a table does not fit into 64 bits")
+    i64::try_from(of.sum::<i128>()).unwrap_or_else(|_| panic!("a sum or count of a table does not fit into 64 bits"))
 }
 
 /// Makes tables of streams.

@@ -19,7 +19,7 @@ pub struct Update<K, O> {
     pub key: K,
     /// Of which window it is.
     pub window: Window,
-    /// Whether that had come to its end.
+    /// Whether that had come to its end when this was told. A retraction has the timing of what takes its place, not of what it takes back.
     pub timing: Timing,
     /// Whether the result holds from now on, or no longer does.
     pub change: Change,
@@ -43,7 +43,7 @@ pub enum Timing {
 pub enum Change {
     /// It holds.
     Insert,
-    /// It was an [`Insert`](Self::Insert) once, and does not hold any more.
+    /// It was an [`Insert`](Self::Insert) of the same key, window and result once, with whatever timing, and does not hold any more.
     Retract,
 }
 

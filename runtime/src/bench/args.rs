@@ -13,6 +13,7 @@ use super::load::Load;
 use super::measurement::Measurement;
 use super::report;
 use crate::error::{Error, Result};
+use crate::terminal::{print, tell};
 use crate::time::EventSpan;
 
 /// Measure the job under an open-loop load: events are due at instants fixed beforehand, and latency counts from there.
@@ -74,15 +75,15 @@ fn some_time(text: &str) -> Result<Duration, String> {
 pub fn present(measurement: &Measurement, args: &BenchArgs) -> Result<()> {
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
     if to_stdout {
-        eprintln!("{measurement}")
+        tell(measurement);
     } else {
-        println!("{measurement}")
+        print(measurement)?;
     }
     let load = if args.find_rate { format!("-{}", file_name(&measurement.load)) } else { String::new() };
     if let Some(path) = &args.json {
         let text = Figures::new(measurement).json(true);
         if to_stdout {
-            println!("{text}");
+            print(text)?;
         } else {
             let path = before_extension(path, &load);
             let failed = |error| Error::external(format!("cannot write {}", path.display())).because(error);
@@ -92,7 +93,7 @@ pub fn present(measurement: &Measurement, args: &BenchArgs) -> Result<()> {
     if let Some(dir) = &args.report {
         let written = report::write(measurement, dir, &(file_name(&measurement.job) + &load))?;
         for page in written.iter().take(1) {
-            eprintln!("  report       {}", page.display());
+            tell(format_args!("  report       {}", page.display()));
         }
     }
     Ok(())

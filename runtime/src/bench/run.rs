@@ -26,6 +26,7 @@ use crate::handle::{OperatorKind, OperatorStatus, Status};
 use crate::job::Job;
 use crate::shared::{Padded, Shared, Stats, StopMode};
 use crate::supervisor;
+use crate::terminal::tell;
 
 /// How long the events that were due are waited for when the time is over.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -55,18 +56,18 @@ impl Job {
         let mut loads = vec![args.load.clone()];
         if args.find_rate {
             let found = Search::default().run(|rate| -> Result<Trial> {
-                eprintln!("trying {rate} events/s");
+                tell(format_args!("trying {rate} events/s"));
                 let (_, trial) = self.run_under(&Load::Constant(rate), args.warm_up, args.time)?;
                 Ok(trial)
             })?;
-            eprintln!("{found}");
+            tell(&found);
             loads = found.measure_at().into_iter().map(|(_, rate)| Load::Constant(rate)).collect();
         }
         for load in loads {
             let mut runs = Vec::new();
             for run in 1..=args.runs {
                 if args.runs > 1 {
-                    eprintln!("{load}, run {run} of {}", args.runs);
+                    tell(format_args!("{load}, run {run} of {}", args.runs));
                 }
                 runs.push(self.run_under(&load, args.warm_up, args.time)?.0);
             }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::recovery::refuse;
 use crate::summary::thousands;
+use crate::terminal::print;
 use crate::time::EventTime;
 
 /// What to do with checkpoints.
@@ -51,14 +52,15 @@ pub(super) fn run(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCo
     match action {
         None | Some(CheckpointAction::List) => {
             if epochs.is_empty() {
-                println!("no checkpoints in {}", dir.display());
+                print(format_args!("no checkpoints in {}", dir.display()))?;
             } else {
-                println!("{:>8}  {:<24}  {:>10}  {:>9}  {:>12}  end", "epoch", "written", "read", "entries", "bytes");
+                let (epoch, written, read, entries, bytes) = ("epoch", "written", "read", "entries", "bytes");
+                print(format_args!("{epoch:>8}  {written:<24}  {read:>10}  {entries:>9}  {bytes:>12}  end"))?;
             }
             for epoch in epochs {
                 match store.manifest(epoch) {
-                    Ok(manifest) => println!("{}", line(&manifest)),
-                    Err(error) => println!("{epoch:>8}  {error}"),
+                    Ok(manifest) => print(line(&manifest))?,
+                    Err(error) => print(format_args!("{epoch:>8}  {error}"))?,
                 }
             }
             Ok(ExitCode::SUCCESS)
@@ -69,26 +71,26 @@ pub(super) fn run(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCo
             };
             let manifest = store.manifest(epoch)?;
             let json = serde_json::to_string_pretty(&manifest);
-            println!("{}", json.map_err(|error| Error::internal("a manifest does not print").because(error))?);
+            print(json.map_err(|error| Error::internal("a manifest does not print").because(error))?)?;
             Ok(ExitCode::SUCCESS)
         }
         Some(CheckpointAction::Watermarks { epoch }) => {
             let Some(epoch) = epoch.or(epochs.last().copied()) else {
                 return Err(Error::config(format!("no checkpoints in {}", dir.display())));
             };
-            print!("{}", watermarks(&store.manifest(epoch)?));
+            print(watermarks(&store.manifest(epoch)?).trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
         Some(CheckpointAction::Verify { epoch }) => {
             let mut code = ExitCode::SUCCESS;
             if epochs.is_empty() {
-                println!("no checkpoints in {}", dir.display());
+                print(format_args!("no checkpoints in {}", dir.display()))?;
             }
             for found in store.survey()?.into_iter().filter(|found| epoch.is_none_or(|epoch| epoch == found.epoch)) {
                 match found.health {
-                    Health::Intact { .. } => println!("checkpoint {} is intact", found.epoch),
+                    Health::Intact { .. } => print(format_args!("checkpoint {} is intact", found.epoch))?,
                     Health::Damaged(reason) => {
-                        println!("checkpoint {} cannot be used: {reason}", found.epoch);
+                        print(format_args!("checkpoint {} cannot be used: {reason}", found.epoch))?;
                         code = ExitCode::FAILURE;
                     }
                 }

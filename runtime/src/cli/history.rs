@@ -7,6 +7,7 @@ use clap::Args;
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::journal::{Event, read};
+use crate::terminal::print;
 use crate::time::EventTime;
 
 /// What of the journal is printed, and how.
@@ -30,15 +31,15 @@ pub(super) fn run(job: &Job, args: &HistoryArgs) -> Result<ExitCode> {
     };
     let events = chosen(read(dir, |_| true)?, args);
     if args.json {
-        events.iter().for_each(|(text, _)| println!("{text}"));
+        events.iter().try_for_each(|(text, _)| print(text))?;
         return Ok(ExitCode::SUCCESS);
     }
     if events.is_empty() {
-        println!("no events in {}", dir.display());
+        print(format_args!("no events in {}", dir.display()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{:<24}  {:<9}  {:<10}  what", "time", "execution", "kind");
-    events.iter().for_each(|(_, event)| println!("{}", line(event)));
+    print(format_args!("{:<24}  {:<9}  {:<10}  what", "time", "execution", "kind"))?;
+    events.iter().try_for_each(|(_, event)| print(line(event)))?;
     Ok(ExitCode::SUCCESS)
 }
 

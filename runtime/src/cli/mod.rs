@@ -27,6 +27,7 @@ use crate::bench::BenchArgs;
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::restart::RestartPolicy;
+use crate::terminal::{print, tell};
 use crate::time::EventSpan;
 
 /// The options of every job. Flatten them into a `clap` parser of your own to have both: see `examples/flight_delays.rs`.
@@ -161,11 +162,13 @@ impl JobArgs {
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
+            // To say that a warning could not be written is to panic where the next one cannot either.
+            .log_internal_errors(false)
             .try_init();
         match self.apply(&mut job).and_then(|()| self.execute(job)) {
             Ok(code) => code,
             Err(error) => {
-                eprintln!("error: {error}");
+                tell(format_args!("error: {error}"));
                 ExitCode::FAILURE
             }
         }
@@ -265,7 +268,7 @@ impl JobArgs {
         match &self.command {
             None | Some(Command::Run) => {
                 let summary = job.run()?;
-                eprintln!("{summary}");
+                tell(summary);
                 Ok(ExitCode::SUCCESS)
             }
             Some(Command::Bench(args)) => {
@@ -276,11 +279,11 @@ impl JobArgs {
             }
             Some(Command::Replay(args)) => replay::run(job, self, args),
             Some(Command::Graph { format: GraphFormat::Mermaid }) => {
-                print!("{}", job.mermaid());
+                print(job.mermaid().trim_end())?;
                 Ok(ExitCode::SUCCESS)
             }
             Some(Command::Graph { format: GraphFormat::Dot }) => {
-                print!("{}", job.dot());
+                print(job.dot().trim_end())?;
                 Ok(ExitCode::SUCCESS)
             }
             Some(Command::State(args)) => state::run(&job, args),

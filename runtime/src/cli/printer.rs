@@ -1,11 +1,12 @@
 //! Rows as tables or as lines of JSON, printed as they come.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::terminal::printed;
 
 /// How state is printed.
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
@@ -124,7 +125,7 @@ impl Printer {
             self.check(flushed);
         }
         match self.failed {
-            Some(error) => Err(Error::external("the output cannot be written").because(error)),
+            Some(error) => printed(Err(error)),
             None => Ok(()),
         }
     }
@@ -132,7 +133,7 @@ impl Printer {
     fn check(&mut self, written: io::Result<()>) {
         if let Err(error) = written {
             self.closed = true;
-            self.failed = Some(error).filter(|error| error.kind() != ErrorKind::BrokenPipe);
+            self.failed = Some(error);
         }
     }
 }

@@ -10,6 +10,7 @@ use super::JobArgs;
 use crate::error::Result;
 use crate::job::Job;
 use crate::replay::{Against, Replay, Until};
+use crate::terminal::print;
 
 /// Options of `replay`. It begins with the checkpoint that `--from` names (the oldest, if none is named; 0: from the beginning).
 // The names by which clap knows them are told from those that a job may give to options of its own.
@@ -63,14 +64,14 @@ pub(super) fn run(job: Job, options: &JobArgs, args: &ReplayArgs) -> Result<Exit
     let equal = match &args.against {
         None => {
             let report = job.replay(&replay)?;
-            println!("{report}");
+            print(&report)?;
             report.is_equal() && (!args.verify || report.compared())
         }
         Some(program) => {
             let (before, after) = others(std::env::args_os().skip(1));
             let against = Against { program: program.clone(), before, after, limit: args.limit };
             let report = job.replay_against(&replay, &against)?;
-            println!("{report}");
+            print(&report)?;
             report.is_equal()
         }
     };

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::savepoint::mailbox::ask;
 use crate::summary::thousands;
+use crate::terminal::print;
 
 /// Where a savepoint is to be.
 #[derive(Args, Clone, Debug)]
@@ -29,11 +30,7 @@ pub(super) fn run(job: &Job, args: &SavepointArgs) -> Result<ExitCode> {
     let dir = std::path::absolute(&args.dir);
     let dir = dir.map_err(|error| Error::config(format!("`{}` is no path", args.dir.display())).because(error))?;
     let taken = ask(store.dir(), &dir, args.timeout)?;
-    println!(
-        "savepoint of epoch {} in {}, {} bytes of state",
-        taken.epoch,
-        taken.dir.display(),
-        thousands(taken.bytes)
-    );
+    let (dir, bytes) = (taken.dir.display(), thousands(taken.bytes));
+    print(format_args!("savepoint of epoch {} in {dir}, {bytes} bytes of state", taken.epoch))?;
     Ok(ExitCode::SUCCESS)
 }

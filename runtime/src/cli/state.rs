@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::inspect::{CheckpointView, ShownRow, differences};
 use crate::job::Job;
 use crate::stream::short_type_name;
+use crate::terminal::tell;
 
 /// What to see of the state, and how.
 #[derive(Args, Clone, Debug)]
@@ -121,7 +122,7 @@ fn operators(args: &StateArgs, view: &CheckpointView) -> Result<Vec<usize>> {
     for (place, operator) in view.operators().iter().enumerate() {
         match &operator.unreadable {
             None => readable.push(place),
-            Some(why) => eprintln!("operator `{}` is left out: {why}", operator.name),
+            Some(why) => tell(format_args!("operator `{}` is left out: {why}", operator.name)),
         }
     }
     Ok(readable)
@@ -211,7 +212,7 @@ fn get(args: &StateArgs, view: &CheckpointView, key: &str, out: &mut Printer) ->
         Some(error) => Err(error),
         None if found => Ok(ExitCode::SUCCESS),
         None => {
-            eprintln!("checkpoint {} has nothing for this key", view.epoch());
+            tell(format_args!("checkpoint {} has nothing for this key", view.epoch()));
             Ok(ExitCode::FAILURE)
         }
     }
@@ -318,7 +319,7 @@ fn diff(args: &StateArgs, old: &CheckpointView, new: &CheckpointView, limit: usi
     for before in operators(args, old)? {
         let name = &old.operators()[before].name;
         let Some(after) = new.operators().iter().position(|operator| operator.name == *name) else {
-            eprintln!("operator `{name}` is left out: checkpoint {} does not have it", new.epoch());
+            tell(format_args!("operator `{name}` is left out: checkpoint {} does not have it", new.epoch()));
             continue;
         };
         let states = states(args, old, before)?;
@@ -361,7 +362,7 @@ fn diff(args: &StateArgs, old: &CheckpointView, new: &CheckpointView, limit: usi
     }
     for operator in new.operators().iter().filter(|own| args.operator.as_ref().is_none_or(|name| *name == own.name)) {
         if !old.operators().iter().any(|own| own.name == operator.name) {
-            eprintln!("operator `{}` is left out: checkpoint {} does not have it", operator.name, old.epoch());
+            tell(format_args!("operator `{}` is left out: checkpoint {} does not have it", operator.name, old.epoch()));
         }
     }
     Ok(())

@@ -369,7 +369,10 @@ impl<O: KeyedOperator> EpochLogic for KeyedLogic<O> {
     fn fire(&mut self, watermark: EventTime, out: &mut Outbox) -> Result<Fired> {
         self.look_at_clock();
         let (operator, cx, state) = (&mut self.operator, &mut self.cx, &mut self.state);
-        let place = || format!("the firing for watermark {watermark}");
+        let place = || match watermark {
+            EventTime::MAX => "the firing at the end of the input".to_string(),
+            _ => format!("the firing for watermark {watermark}"),
+        };
         let fired = guard(&self.task.name, || operator.on_watermark(cx, state, watermark));
         let none = Blame::Nobody(
             "it failed in a firing, where the record that was at work, if one was, is in checkpoints already",

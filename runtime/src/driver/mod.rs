@@ -121,10 +121,17 @@ pub(crate) trait EpochLogic {
 
 /// Runs code that may call user code; a panic in it becomes an error. Both name the operator; the caller adds the record.
 pub(crate) fn guard<T>(operator: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result.map_err(|error| error.in_operator(operator)),
-        Err(panic) => Err(Error::user(format!("panicked: {}", panic_text(&*panic))).in_operator(operator)),
-    }
+    caught(run).map_err(|error| error.in_operator(operator))
+}
+
+/// Runs code that may call user code; a panic in it becomes an error. For operators that know more of the call than the driver does, which
+/// catches what they let pass.
+///
+/// # Errors
+/// That of the code, or that it panicked.
+pub fn caught<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|panic| Err(Error::user(format!("panicked: {}", panic_text(&*panic)))))
 }
 
 /// What a panic said.

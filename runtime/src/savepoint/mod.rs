@@ -21,6 +21,7 @@ use millstream_state::store::CheckpointStore;
 
 use crate::error::{Error, Result};
 use crate::moment::Epoch;
+use crate::terminal::tell;
 use mailbox::Mailbox;
 
 /// A savepoint that was taken.
@@ -82,8 +83,8 @@ impl Savepoints {
         if self.signalled.swap(false, Ordering::SeqCst) {
             // Nobody waits for an answer, so it goes where the person at the terminal sees it.
             let answer = |taken: Result<Savepoint>| match taken {
-                Ok(taken) => eprintln!("savepoint of epoch {} in {}", taken.epoch, taken.dir.display()),
-                Err(error) => eprintln!("no savepoint: {error}"),
+                Ok(taken) => tell(format_args!("savepoint of epoch {} in {}", taken.epoch, taken.dir.display())),
+                Err(error) => tell(format_args!("no savepoint: {error}")),
             };
             asked.push(Request { dir: None, answer: Box::new(answer) });
         }

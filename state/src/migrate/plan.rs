@@ -40,6 +40,8 @@ pub struct Differences {
     pub found: Vec<String>,
     /// The name of the type that was changed, if it has one.
     pub changed: Option<String>,
+    /// The operator keeps other kinds of state, of whatever types.
+    pub other_kinds: bool,
 }
 
 /// Decides how state as `old` says becomes state as `new` says. `same_names` is whether both consist of types of the same names,
@@ -58,7 +60,7 @@ pub fn plan(
     let is = kinds(&mut new.iter().map(|state| &state.kind));
     if was != is {
         let found = vec![format!("it kept {was}, and now keeps {is}")];
-        return Err(Differences { state: was, found, changed: None });
+        return Err(Differences { state: was, found, changed: None, other_kinds: true });
     }
     let mut plans = Vec::new();
     for (old, new) in old.iter().zip(new) {
@@ -87,7 +89,7 @@ pub fn plan(
                 }
             }
             if !found.is_empty() {
-                return Err(Differences { state: old.kind.clone(), found, changed });
+                return Err(Differences { state: old.kind.clone(), found, changed, other_kinds: false });
             }
         }
         plans.push(both);
