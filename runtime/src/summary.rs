@@ -101,7 +101,7 @@ impl fmt::Display for Summary {
                 let epoch = self.epoch.unwrap_or_default();
                 return write!(
                     f,
-                    "job `{job}` had already finished, with checkpoint {epoch}; nothing to do. \
+                    "job `{job}` had already finished, with checkpoint {epoch}; nothing to do, whatever its input got since. \
                      `--fresh` begins again and sets the old output aside."
                 );
             }

@@ -8,7 +8,8 @@
 //! record's position. It is late when that is none of them; late records are counted, and go to
 //! the second output of [`WindowedStream::aggregate_with_late`]. So which records count where does not depend on workers, batches or other splits.
 //!
-//! Times from [`EventTime::MIN`] to [`EventTime::MAX`] have their exact windows, with bounds clamped to these. Only where size
+//! Times from [`EventTime::MIN`] to [`EventTime::MAX`] have their exact windows, with bounds clamped to these; one that is clamped to the end of time
+//! fires when its input has ended. Only where size
 //! and slide have no common divisor but 1 us are instants within an offset of the two ends, some 290,000 years away, taken
 //! together, and windows that would begin before the first instant left out.
 //!
