@@ -807,8 +807,8 @@ fn expected_network(case: &Case, other: &[Vec<Item>], wide: Shape) -> Network {
         })
         .collect();
     let (again, _) = oracle::window(&results, wide);
-    let again_for: BTreeSet<Item> = late.iter().copied().collect();
-    let missed: Vec<_> = judged.iter().copied().filter(|(item, _)| again_for.contains(item)).collect();
+    let late_ones: BTreeSet<Item> = late.iter().copied().collect();
+    let missed: Vec<_> = judged.iter().copied().filter(|(item, _)| late_ones.contains(item)).collect();
     let (second_chance, too_late) = oracle::window(&missed, wide);
     let show = |map: &BTreeMap<(u64, Window), Vec<Item>>, naive: &dyn Fn(&[Item]) -> String| {
         map.iter().map(|(place, items)| (*place, naive(items))).collect()

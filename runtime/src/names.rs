@@ -111,7 +111,8 @@ impl Names {
                 .hint("derived names shift when one of them goes, so state would come to the wrong one: give the others names with \
                        `.name(\"…\")` and rename them with `--rename-state` first"));
         }
-        let had: BTreeSet<String> = KINDS.iter().flat_map(|(_, theirs, _)| theirs(&manifest)).cloned().collect();
+        let has = |name: &String| KINDS.iter().any(|(_, theirs, _)| theirs(&manifest).contains(&name));
+        let unknown = left.renamed.iter().find(|(old, _)| !has(old));
         manifest.operators.retain(|entry| !dropped(&entry.name));
         manifest.sources.retain(|entry| !dropped(&entry.name));
         manifest.sinks.retain(|entry| !dropped(&entry.name));
@@ -126,7 +127,6 @@ impl Names {
             }
             *name = new;
         }
-        let unknown = left.renamed.iter().find(|(old, _)| !had.contains(old));
         for (kind, theirs, ours) in KINDS {
             let (theirs, ours) = (theirs(&manifest), ours(shape));
             let mut new = ours.iter().filter(|name| !theirs.contains(name));

@@ -1,6 +1,6 @@
 //! Where a start begins: which checkpoint, whether it is this job's, and what becomes of the output after it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use millstream_state::checkpoint::{Decision, Found, Health, Import, Refusal, StartFrom, decide, decide_import};
@@ -31,16 +31,13 @@ impl Shape {
     /// Operators that nobody named, and that do the same with the same kind of state, in pairs: for a checkpoint it makes no difference which
     /// of the two is which.
     pub(crate) fn twins(&self) -> Vec<(&str, &str)> {
-        let derived: Vec<_> = self.operators.iter().filter(|(name, ..)| self.derived.contains(name)).collect();
-        let twin = |place: usize| {
-            let (name, operator, state) = derived[place];
-            let before = derived[..place].iter().rev();
-            let same = before
-                .filter(|(_, other, kept)| (other, kept) == (operator, state))
-                .map(|(twin, ..)| (&**twin, &**name));
-            same.take(1)
-        };
-        (0..derived.len()).flat_map(twin).collect()
+        let (mut twins, mut newest) = (Vec::new(), BTreeMap::new());
+        for (name, operator, state) in self.operators.iter().filter(|(name, ..)| self.derived.contains(name)) {
+            if let Some(before) = newest.insert((operator, state), &**name) {
+                twins.push((before, &**name));
+            }
+        }
+        twins
     }
 }
 

@@ -188,10 +188,11 @@ mod tests {
 
     #[test]
     fn other_kinds_of_state_are_no_matter_of_types() {
-        let schemas = Schemas { forms: [("spend".into(), vec![])].into(), ..Schemas::default() };
+        let two = [forms::<u64>(), forms::<u64>()].concat();
+        let schemas = Schemas { forms: [("spend".into(), two)].into(), ..Schemas::default() };
         let error = schemas.check(Path::new("dir"), 7, &entry::<u64>("was"), "spend", "now").expect_err("other state");
         let error = error.to_string();
-        assert!(error.contains("it kept values, and now keeps , says checkpoint 7 in dir"), "{error}");
+        assert!(error.contains("it kept values, and now keeps values, values, says checkpoint 7 in dir"), "{error}");
         assert!(error.contains("allowed lateness") && error.contains("--drop-state spend"), "{error}");
         assert!(!error.contains("Evolve"), "{error}");
     }

@@ -78,15 +78,14 @@ impl<T> Csv<T> {
             return error.to_string();
         };
         let name = err.field().and_then(|index| self.header.get(usize::try_from(index).ok()?));
+        let reason = err.kind().to_string();
         match name {
-            Some(name) => format!("field `{name}`: {}", err.kind()),
-            None => match err.kind().to_string() {
-                reason if reason.starts_with("missing field") => {
-                    let names: Vec<String> = self.header.iter().map(|name| format!("`{name}`")).collect();
-                    format!("{reason}: the header has {}", names.join(", "))
-                }
-                reason => reason,
-            },
+            Some(name) => format!("field `{name}`: {reason}"),
+            None if reason.starts_with("missing field") => {
+                let names: Vec<String> = self.header.iter().map(|name| format!("`{name}`")).collect();
+                format!("{reason}: the header has {}", names.join(", "))
+            }
+            None => reason,
         }
     }
 }

@@ -103,8 +103,8 @@ impl Frames {
             last = self.buffer[self.start - 1];
         }
         // The last record of a file may end without a line feed, which comes when the file goes on.
-        let more = self.start < self.end || self.fill()?;
-        if last != b'\n' && more && !matches!(self.buffer[self.start], b'\n' | b'\r') {
+        if last != b'\n' && (self.start < self.end || self.fill()?) && !matches!(self.buffer[self.start], b'\n' | b'\r')
+        {
             return Ok(Err("has no beginning of a record at"));
         }
         self.line = line.max(self.line);

@@ -54,8 +54,10 @@ pub(super) fn run(job: &Job, action: Option<&CheckpointAction>) -> Result<ExitCo
             if epochs.is_empty() {
                 print(format_args!("no checkpoints in {}", dir.display()))?;
             } else {
-                let (epoch, written, read, entries, bytes) = ("epoch", "written", "read", "entries", "bytes");
-                print(format_args!("{epoch:>8}  {written:<24}  {read:>10}  {entries:>9}  {bytes:>12}  end"))?;
+                print(format_args!(
+                    "{:>8}  {:<24}  {:>10}  {:>9}  {:>12}  end",
+                    "epoch", "written", "read", "entries", "bytes"
+                ))?;
             }
             for epoch in epochs {
                 match store.manifest(epoch) {
