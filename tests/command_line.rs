@@ -535,18 +535,19 @@ fn when_an_option_is_wrong_then_it_is_named() {
 #[cfg(target_os = "linux")]
 #[test]
 fn when_what_it_says_cannot_be_written_then_it_goes_on() {
-    let fixture = Fixture::stopped();
+    let fixture = Fixture::new();
+    fixture.goes_on("");
     let into_nothing = ["sh", "-c", "exec \"$0\" \"$@\" 2>/dev/full"].map(String::from);
     // It warns of output that it sets aside.
-    let from = format!("--from {}", fixture.epochs()[0]);
-    let ended = fixture.job.with(&from).under(&into_nothing).run().succeeded();
+    let ended = fixture.job.with("--fresh").under(&into_nothing).run().succeeded();
     fixture.is_right(&ended);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn when_nobody_reads_on_then_printing_ends_quietly_and_on_a_full_disk_with_an_error() {
-    let fixture = Fixture::stopped();
+    let fixture = Fixture::new();
+    fixture.goes_on("");
     let nobody = ["bash", "-c", "{ sleep 0.2; exec \"$0\" \"$@\"; } | true; exit ${PIPESTATUS[0]}"].map(String::from);
     let full = ["sh", "-c", "exec \"$0\" \"$@\" >/dev/full"].map(String::from);
     for command in [
