@@ -1185,6 +1185,11 @@ fn whoever_panics_in_order_is_named_by_key() {
         let error = steps.into_iter().find_map(|step| trial.step(step).err()).expect("it panics").to_string();
         assert!(error.contains("panicked: over"), "{error}");
         assert!(error.contains("it was called for the key \"ann\" at 1970-01-01T00:00:0"), "{error}");
+        let mut trial = kit.start().expect("started");
+        trial.step(input.at(1, sale("ann", 1))).expect("it waits");
+        let error = trial.step(input.end()).expect_err("it panics").to_string();
+        assert!(error.contains("the firing at the end of the input: panicked: over"), "{error}");
+        assert!(error.contains("it was called for the key \"ann\" at "), "{error}");
     }
 }
 
