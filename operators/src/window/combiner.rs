@@ -341,6 +341,7 @@ mod tests {
         assert!(!combiner.is_empty());
         assert_eq!(release(&mut combiner, EventTime::MAX), [(1, 1, 2), (1, 2, 1)]);
         assert!(combiner.is_empty());
+        assert!(combiner.whole.records.is_empty(), "of a slice that is handed over nothing is kept");
     }
 
     /// Whether they are late is for the owner of their key to decide.
