@@ -891,6 +891,72 @@ impl Table {
     }
 }
 
+/// How much is asked for at once and known from before, and how often asking fails.
+#[derive(Clone, Debug)]
+struct Asking {
+    keys: usize,
+    entries: Option<usize>,
+    fails: u64,
+}
+
+fn askings() -> impl Strategy<Value = Asking> {
+    let keys = prop::sample::select(vec![1usize, 2, 100]);
+    let entries = prop::sample::select(vec![None, Some(1usize), Some(1000)]);
+    (keys, entries, 0u64..4).prop_map(|(keys, entries, fails)| Asking { keys, entries, fails })
+}
+
+impl Asking {
+    fn lookup(&self, table: &Arc<Table>, way: &Way) -> Calls<Lookup<Item, u64, u64, Error>> {
+        let (table, fails) = (Arc::clone(table), self.fails);
+        let lookup = Lookup::by(|item: &Item| item.key, move |keys: &[u64]| table.ask(keys, fails));
+        let lookup = lookup.keys_at_once(self.keys).threads(way.threads).in_flight(way.in_flight);
+        let lookup = in_order(lookup.retry(Retry::times(10).backoff(Duration::from_micros(100))), way.ordered);
+        match self.entries {
+            Some(entries) => lookup.cache(entries, Duration::from_secs(3600)),
+            None => lookup,
+        }
+    }
+}
+
+/// What lookups find, and what windows behind them see.
+struct FoundOutlets {
+    left: Collected<(Item, Option<u64>)>,
+    windows: Collected<(u64, Window, (u64, i128))>,
+    late: Collected<Item>,
+}
+
+impl FoundOutlets {
+    fn new() -> Self {
+        FoundOutlets { left: Collected::new(), windows: Collected::new(), late: Collected::new() }
+    }
+
+    fn attach(&self, case: &Case, found: Stream<(Item, Option<u64>)>) {
+        found.clone().sink(self.left.sink());
+        let sum = Sum::of(|item: &Item| i128::from(item.value));
+        let keyed = found.map(|(item, _)| item).key_by(|item| item.key);
+        let (results, late) = keyed.window(sliding(case.shape)).aggregate_with_late((Count, sum));
+        results.sink(self.windows.sink());
+        late.sink(self.late.sink());
+    }
+
+    fn compare(&self, case: &Case, ordered: bool) -> Result<(), TestCaseError> {
+        let found = self.left.take();
+        prop_assert!(found.iter().all(|record| record.at == record.value.0.time()));
+        if ordered {
+            in_order_of_input(found.iter().map(|record| &record.value.0))?;
+        }
+        let all = case.splits.iter().flatten().map(|item| (*item, Table::has(item.key)));
+        prop_assert_eq!(sorted(values(found)), sorted(all.collect()));
+        let (expected, expected_late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
+        let naive = |items: &Vec<Item>| format!("{:?}", (items.len(), total(items)));
+        let expected = expected.iter().map(|((key, window), items)| ((*key, *window), naive(items))).collect();
+        let wrong = differences(&by_window(self.windows.take()), &expected);
+        prop_assert!(wrong.is_empty(), "{:#?}", wrong);
+        prop_assert_eq!(sorted(values(self.late.take())), expected_late);
+        Ok(())
+    }
+}
+
 proptest! {
     #![proptest_config(config(cases(200)))]
 
@@ -899,68 +965,60 @@ proptest! {
         case in any_case(3, 80),
         setups in setups(),
         way in ways(),
-        keys in prop::sample::select(vec![1usize, 2, 100]),
-        entries in prop::sample::select(vec![None, Some(1usize), Some(1000)]),
-        fails in 0u64..4,
+        asking in askings(),
     ) {
         for setup in &setups {
             let (table, dir) = (Arc::new(Table::default()), tempdir());
-            let (left, inner, windows, late) =
-                (Collected::new(), Collected::new(), Collected::new(), Collected::new());
-            let job = new_job(setup, &dir);
-            let source = Script::new(case.splits.clone()).pace(setup.pace);
-            let items = job.source(source, watermarks(case.delay));
-            let lookup = || {
-                let table = Arc::clone(&table);
-                let lookup = Lookup::by(|item: &Item| item.key, move |keys: &[u64]| table.ask(keys, fails));
-                let lookup = lookup.keys_at_once(keys).threads(way.threads).in_flight(way.in_flight);
-                let lookup = in_order(lookup.retry(Retry::times(10).backoff(Duration::from_micros(100))), way.ordered);
-                match entries {
-                    Some(entries) => lookup.cache(entries, Duration::from_secs(3600)),
-                    None => lookup,
-                }
+            let (found, inner) = (FoundOutlets::new(), Collected::new());
+            let items = |job: &Job| {
+                let source = Script::new(case.splits.clone()).pace(setup.pace);
+                job.source(source, watermarks(case.delay))
             };
-            let found = items.look_up(lookup()).left();
-            found.clone().sink(left.sink());
-            let of_windows = found.clone().map(|(item, _)| item).key_by(|item| item.key).window(sliding(case.shape));
-            let sum = Sum::of(|item: &Item| i128::from(item.value));
-            let (results, too_late) = of_windows.aggregate_with_late((Count, sum));
-            results.sink(windows.sink());
-            too_late.sink(late.sink());
+            let job = new_job(setup, &dir);
+            found.attach(&case, items(&job).look_up(asking.lookup(&table, &way)).left());
             run(job).expect("finishes");
 
             let most = table.most.load(Ordering::SeqCst);
-            prop_assert!(most <= keys.min(way.in_flight), "{} keys at once", most);
-            let all: Vec<Item> = case.splits.iter().flatten().copied().collect();
-            let has = |item: &Item| (*item, Table::has(item.key));
-            let found = left.take();
-            prop_assert!(found.iter().all(|record| record.at == record.value.0.time()));
-            if way.ordered {
-                in_order_of_input(found.iter().map(|record| &record.value.0))?;
-            }
-            prop_assert_eq!(sorted(values(found)), sorted(all.iter().map(has).collect()));
-            if entries == Some(1000) {
+            prop_assert!(most <= asking.keys.min(way.in_flight), "{} keys at once", most);
+            found.compare(&case, way.ordered)?;
+            if asking.entries == Some(1000) {
                 for (key, asked) in table.asked.lock().expect("no panic").iter() {
-                    let failed = fails > 0 && key % fails == 0;
+                    let failed = asking.fails > 0 && key % asking.fails == 0;
                     // A key may have failed with one that fails, each time another.
-                    let most = if fails == 0 { 1 } else { 1 + 6 };
+                    let most = if asking.fails == 0 { 1 } else { 1 + 6 };
                     prop_assert!(*asked <= most && (!failed || *asked >= 2), "{} was asked for {} times", key, asked);
                 }
             }
-            let (expected, expected_late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
-            let naive = |items: &Vec<Item>| format!("{:?}", (items.len(), total(items)));
-            let expected = expected.iter().map(|((key, window), items)| ((*key, *window), naive(items))).collect();
-            let wrong = differences(&by_window(windows.take()), &expected);
-            prop_assert!(wrong.is_empty(), "{:#?}", wrong);
-            prop_assert_eq!(sorted(values(late.take())), expected_late);
 
             let job = new_job(&Setup { checkpoints: false, ..setup.clone() }, &dir);
-            let source = Script::new(case.splits.clone()).pace(setup.pace);
-            job.source(source, watermarks(case.delay)).look_up(lookup()).inner().sink(inner.sink());
+            items(&job).look_up(asking.lookup(&table, &way)).inner().sink(inner.sink());
             run(job).expect("finishes");
-            let known = all.iter().filter_map(|item| Some((*item, Table::has(item.key)?))).collect();
+            let all = case.splits.iter().flatten();
+            let known = all.filter_map(|item| Some((*item, Table::has(item.key)?))).collect();
             prop_assert_eq!(sorted(inner.values()), sorted(known));
         }
+    }
+
+    #[test]
+    fn crashes_and_other_numbers_of_workers_change_nothing_that_is_found(
+        case in any_case(3, 80),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+        way in ways(),
+        asking in askings(),
+        before in any::<bool>(),
+    ) {
+        let found = FoundOutlets::new();
+        run_through(&troubles, &case.splits, &workers, &setup, |job, faults| {
+            let source = Script::new(case.splits.clone()).pace(setup.pace).faults(faults);
+            let items = job.source(source, watermarks(case.delay));
+            let (first, then) = if before { (faults, [].as_slice()) } else { ([].as_slice(), faults) };
+            let (first, then) = (strikes(first), strikes(then));
+            let asked = items.inspect(first).look_up(asking.lookup(&Arc::default(), &way)).left();
+            found.attach(&case, asked.inspect(move |(item, _)| then(item)));
+        })?;
+        found.compare(&case, way.ordered)?;
     }
 }
 

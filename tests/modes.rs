@@ -55,41 +55,79 @@ enum Act {
 
 /// A few acts of so many inputs with so many splits. Event time goes on, with records on both sides of it.
 fn scripts(inputs: usize, splits: usize) -> impl Strategy<Value = Vec<Act>> {
-    let record = (-8i64..8, (0u64..3, -3i64..9));
-    let place = || (0..inputs, 0..splits);
+    let place = (0..inputs, 0..splits);
     let act = prop_oneof![
-        8 => (place(), prop::collection::vec(record, 1..4))
-            .prop_map(|((input, split), records)| Act::Records { input, split, records }),
+        8 => records(&place),
         3 => (0..inputs, -4i64..4).prop_map(|(input, at)| Act::Watermark { input, split: None, at }),
-        2 => (place(), -4i64..4).prop_map(|((input, split), at)| Act::Watermark { input, split: Some(split), at }),
-        1 => place().prop_map(|(input, split)| Act::End { input, split }),
+        2 => watermark(&place),
+        1 => end(&place),
         1 => Just(Act::Checkpoint),
         1 => Just(Act::Crash),
         1 => Just(Act::Restart),
         1 => (1usize..4).prop_map(Act::Rescale),
         1 => (1u64..8).prop_map(Act::Clock),
     ];
-    prop::collection::vec((0i64..9, act), 1..10).prop_map(move |acts| {
-        let mut clock = 0;
-        let mut ended = vec![vec![false; splits]; inputs];
-        let timed = acts.into_iter().filter_map(|(on, mut act)| {
-            clock += on;
-            // A split that has ended gives nothing more.
-            match &mut act {
-                Act::Records { input, split, .. } | Act::Watermark { input, split: Some(split), .. }
-                    if ended[*input][*split] =>
-                {
-                    return None;
-                }
-                Act::Records { records, .. } => records.iter_mut().for_each(|(at, _)| *at += clock),
-                Act::Watermark { at, .. } => *at += clock,
-                Act::End { input, split } if std::mem::replace(&mut ended[*input][*split], true) => return None,
-                Act::End { .. } | Act::Checkpoint | Act::Crash | Act::Restart | Act::Rescale(_) | Act::Clock(_) => {}
-            }
-            Some(act)
-        });
-        timed.collect()
+    let acts = prop::collection::vec((0i64..9, act), 1..10);
+    acts.prop_map(move |acts| in_time(acts, inputs, splits))
+}
+
+/// As [`scripts`], longer and without crashes; splits go on one by one, or do not while the clock does.
+fn scripts_with_pauses(inputs: usize, splits: usize) -> impl Strategy<Value = Vec<Act>> {
+    let place = (0..inputs, 0..splits);
+    let act = prop_oneof![
+        8 => records(&place),
+        10 => watermark(&place),
+        6 => (1u64..4).prop_map(Act::Clock),
+        1 => end(&place),
+        1 => Just(Act::Checkpoint),
+        1 => Just(Act::Restart),
+        1 => (1usize..5).prop_map(Act::Rescale),
+    ];
+    let acts = prop::collection::vec((0i64..3, act), 5..30);
+    acts.prop_map(move |acts| in_time(acts, inputs, splits))
+}
+
+/// Of an input and a split.
+type Places = (std::ops::Range<usize>, std::ops::Range<usize>);
+
+fn records(place: &Places) -> impl Strategy<Value = Act> + use<> {
+    let record = (-8i64..8, (0u64..3, -3i64..9));
+    (place.clone(), prop::collection::vec(record, 1..4)).prop_map(|((input, split), records)| Act::Records {
+        input,
+        split,
+        records,
     })
+}
+
+fn watermark(place: &Places) -> impl Strategy<Value = Act> + use<> {
+    (place.clone(), -4i64..4).prop_map(|((input, split), at)| Act::Watermark { input, split: Some(split), at })
+}
+
+fn end(place: &Places) -> impl Strategy<Value = Act> + use<> {
+    place.clone().prop_map(|(input, split)| Act::End { input, split })
+}
+
+/// Acts, of which each says how far event time has gone on before it.
+fn in_time(acts: Vec<(i64, Act)>, inputs: usize, splits: usize) -> Vec<Act> {
+    let mut clock = 0;
+    let mut ended = vec![vec![false; splits]; inputs];
+    let timed = acts.into_iter().filter_map(|(on, mut act)| {
+        clock += on;
+        // A split that has ended gives nothing more.
+        match &mut act {
+            Act::Records { input, split, .. } | Act::Watermark { input, split: Some(split), .. }
+                if ended[*input][*split] =>
+            {
+                return None;
+            }
+            Act::Records { records, .. } => records.iter_mut().for_each(|(at, _)| *at += clock),
+            Act::Watermark { at, .. } => *at += clock,
+            Act::End { input, split } if std::mem::replace(&mut ended[*input][*split], true) => return None,
+            Act::End { .. } | Act::Checkpoint | Act::Crash | Act::Restart | Act::Rescale(_) | Act::Clock(_) => {}
+        }
+        Some(act)
+    });
+    timed.collect()
 }
 
 fn step(act: &Act, inputs: &[&Input<Event>]) -> Step {
@@ -119,8 +157,11 @@ fn in_all_modes(
         .map_err(|failure| TestCaseError::fail(failure.to_string()))
 }
 
-/// The records of an input in the order in which they are given, each with the watermark of its split then.
-fn judged(acts: &[Act], of: usize) -> Vec<(i64, Event, i64)> {
+/// The time of a record, the record, and the watermark of its split when it is given.
+type Judged = (i64, Event, i64);
+
+/// The records of an input in the order in which they are given.
+fn judged(acts: &[Act], of: usize) -> Vec<Judged> {
     let mut watermarks = [i64::MIN; SPLITS];
     let mut judged = Vec::new();
     for act in acts {
@@ -156,9 +197,9 @@ type Sums = Vec<(u64, window::Window, i64)>;
 type Both = (u64, window::Window, (i64, i64));
 
 /// The sums of windows of `size` that begin every `slide`, and the records that are late for all of theirs.
-fn naive_sums(acts: &[Act], size: i64, slide: i64) -> (Sums, Vec<Event>) {
+fn naive_sums(judged: Vec<Judged>, size: i64, slide: i64) -> (Sums, Vec<Event>) {
     let (mut sums, mut late) = (BTreeMap::new(), Vec::new());
-    for (at, event, watermark) in judged(acts, 0) {
+    for (at, event, watermark) in judged {
         let starts = (at - size + 1..=at).filter(|start| start.rem_euclid(slide) == 0);
         let open: Vec<i64> = starts.filter(|start| start + size > watermark).collect();
         open.iter().for_each(|start| *sums.entry((event.0, *start)).or_insert(0) += event.1);
@@ -166,6 +207,102 @@ fn naive_sums(acts: &[Act], size: i64, slide: i64) -> (Sums, Vec<Event>) {
     }
     let sums = sums.into_iter().map(|((key, start), sum)| (key, window(start, start + size), sum));
     (sums.collect(), late)
+}
+
+// ---- splits that are idle --------------------------------------------------------------------------------------------
+
+/// What is known of a split of any input.
+#[derive(Clone)]
+struct Known {
+    watermark: i64,
+    /// Since when it has had nothing, by the clock.
+    quiet: u64,
+    idle: bool,
+    ended: bool,
+}
+
+/// What splits do to event time that are idle after some seconds: `idle_after` is one for each input.
+struct Idling {
+    idle_after: Vec<Option<u64>>,
+    splits: Vec<Vec<Known>>,
+    clock: u64,
+    /// How far event time has come, in each input.
+    reached: Vec<i64>,
+    judged: Vec<Judged>,
+}
+
+impl Idling {
+    fn new(splits: usize, idle_after: Vec<Option<u64>>) -> Self {
+        let known = Known { watermark: i64::MIN, quiet: 0, idle: false, ended: false };
+        let splits = vec![vec![known; splits]; idle_after.len()];
+        let reached = vec![i64::MIN; idle_after.len()];
+        Idling { idle_after, splits, clock: 0, reached, judged: Vec::new() }
+    }
+
+    /// A split gives something.
+    fn wakes(&mut self, input: usize, split: usize) -> &mut Known {
+        let known = &mut self.splits[input][split];
+        if std::mem::take(&mut known.idle) {
+            known.watermark = known.watermark.max(self.reached[input]);
+        }
+        known.quiet = self.clock;
+        known
+    }
+
+    fn take(&mut self, act: &Act) {
+        match act {
+            Act::Records { input, split, records } => {
+                let watermark = self.wakes(*input, *split).watermark;
+                self.judged.extend(records.iter().map(|(at, event)| (*at, *event, watermark)));
+            }
+            Act::Watermark { input, split, at } => {
+                for split in split.map_or(0..self.splits[*input].len(), |split| split..split + 1) {
+                    if !self.splits[*input][split].ended {
+                        let known = self.wakes(*input, split);
+                        known.watermark = known.watermark.max(*at);
+                    }
+                }
+            }
+            Act::End { input, split } => self.splits[*input][*split].ended = true,
+            Act::Clock(seconds) => {
+                self.clock += seconds;
+                for (splits, idle_after) in self.splits.iter_mut().zip(&self.idle_after) {
+                    let Some(span) = idle_after else { continue };
+                    splits.iter_mut().for_each(|known| known.idle |= known.quiet + span <= self.clock);
+                }
+            }
+            // As if what is idle had something then.
+            Act::Restart | Act::Rescale(_) => {
+                for input in 0..self.splits.len() {
+                    for split in 0..self.splits[input].len() {
+                        self.wakes(input, split);
+                    }
+                }
+            }
+            Act::Checkpoint | Act::Crash => {}
+        }
+        let there = |input: usize| self.splits[input].iter().filter(|known| !known.ended);
+        let active = |input| there(input).filter(|known| !known.idle).map(|known| known.watermark).min();
+        let inputs = 0..self.splits.len();
+        let furthest = |input| there(input).map(|known| known.watermark).max();
+        // An input that is idle goes as far as any of its splits has come, and as the others.
+        let least = inputs.clone().filter_map(active).min();
+        let others = least.or_else(|| inputs.clone().filter_map(furthest).max());
+        let reached = inputs.map(|input| match there(input).next() {
+            Some(_) => active(input).or_else(|| furthest(input).max(others)).unwrap_or(i64::MAX),
+            None => i64::MAX,
+        });
+        let reached = reached.zip(&self.reached).map(|(now, before)| now.max(*before)).collect();
+        self.reached = reached;
+    }
+
+    fn watermark(&self) -> EventTime {
+        match self.reached.iter().copied().min().unwrap_or(i64::MAX) {
+            i64::MIN => EventTime::MIN,
+            i64::MAX => EventTime::MAX,
+            seconds => EventTime::from_micros(seconds * 1_000_000),
+        }
+    }
 }
 
 // ---- keyed state and timers ------------------------------------------------------------------------------------------
@@ -340,8 +477,41 @@ proptest! {
             (tumbling, late, others)
         });
         let input = input.with_splits(SPLITS);
-        let (sums, too_late) = naive_sums(&acts, 10, 10);
+        let (sums, too_late) = naive_sums(judged(&acts, 0), 10, 10);
         in_all_modes(&kit, &acts, &[&input], [tumbling.expect(sums), late.expect(too_late)])?;
+    }
+
+    /// On any number of workers a split that is idle holds nobody back, one that comes back takes over how far all have come, and so does one that
+    /// was idle when the job stopped. There are no crashes: until a split is idle again after one, event time may stand where it was before.
+    #[test]
+    fn splits_that_are_idle(
+        acts in scripts_with_pauses(2, 4),
+        idle_after in prop::collection::vec(prop::option::weighted(0.9, 1u64..4), 2),
+        workers in 1usize..5,
+    ) {
+        let (kit, inputs, (sums, late)) = Kit::of(|(one, other): (Stream<Event>, Stream<Event>)| {
+            one.union([other]).key_by(key).window(Tumbling::of(secs(3))).aggregate_with_late(Sum::of(value))
+        });
+        let inputs: [Input<Event>; 2] = inputs.into();
+        let inputs: Vec<_> = inputs.into_iter().zip(&idle_after).map(|(input, idle_after)| {
+            let input = input.with_splits(4);
+            match idle_after {
+                Some(span) => input.idle_after(Duration::from_secs(*span)),
+                None => input,
+            }
+        }).collect();
+        let mut idling = Idling::new(4, idle_after);
+        let mut steps = vec![rescale(workers)];
+        for act in &acts {
+            idling.take(act);
+            steps.extend([step(act, &[&inputs[0], &inputs[1]]), expect_watermark(idling.watermark())]);
+        }
+        let (expected, too_late) = naive_sums(idling.judged, 3, 3);
+        steps.extend(inputs.iter().map(Input::end));
+        steps.extend([sums.expect(expected), late.expect(too_late)]);
+        // After a start a split is not idle until it has been quiet for as long again.
+        let restarted = [Mode::Restarted, Mode::Rescaled, Mode::Crashed, Mode::LittleMemory];
+        kit.except(restarted).try_in_all_modes(steps).map_err(|failure| TestCaseError::fail(failure.to_string()))?;
     }
 
     /// How many results there are of a window depends on what is read together: so there is one split, and no batch.

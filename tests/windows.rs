@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use millstream::prelude::*;
 use millstream::source::{Output, Read, Source, SplitReader, Waker};
+use oracle::calendar::calendar_case;
 use oracle::trial::*;
 use oracle::{Fails, Item, Pace, Script, Shape, Windowed, cases, differences, judge, nearest, run};
 use proptest::prelude::*;
@@ -170,6 +171,17 @@ proptest! {
     #![proptest_config(config(cases(200)))]
 
     /// What counts in some windows of its slice only, with an aggregate that can be inverted and one that cannot.
+    /// In zones whose clocks were put forward or back, at midnight as well, by half an hour or by a day.
+    #[test]
+    fn windows_of_a_calendar_are_as_the_oracle_says(calendar in calendar_case(), setups in setups()) {
+        let case = &calendar.case;
+        let expected = calendar.expected(&judge(&case.splits, case.delay));
+        let aggregate = (Count, Sum::of(|item: &Item| item.value));
+        check_windows(case, calendar.windows(), &expected, &setups, number, aggregate, |items| {
+            (items.len() as u64, total(items) as i64)
+        })?;
+    }
+
     #[test]
     fn many_late_records_are_as_the_oracle_says(case in late_case(4, 150), setups in setups()) {
         check(&case, &setups, number, (Count, Sum::of(|item: &Item| item.value)), |items| {
@@ -949,6 +961,18 @@ proptest! {
     ) {
         let expected = oracle::window(&judge(&case.splits, case.delay), case.shape);
         check_through(&case, sliding(case.shape), expected, &troubles, &workers, &setup)?;
+    }
+
+    #[test]
+    fn crashes_change_nothing_in_windows_of_a_calendar(
+        calendar in calendar_case(),
+        troubles in troubles(),
+        workers in worker_counts(),
+        setup in slow_setup(),
+    ) {
+        let case = &calendar.case;
+        let expected = calendar.expected(&judge(&case.splits, case.delay));
+        check_through(case, calendar.windows(), expected, &troubles, &workers, &setup)?;
     }
 
     #[test]

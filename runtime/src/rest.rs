@@ -3,7 +3,7 @@
 //!
 //! A job is at rest when three things hold:
 //!
-//! 1. every instance of every source was asked after the last record, and had nothing more; those whose splits are all idle have
+//! 1. every instance of every source was asked after the last record, and had nothing more; those that have idle splits have
 //!    followed the others; and all that ask a clock that is moved by hand have done what is due by it;
 //! 2. no batch is on its way, waits, or is being worked on;
 //! 3. every instance of an operator with state, and of a sink, has done all that there is to do for the least watermark of the sources
@@ -92,11 +92,13 @@ impl Rest {
             let nodes = self.clocked.iter().flat_map(|node| instances(*node));
             nodes.into_iter().all(|stats| stats.clock_us.load(Ordering::SeqCst) >= now)
         });
-        // Where all splits are idle, others are followed.
-        let target = shared.followed().map_or(i64::MIN, EventTime::micros);
-        let followed = self.sources.iter().flat_map(|node| instances(*node)).all(|stats| {
-            let follows = stats.active_us.load(Ordering::Acquire) == i64::MAX;
-            !follows || stats.watermark_us.load(Ordering::Acquire) >= target
+        // Where splits are idle, others are followed.
+        let followed = self.sources.iter().all(|node| {
+            let target = shared.followed(*node).map_or(i64::MIN, EventTime::micros);
+            instances(*node).all(|stats| {
+                let target = target.min(stats.active_us.load(Ordering::Acquire));
+                stats.watermark_us.load(Ordering::Acquire) >= target
+            })
         });
         let watermark = |source: &usize| least(shared, *source);
         let fired = self.upstream.iter().all(|(node, sources)| {

@@ -346,18 +346,16 @@ impl Shared {
 
     /// The least watermark of the splits, of all sources, that are neither idle nor at their end.
     pub(crate) fn least_active(&self) -> Option<EventTime> {
-        let all = self.stats.iter().flatten().map(|stats| stats.0.active_us.load(Ordering::Acquire));
-        all.min().filter(|least| *least != i64::MAX).map(EventTime::from_micros)
+        least_active(self.stats.iter().flatten())
     }
 
-    /// How far an instance whose splits are all idle goes: as far as the others, or, where all are idle, as far as any has come. Otherwise it would
-    /// be chance, by which of them was idle first, whether windows close when all input falls silent.
-    pub(crate) fn followed(&self) -> Option<EventTime> {
-        let furthest = || {
-            let all = self.stats.iter().flatten().map(|stats| stats.0.furthest_us.load(Ordering::Acquire));
-            all.max().filter(|furthest| *furthest != i64::MIN).map(EventTime::from_micros)
-        };
-        self.least_active().or_else(furthest)
+    /// How far an instance of a source goes that has idle splits: as far as the source's others. Where all are idle, as far as any of them has come,
+    /// and as those of other sources; and where these are idle as well, as far as any has come. Otherwise it would be chance, by which of them was
+    /// idle first, whether windows close.
+    pub(crate) fn followed(&self, source: usize) -> Option<EventTime> {
+        let (own, all) = (|| self.stats[source].iter(), || self.stats.iter().flatten());
+        let others = || least_active(all()).or_else(|| furthest(all()));
+        least_active(own()).or_else(|| furthest(own()).max(others()))
     }
 
     /// Whether more than `limit` records are on their way to some worker.
@@ -370,6 +368,16 @@ impl Shared {
     pub(crate) fn total(&self, node: usize, counter: impl Fn(&Stats) -> &AtomicU64) -> u64 {
         self.stats[node].iter().map(|stats| counter(&stats.0).load(Ordering::Relaxed)).sum()
     }
+}
+
+fn least_active<'a>(instances: impl Iterator<Item = &'a Padded<Stats>>) -> Option<EventTime> {
+    let least = instances.map(|stats| stats.0.active_us.load(Ordering::Acquire)).min();
+    least.filter(|least| *least != i64::MAX).map(EventTime::from_micros)
+}
+
+fn furthest<'a>(instances: impl Iterator<Item = &'a Padded<Stats>>) -> Option<EventTime> {
+    let furthest = instances.map(|stats| stats.0.furthest_us.load(Ordering::Acquire)).max();
+    furthest.filter(|furthest| *furthest != i64::MIN).map(EventTime::from_micros)
 }
 
 /// A lock whose holder cannot leave things half done, so that a panic elsewhere does not matter here.

@@ -84,8 +84,9 @@ impl<T, F, G> Watermarks<T, F, G> {
     /// it, event time stands still while a split is quiet.
     ///
     /// When an idle split has records again, it takes over the watermark that its source has come to meanwhile: those that are behind
-    /// that may be late. So which records are late may depend on when they come, and a replay does not compare what comes of such a source. A crash changes nothing that
-    /// was committed. A source that is wholly idle follows the other sources of the job; where all are, event time goes as far as any split had come.
+    /// that may be late. So which records are late may depend on when they come, and a replay does not compare what comes of such a source.
+    /// A crash changes nothing that was committed. A source that is wholly idle goes as far as any of its splits has come, and follows the
+    /// other sources of the job; where all are, event time goes as far as any split had come.
     #[must_use]
     pub fn idle_after(mut self, quiet: Duration) -> Self {
         self.pace.idle_after = Some(quiet);

@@ -4,6 +4,7 @@
 //! Nothing here looks at how the runtime does it: event times are `i128`, every record is held against every window
 //! around it, and results are `BTreeMap`s.
 
+pub mod calendar;
 pub mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -373,7 +373,7 @@ where
             pace.aligned_within = None;
         }
         let instance = Instance::<S, F, G> { splits: opened, timestamp, turns: 0, woken, pace, reached, task };
-        instance.publish(instance.active());
+        instance.publish();
         for split in &instance.splits {
             split.mark(&instance.task, if split.ended { SplitState::Ended } else { SplitState::Read });
         }
@@ -397,10 +397,7 @@ where
     G: WatermarkGenerator,
 {
     fn watermark(&self) -> EventTime {
-        if self.splits.iter().all(|split| split.ended) {
-            return EventTime::MAX;
-        }
-        self.active().unwrap_or(EventTime::MIN).max(self.reached)
+        self.shown()
     }
 
     fn may_idle(&self) -> bool {
@@ -411,7 +408,10 @@ where
         let entry = |split: &Split<S::Reader, G>| match &split.held {
             Some(held) => Ok(held.before.clone()),
             // One that comes back takes over how far event time has come, also after a restart.
-            None if split.idle => Ok(SplitEntry { watermark_us: self.watermark().micros(), ..split.entry()? }),
+            None if split.idle => {
+                let watermark_us = split.watermark.max(self.reached).micros();
+                Ok(SplitEntry { watermark_us, ..split.entry()? })
+            }
             None => split.entry(),
         };
         guard(&self.task.name, || self.splits.iter().map(entry).collect())
@@ -590,7 +590,7 @@ struct Held {
 /// How soon a split that is ahead of the others looks again where these are.
 const AHEAD: Duration = Duration::from_millis(1);
 
-/// How soon an instance whose splits are all idle looks again how far others are.
+/// How soon an instance that has idle splits looks again how far others are.
 const FOLLOW: Duration = Duration::from_millis(20);
 
 impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
@@ -602,8 +602,21 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
         active.map(watermark).min()
     }
 
-    /// Shows others how far they have to wait for this instance, whose active splits have come to `active`.
-    fn publish(&self, active: Option<EventTime>) {
+    /// How far event time has come here, as others see it.
+    fn shown(&self) -> EventTime {
+        if self.splits.iter().all(|split| split.ended) {
+            return EventTime::MAX;
+        }
+        if self.has_idle() { self.reached } else { self.active().unwrap_or(EventTime::MIN).max(self.reached) }
+    }
+
+    fn has_idle(&self) -> bool {
+        self.splits.iter().any(|split| split.idle && !split.ended)
+    }
+
+    /// Shows others how far they have to wait for this instance.
+    fn publish(&self) {
+        let active = self.active();
         let stats = self.task.stats();
         let furthest = self.splits.iter().filter(|split| !split.ended).map(|split| split.watermark).max();
         stats.furthest_us.store(furthest.map_or(i64::MIN, EventTime::micros), Ordering::Release);
@@ -614,8 +627,10 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
         }
     }
 
-    /// Sees which splits are idle now, and where all of them are, how far the others have come.
+    /// Sees which splits are idle now, and goes on without them: as far as the whole source has come and no further. What one takes over that
+    /// comes back would otherwise depend on which others are read by the same worker.
     fn leave_idle_behind(&mut self) {
+        self.reached = self.shown();
         if let Some(quiet) = self.pace.idle_after
             && self.splits.iter().any(|split| split.quiet.is_some())
         {
@@ -630,23 +645,24 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
                 }
             }
         }
-        let some_idle = self.splits.iter().any(|split| split.idle);
-        let active = self.active();
-        let target = active.or_else(|| if some_idle { self.task.shared.followed() } else { None });
-        if let Some(target) = target.filter(|target| *target > self.reached) {
+        self.publish();
+        if self.has_idle()
+            && let Some(target) = self.task.shared.followed(self.task.node).filter(|target| *target > self.reached)
+        {
             self.reached = target;
-            if some_idle {
-                // Perhaps nothing was read, but windows may close.
-                self.task.shared.unasked.fetch_add(1, Ordering::Relaxed);
-            }
+            // Perhaps nothing was read, but windows may close.
+            self.task.shared.unasked.fetch_add(1, Ordering::Relaxed);
         }
-        self.publish(active);
     }
 
-    /// Whether others go on, or have come further.
+    /// Whether it may go further without reading anything, because others do.
     fn may_follow(&self) -> bool {
         let shared = &self.task.shared;
-        shared.least_active().is_some() || shared.followed() > Some(self.reached)
+        self.has_idle()
+            && match self.active() {
+                Some(active) => active > self.reached,
+                None => shared.least_active().is_some() || shared.followed(self.task.node) > Some(self.reached),
+            }
     }
 
     /// No split can be read now: why?
@@ -667,7 +683,7 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
         }
         match wait {
             Some(due) => Polled::Later(due.saturating_duration_since(Instant::now())),
-            None if self.active().is_none() && self.may_follow() => Polled::Idle(FOLLOW),
+            None if self.may_follow() => Polled::Idle(FOLLOW),
             None => Polled::Empty,
         }
     }
