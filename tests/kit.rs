@@ -1221,6 +1221,35 @@ fn splits_that_are_idle() {
     ]);
 }
 
+/// One that is ahead of the others and idle when the job stops was once judged by theirs, when it came back.
+#[test]
+fn a_split_that_was_idle_at_a_stop_is_judged_by_its_own_watermark() {
+    let (kit, input, (counts, late)) =
+        Kit::of(|input: Stream<Sale>| input.key_by(who).window(Tumbling::of(secs(10))).aggregate_with_late(Count));
+    let input = input.with_splits(2).idle_after(Duration::from_secs(60));
+    let restarted = [Mode::Restarted, Mode::Rescaled, Mode::Crashed, Mode::LittleMemory];
+    kit.except(restarted).in_all_modes([
+        input.split(0).watermark(5),
+        input.split(1).watermark(100),
+        clock(Duration::from_secs(60)),
+        expect_watermark(100),
+        input.split(0).at(101, sale("ann", 1)),
+        input.split(0).watermark(105),
+        expect_watermark(105),
+        input.split(1).watermark(115),
+        clock(Duration::from_secs(30)),
+        input.split(0).watermark(106),
+        clock(Duration::from_secs(30)),
+        expect_watermark(106),
+        restart(),
+        input.split(1).at(108, sale("ann", 1)),
+        input.split(1).at(118, sale("ann", 1)),
+        late.expect([sale("ann", 1)]),
+        input.end(),
+        counts.expect([pane("ann", 100, 110, 1), pane("ann", 110, 120, 1)]),
+    ]);
+}
+
 /// What a table tells after a start, of records that are read before event time has come again to where it was, was once told for the beginning
 /// of time, and late for every window.
 #[test]
