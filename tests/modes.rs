@@ -157,8 +157,24 @@ fn in_all_modes(
         .map_err(|failure| TestCaseError::fail(failure.to_string()))
 }
 
-/// The time of a record, the record, and the watermark of its split when it is given.
-type Judged = (i64, Event, i64);
+/// A record, and the watermark of its split when it is given.
+#[derive(Clone, Copy)]
+struct Judged {
+    split: usize,
+    at: i64,
+    event: Event,
+    watermark: i64,
+}
+
+impl Judged {
+    fn all(split: usize, records: &[(i64, Event)], watermark: i64) -> impl Iterator<Item = Judged> {
+        records.iter().map(move |(at, event)| Judged { split, at: *at, event: *event, watermark })
+    }
+
+    fn is_behind(&self) -> bool {
+        self.at < self.watermark
+    }
+}
 
 /// The records of an input in the order in which they are given.
 fn judged(acts: &[Act], of: usize) -> Vec<Judged> {
@@ -167,7 +183,7 @@ fn judged(acts: &[Act], of: usize) -> Vec<Judged> {
     for act in acts {
         match act {
             Act::Records { input, split, records } if *input == of => {
-                judged.extend(records.iter().map(|(at, event)| (*at, *event, watermarks[*split])));
+                judged.extend(Judged::all(*split, records, watermarks[*split]));
             }
             Act::Watermark { input, split, at } if *input == of => {
                 let splits = split.map_or(0..SPLITS, |split| split..split + 1);
@@ -199,7 +215,7 @@ type Both = (u64, window::Window, (i64, i64));
 /// The sums of windows of `size` that begin every `slide`, and the records that are late for all of theirs.
 fn naive_sums(judged: Vec<Judged>, size: i64, slide: i64) -> (Sums, Vec<Event>) {
     let (mut sums, mut late) = (BTreeMap::new(), Vec::new());
-    for (at, event, watermark) in judged {
+    for Judged { at, event, watermark, .. } in judged {
         let starts = (at - size + 1..=at).filter(|start| start.rem_euclid(slide) == 0);
         let open: Vec<i64> = starts.filter(|start| start + size > watermark).collect();
         open.iter().for_each(|start| *sums.entry((event.0, *start)).or_insert(0) += event.1);
@@ -253,7 +269,7 @@ impl Idling {
         match act {
             Act::Records { input, split, records } => {
                 let watermark = self.wakes(*input, *split).watermark;
-                self.judged.extend(records.iter().map(|(at, event)| (*at, *event, watermark)));
+                self.judged.extend(Judged::all(*split, records, watermark));
             }
             Act::Watermark { input, split, at } => {
                 for split in split.map_or(0..self.splits[*input].len(), |split| split..split + 1) {
@@ -439,6 +455,25 @@ impl Process<u64, Either<Event, Event>> for Plus {
     }
 }
 
+// ---- tables ----------------------------------------------------------------------------------------------------------
+
+/// The change that a record is: rows come, two at once, and go.
+fn row(event: Event) -> Delta<u64, i64> {
+    (event.0, event.1.rem_euclid(4), if event.1 < 0 { -1 } else { 2 })
+}
+
+/// The row that a key has from a record on, if any.
+fn home(event: &Event) -> Option<i64> {
+    (event.1 > 0).then_some(event.1 % 3)
+}
+
+/// What the changes of a table come to in the end.
+fn come_to(table: Table<u64, i64>) -> Stream<Delta<u64, i64>> {
+    let changes = table.changes().key_by(|(key, row, _)| (*key, *row)).window(Global);
+    let sums = changes.aggregate(Sum::of(|(.., by): &Delta<u64, i64>| *by));
+    sums.filter(|(.., by)| *by != 0).map(|((key, row), _, by)| (key, row, by))
+}
+
 // ---- the properties --------------------------------------------------------------------------------------------------
 
 proptest! {
@@ -592,12 +627,19 @@ proptest! {
     #[test]
     fn joins(acts in scripts(2, SPLITS)) {
         let (kit, (ones, twos), (pairs, late, _)) = Kit::of(|(ones, twos): (Stream<Event>, Stream<Event>)| {
+            let ask = |keys: &[u64]| Ok::<_, Error>(keys.iter().map(|key| (key % 2 == 0).then_some(key * 10)).collect());
+            let lookup = Lookup::by(key, ask).threads(1).cache(2, Duration::from_secs(3));
+            let called = Calls::to(|(found, tens): &(Event, Option<u64>)| Ok::<_, Error>((tens.unwrap_or(0), found.1)));
+            let looked_up = ones.clone().look_up(lookup).left().call(called.threads(2).ordered());
             let (ones, twos) = (ones.key_by(key), twos.key_by(key));
             let (pairs, late) = ones.clone().interval_join_with_late(twos.clone(), secs(3), secs(5));
             let versions = ones.clone().temporal_join(twos.clone()).valid_for(secs(15)).left();
             let windows = ones.clone().connect(twos.clone()).window(Tumbling::of(secs(10))).cogroup().full_join();
             let sessions = ones.clone().connect(twos.clone()).window(Session::with_gap(secs(3))).cogroup().left_join();
+            let behind_calls = looked_up.clone().key_by(|(tens, _)| *tens).window(Tumbling::of(secs(5)));
             let others = all([
+                told("looked up", looked_up),
+                told("behind calls", behind_calls.aggregate(Count)),
                 told("versions", versions),
                 told("windows", windows),
                 told("sessions", sessions),
@@ -606,16 +648,54 @@ proptest! {
             (pairs, late, others)
         });
         let (ones, twos) = (ones.with_splits(SPLITS), twos.with_splits(SPLITS));
-        let of = |input| judged(&acts, input).into_iter().partition::<Vec<_>, _>(|(at, _, watermark)| at >= watermark);
-        let ((first, late_first), (second, late_second)) = (of(0), of(1));
+        let of = |input| judged(&acts, input).into_iter().partition::<Vec<_>, _>(Judged::is_behind);
+        let ((late_first, first), (late_second, second)) = (of(0), of(1));
         let mut expected = Vec::new();
-        for (at, one, _) in &first {
-            let near = second.iter().filter(|(of, two, _)| two.0 == one.0 && (at - 3..=at + 5).contains(of));
-            expected.extend(near.map(|(_, two, _)| (*one, *two)));
+        for one in &first {
+            let near = (one.at - 3)..=(one.at + 5);
+            let meets = second.iter().filter(|two| two.event.0 == one.event.0 && near.contains(&two.at));
+            expected.extend(meets.map(|two| (one.event, two.event)));
         }
-        let late_first = late_first.into_iter().map(|(_, event, _)| Either::First(event));
-        let late_second = late_second.into_iter().map(|(_, event, _)| Either::Second(event));
+        let late_first = late_first.into_iter().map(|one| Either::First(one.event));
+        let late_second = late_second.into_iter().map(|two| Either::Second(two.event));
         let all_late: Vec<_> = late_first.chain(late_second).collect();
         in_all_modes(&kit, &acts, &[&ones, &twos], [pairs.expect(expected), late.expect(all_late)])?;
+    }
+
+    /// What a table tells at which step depends on what is read together; what it comes to does not.
+    #[test]
+    fn tables(acts in scripts(2, SPLITS)) {
+        let (kit, (rows, homes), (sums, late, _)) = Kit::of(|(rows, homes): (Stream<Event>, Stream<Event>)| {
+            let rows = rows.changes_into_table(row);
+            let homes = homes.key_by(key).upserts_into_table_with_late(home);
+            let joined = rows.clone().join(homes.0.clone());
+            let sums = joined.map(|_, (value, home)| (home as u64, value)).sum(|value| *value);
+            let others = all([
+                told("counts", come_to(rows.clone().count())),
+                told("distinct", come_to(rows.distinct())),
+                told("homes", come_to(homes.0)),
+            ]);
+            (come_to(sums), homes.1, others)
+        });
+        let (rows, homes) = (rows.with_splits(SPLITS), homes.with_splits(SPLITS));
+        let (too_late, mut upserts) =
+            judged(&acts, 1).into_iter().partition::<Vec<_>, _>(Judged::is_behind);
+        upserts.sort_by_key(|upsert| (upsert.at, upsert.split));
+        let newest: BTreeMap<u64, Option<i64>> =
+            upserts.iter().map(|upsert| (upsert.event.0, home(&upsert.event))).collect();
+        // Of each home and value.
+        let mut values = BTreeMap::new();
+        for (key, value, by) in judged(&acts, 0).iter().map(|change| row(change.event)) {
+            if let Some(Some(home)) = newest.get(&key) {
+                *values.entry((*home, value)).or_insert(0) += by;
+            }
+        }
+        let mut expected = BTreeMap::new();
+        for ((home, value), count) in values.into_iter().filter(|(_, count)| *count != 0) {
+            *expected.entry(home).or_insert(0) += value * count;
+        }
+        let expected = expected.into_iter().map(|(home, sum)| (home as u64, sum, 1));
+        let too_late = too_late.into_iter().map(|upsert| upsert.event);
+        in_all_modes(&kit, &acts, &[&rows, &homes], [sums.expect(expected), late.expect(too_late)])?;
     }
 }
