@@ -3,13 +3,15 @@
 #[allow(dead_code)] // shared with other tests
 mod oracle;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use millstream::SplitState;
 use millstream::connectors::log::{Log, LogOptions, LogRecord};
 use millstream::prelude::*;
+use millstream::source::{Output, Read, Source, SplitReader, Waker};
 use oracle::trial::*;
 use oracle::{Item, Pace, Script, finish};
 
@@ -158,6 +160,101 @@ fn a_split_that_waits_for_its_turn_is_not_idle() {
     handle.stop(StopMode::WithCheckpoint);
     finish(handle).expect("stops");
     assert_eq!(late.load(Ordering::SeqCst), 0);
+}
+
+/// A source of splits that are given event times by hand, and wake whoever reads them.
+#[derive(Clone)]
+struct Given(Arc<Vec<GivenSplit>>);
+
+type GivenSplit = Mutex<(VecDeque<i64>, Option<Waker>)>;
+
+impl Given {
+    fn with_splits(splits: usize) -> Self {
+        Given(Arc::new((0..splits).map(|_| GivenSplit::default()).collect()))
+    }
+
+    fn give(&self, split: usize, at: i64) {
+        let mut of = self.0[split].lock().expect("no panic");
+        of.0.push_back(at);
+        let waker = of.1.clone();
+        drop(of);
+        waker.expect("the job has started").wake();
+    }
+}
+
+impl Source for Given {
+    type Item = Item;
+    type Position = ();
+    type Reader = GivenReader;
+
+    fn kind(&self) -> &'static str {
+        "given"
+    }
+
+    fn splits(&self) -> Result<Vec<String>, Error> {
+        Ok((0..self.0.len()).map(|split| split.to_string()).collect())
+    }
+
+    fn open(&self, split: &str, _: Option<()>, waker: Waker) -> Result<GivenReader, Error> {
+        let split: usize = split.parse().expect("a number");
+        self.0[split].lock().expect("no panic").1 = Some(waker);
+        Ok(GivenReader(self.clone(), split))
+    }
+}
+
+struct GivenReader(Given, usize);
+
+impl SplitReader for GivenReader {
+    type Item = Item;
+    type Position = ();
+
+    fn read(&mut self, _: usize, out: &mut impl Output<Item>) -> Result<Read, Error> {
+        let mut of = self.0.0[self.1].lock().expect("no panic");
+        let times: Vec<i64> = of.0.drain(..).collect();
+        out.records(times.iter().map(|at| item(0, 0, *at)));
+        if !times.is_empty() {
+            return Ok(Read::Later(Duration::ZERO));
+        }
+        if let Some(waker) = &of.1 {
+            waker.will_sleep();
+        }
+        Ok(Read::Empty)
+    }
+
+    fn position(&self) {}
+}
+
+/// A worker that reads an idle split and one that is ahead, but quiet, goes on with what another worker reads, and does not wait until that
+/// one is idle as well.
+#[test]
+fn a_worker_with_an_idle_split_follows_the_others() {
+    let splits = Given::with_splits(3);
+    // The first split is read by the same worker as the third.
+    let job = Job::new("follows").workers(2);
+    job.source(splits.clone(), watermarks(0).idle_after(Duration::from_secs(1)))
+        .sink(for_each(|_: Record<Item>| ()));
+    let handle = job.start().expect("starts");
+    let is_idle = |status: &Status, split: usize| status.splits[split].state == SplitState::Idle;
+    wait_until(&handle, |status| is_idle(status, 0));
+    // A test that had to wait elsewhere for a second may try again.
+    let followed = (0..5).any(|attempt| {
+        let begin = 1_000 * attempt;
+        let read = 3 * attempt as u64;
+        splits.give(1, begin + 10);
+        wait_until(&handle, |status| status.records_in == read + 1);
+        splits.give(2, begin + 100);
+        wait_until(&handle, |status| status.records_in == read + 2);
+        // Until it no longer looks how far others are because it was idle itself.
+        std::thread::park_timeout(Duration::from_millis(100));
+        splits.give(1, begin + 50);
+        wait_until(&handle, |status| status.watermark() >= EventTime::from_micros(begin + 50));
+        let status = handle.status();
+        assert!(is_idle(&status, 0));
+        !is_idle(&status, 2)
+    });
+    assert!(followed);
+    handle.stop(StopMode::Now);
+    finish(handle).expect("stops");
 }
 
 /// What closes because a split is idle is committed, though nothing is read.

@@ -681,10 +681,11 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
                 wait = wait.into_iter().chain([Instant::now() + Duration::from_micros(left).min(LONGEST_WAIT)]).min();
             }
         }
-        match wait {
-            Some(due) => Polled::Later(due.saturating_duration_since(Instant::now())),
-            None if self.may_follow() => Polled::Idle(FOLLOW),
-            None => Polled::Empty,
+        let follow = self.may_follow().then_some(FOLLOW);
+        match (wait.map(|due| due.saturating_duration_since(Instant::now())), follow) {
+            (Some(wait), follow) => Polled::Later(follow.map_or(wait, |follow| wait.min(follow))),
+            (None, Some(follow)) => Polled::Idle(follow),
+            (None, None) => Polled::Empty,
         }
     }
 }
