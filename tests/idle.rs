@@ -257,6 +257,51 @@ fn a_worker_with_an_idle_split_follows_the_others() {
     finish(handle).expect("stops");
 }
 
+/// A source that cannot be read again begins anew with a start. One that was idle when it ended was once taken to have come to the end of time.
+#[test]
+fn a_channel_that_was_idle_at_its_end_begins_where_event_time_was() {
+    let dir = tempdir();
+    let (results, late) = (Collected::new(), Collected::new());
+    let start = || {
+        let ((quiet, quiet_source), (busy, busy_source)) = (channel(10), channel(10));
+        let job = Job::new("anew").workers(2).checkpoint_dir(dir.path());
+        let marks = || watermarks(0).idle_after(Duration::from_millis(30));
+        let (counts, missed) = job
+            .source(quiet_source, marks())
+            .name("quiet")
+            .union([job.source(busy_source, marks()).name("busy")])
+            .key_by(|item: &Item| item.key)
+            .window(Tumbling::of(EventSpan::micros(10)))
+            .aggregate_with_late(Count);
+        counts.sink(results.sink());
+        missed.sink(late.sink());
+        (quiet, busy, job.start().expect("starts"))
+    };
+    let is = |status: &Status, of: SplitState| status.splits.iter().any(|s| s.source == "quiet" && s.state == of);
+    let (quiet, busy, handle) = start();
+    quiet.send(item(0, 0, 5)).expect("read");
+    busy.send(item(1, 0, 25)).expect("read");
+    wait_until(&handle, |status| is(status, SplitState::Idle) && status.watermark() == EventTime::from_micros(25));
+    drop(quiet);
+    wait_until(&handle, |status| is(status, SplitState::Ended));
+    handle.stop(StopMode::WithCheckpoint);
+    finish(handle).expect("stops");
+    drop(busy);
+
+    let (quiet, busy, handle) = start();
+    quiet.send(item(0, 0, 24)).expect("read");
+    quiet.send(item(0, 1, 31)).expect("read");
+    // Both are idle: event time is where the furthest is.
+    wait_until(&handle, |status| is(status, SplitState::Idle) && status.watermark() == EventTime::from_micros(31));
+    busy.send(item(1, 0, 36)).expect("read");
+    quiet.send(item(0, 2, 35)).expect("read");
+    drop((quiet, busy));
+    finish(handle).expect("finishes");
+    let counts = values(results.take()).into_iter().map(|(_, window, n)| (window.start.micros(), n));
+    assert_eq!(sorted(counts.collect()), [(0, 1), (20, 2), (30, 3)]);
+    assert_eq!(values(late.take()), []);
+}
+
 /// What closes because a split is idle is committed, though nothing is read.
 #[test]
 fn what_idleness_brings_is_committed() {

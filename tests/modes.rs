@@ -84,7 +84,14 @@ fn scripts_with_pauses(inputs: usize, splits: usize) -> impl Strategy<Value = Ve
         1 => (1usize..5).prop_map(Act::Rescale),
     ];
     let acts = prop::collection::vec((0i64..3, act), 5..30);
-    acts.prop_map(move |acts| in_time(acts, inputs, splits))
+    acts.prop_map(move |acts| {
+        // A split gives something right before its end.
+        let acts = acts.into_iter().flat_map(|(on, act)| match act {
+            Act::End { input, split } => vec![(on, Act::Watermark { input, split: Some(split), at: 4 }), (0, act)],
+            act => vec![(on, act)],
+        });
+        in_time(acts.collect(), inputs, splits)
+    })
 }
 
 /// Of an input and a split.
@@ -279,7 +286,10 @@ impl Idling {
                     }
                 }
             }
-            Act::End { input, split } => self.splits[*input][*split].ended = true,
+            Act::End { input, split } => {
+                let known = self.wakes(*input, *split);
+                known.ended = true;
+            }
             Act::Clock(seconds) => {
                 self.clock += seconds;
                 for (splits, idle_after) in self.splits.iter_mut().zip(&self.idle_after) {
@@ -300,7 +310,7 @@ impl Idling {
         let there = |input: usize| self.splits[input].iter().filter(|known| !known.ended);
         let active = |input| there(input).filter(|known| !known.idle).map(|known| known.watermark).min();
         let inputs = 0..self.splits.len();
-        let furthest = |input| there(input).map(|known| known.watermark).max();
+        let furthest = |input: usize| self.splits[input].iter().map(|known| known.watermark).max();
         // An input that is idle goes as far as any of its splits has come, and as the others.
         let least = inputs.clone().filter_map(active).min();
         let others = least.or_else(|| inputs.clone().filter_map(furthest).max());
@@ -537,9 +547,17 @@ proptest! {
         }).collect();
         let mut idling = Idling::new(4, idle_after);
         let mut steps = vec![rescale(workers)];
-        for act in &acts {
+        for (place, act) in acts.iter().enumerate() {
             idling.take(act);
-            steps.extend([step(act, &[&inputs[0], &inputs[1]]), expect_watermark(idling.watermark())]);
+            steps.push(step(act, &[&inputs[0], &inputs[1]]));
+            // What a split gives last may come together with its end.
+            let ends = matches!((act, acts.get(place + 1)), (
+                Act::Watermark { input, split: Some(split), .. } | Act::Records { input, split, .. },
+                Some(Act::End { input: of, split: ended }),
+            ) if (input, split) == (of, ended));
+            if !ends {
+                steps.push(expect_watermark(idling.watermark()));
+            }
         }
         let (expected, too_late) = naive_sums(idling.judged, 3, 3);
         steps.extend(inputs.iter().map(Input::end));

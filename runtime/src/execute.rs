@@ -150,7 +150,9 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, probe, rest, split_names, sender));
     let operators = operator_infos(&graph, &names, restored.as_deref(), &shape.schemas);
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
-    let sources = graph.nodes.iter().filter(|node| matches!(node.body, Body::Source(_))).count();
+    let is_source = |node: &usize| matches!(graph.nodes[*node].body, Body::Source(_));
+    shared.wait_for_sources((0..graph.nodes.len()).filter(is_source));
+    let sources = (0..graph.nodes.len()).filter(is_source).count();
     warn_about_replay(&job.name, &graph, &names, restored.as_deref(), held.store.is_some());
 
     let epoch = restored.as_ref().map(|manifest| manifest.epoch);

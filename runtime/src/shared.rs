@@ -120,7 +120,7 @@ pub(crate) struct Stats {
     pub watermark_us: AtomicI64,
     /// For a source: the least watermark of its splits that are neither idle nor at their end; the greatest number if there are none.
     pub active_us: AtomicI64,
-    /// For a source: the greatest watermark of its splits that are not at their end; the least number if there are none.
+    /// For a source: the greatest watermark of its splits; the least number if there are none.
     pub furthest_us: AtomicI64,
     /// For operators that ask the clock: up to when it has done what was due by it, in microseconds.
     pub clock_us: AtomicI64,
@@ -283,6 +283,13 @@ impl Shared {
             cuts: Mutex::default(),
             wakers: Mutex::default(),
             threads: Mutex::default(),
+        }
+    }
+
+    /// These nodes are sources: nobody leaves an instance behind that is still to be made.
+    pub(crate) fn wait_for_sources(&self, sources: impl IntoIterator<Item = usize>) {
+        for stats in sources.into_iter().flat_map(|node| &self.stats[node]) {
+            stats.0.active_us.store(i64::MIN, Ordering::Release);
         }
     }
 

@@ -178,7 +178,7 @@ impl<R, G> Split<R, G> {
 impl<R: SplitReader<Position: serde::Serialize>, G: WatermarkGenerator> Split<R, G> {
     /// Nothing will come of it again; under a load, since `due_ns`.
     fn end(&mut self, task: &Task, due_ns: Option<u64>) {
-        self.ended = true;
+        (self.ended, self.idle) = (true, false);
         self.mark(task, SplitState::Ended);
         task.shared.splits_ended.fetch_add(1, Ordering::Relaxed);
         if let Some(due_ns) = due_ns {
@@ -429,7 +429,7 @@ where
         }
         self.leave_idle_behind();
         let least = self.pace.aligned_within.and_then(|span| Some(self.task.shared.least_active()? + span));
-        let (reached, idle_after) = (self.reached, self.pace.idle_after);
+        let idle_after = self.pace.idle_after;
         let ready = self.splits.iter_mut().filter(|split| !split.is_over() && !split.empty && split.due.is_none());
         let Some(split) = ready.min_by_key(|split| (split.watermark, split.turn)) else {
             return Ok(self.resting());
@@ -510,9 +510,15 @@ where
         let read = split.within_replay(read, read_records.len() as u64).map_err(|error| error.in_operator(name))?;
         let mut rows = Rows { records: read_records, behind: Vec::new(), lineage: None };
         let mut steps = due_ns.map(|_| Steps { high: split.high, steps: Vec::new() });
-        if split.idle && !rows.records.is_empty() {
+        if split.idle && (!rows.records.is_empty() || read == Read::Ended) {
+            // As far as others have gone on while it was read; from now on they wait for it.
+            self.reached = self.reached.max(self.task.shared.followed(self.task.node).unwrap_or(EventTime::MIN));
             split.idle = false;
-            split.watermark = split.watermark.max(reached);
+            split.watermark = split.watermark.max(self.reached);
+            if read != Read::Ended {
+                let active_us = self.task.stats().active_us.load(Ordering::Relaxed);
+                show_active(&self.task, active_us.min(split.watermark.micros()));
+            }
         }
         let Some(generator) = split.generator.take() else { return Err(Error::internal("a split has no watermarks")) };
         let mut row = 0;
@@ -611,20 +617,14 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
     }
 
     fn has_idle(&self) -> bool {
-        self.splits.iter().any(|split| split.idle && !split.ended)
+        self.splits.iter().any(|split| split.idle)
     }
 
     /// Shows others how far they have to wait for this instance.
     fn publish(&self) {
-        let active = self.active();
-        let stats = self.task.stats();
-        let furthest = self.splits.iter().filter(|split| !split.ended).map(|split| split.watermark).max();
-        stats.furthest_us.store(furthest.map_or(i64::MIN, EventTime::micros), Ordering::Release);
-        let before = stats.active_us.swap(active.unwrap_or(EventTime::MAX).micros(), Ordering::AcqRel);
-        // Those that were idle when all were have looked nowhere since, and have somebody to follow again.
-        if before == i64::MAX && active.is_some() {
-            self.task.shared.wake_sources();
-        }
+        let furthest = self.splits.iter().map(|split| split.watermark).max();
+        self.task.stats().furthest_us.store(furthest.map_or(i64::MIN, EventTime::micros), Ordering::Release);
+        show_active(&self.task, self.active().unwrap_or(EventTime::MAX).micros());
     }
 
     /// Sees which splits are idle now, and goes on without them: as far as the whole source has come and no further. What one takes over that
@@ -687,6 +687,15 @@ impl<S: Source, F, G: WatermarkGenerator> Instance<S, F, G> {
             (None, Some(follow)) => Polled::Idle(follow),
             (None, None) => Polled::Empty,
         }
+    }
+}
+
+/// Shows others how far the active splits of an instance have come.
+fn show_active(task: &Task, active_us: i64) {
+    let before = task.stats().active_us.swap(active_us, Ordering::AcqRel);
+    // Those that were idle when all were have looked nowhere since, and have somebody to follow again.
+    if before == i64::MAX && active_us != i64::MAX {
+        task.shared.wake_sources();
     }
 }
 
