@@ -18,7 +18,7 @@ struct Zone {
     changes: &'static [(&'static str, i64)],
 }
 
-const ZONES: [Zone; 6] = [
+const ZONES: [Zone; 7] = [
     Zone {
         name: "Europe/Berlin",
         ahead: 60,
@@ -66,6 +66,18 @@ const ZONES: [Zone; 6] = [
             ("2018-02-18T02:00:00Z", -180),
             ("2018-11-04T03:00:00Z", -120),
             ("2019-02-17T02:00:00Z", -180),
+        ],
+    },
+    // From just after midnight back to the day before.
+    Zone {
+        name: "America/St_Johns",
+        ahead: -150,
+        changes: &[
+            ("2009-11-01T02:31:00Z", -210),
+            ("2010-03-14T03:31:00Z", -150),
+            ("2010-11-07T02:31:00Z", -210),
+            ("2011-03-13T03:31:00Z", -150),
+            ("2011-11-06T04:30:00Z", -210),
         ],
     },
     // By half an hour.
@@ -138,19 +150,18 @@ enum Unit {
     Years,
 }
 
-/// The days of some years, by their number from the 1st of January 1970, on which something begins.
+/// The days of some years, by their number from the 1st of January 1970, a Thursday, on which something begins.
 fn first_days(unit: Unit) -> Vec<i64> {
-    // The 1st of January 2010 was a Friday.
-    let (mut number, mut first_days) = (14_610, Vec::new());
-    for year in 2010..2028 {
+    let (mut number, mut first_days) = (14_245, Vec::new());
+    for year in 2009..2028 {
         let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
         let days = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
         for (month, days) in days.into_iter().enumerate() {
             for day in 0..days {
                 let begins = match unit {
                     Unit::Days => true,
-                    Unit::Weeks => (number - 14_610) % 7 == 3,
-                    Unit::WeeksFromSunday => (number - 14_610) % 7 == 2,
+                    Unit::Weeks => number % 7 == 4,
+                    Unit::WeeksFromSunday => number % 7 == 3,
                     Unit::Months => day == 0,
                     Unit::Years => day == 0 && month == 0,
                 };

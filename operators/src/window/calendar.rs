@@ -126,10 +126,19 @@ impl Calendar {
     fn window(&self, at: EventTime) -> std::result::Result<Window, jiff::Error> {
         let day = Timestamp::from_microsecond(at.micros())?.to_zoned_datetime(self.zone.clone()).date();
         let mut first = self.first_day(day)?;
-        if at < self.begin(first)? {
+        // More than once where clocks skip a day: it has begun when the next has.
+        while at < self.begin(first)? {
             first = first.checked_sub(self.step())?;
         }
-        Ok(Window { start: self.begin(first)?, end: self.begin(first.checked_add(self.step())?)? })
+        // The next has begun already where clocks went back into the day before.
+        loop {
+            let next = first.checked_add(self.step())?;
+            let end = self.begin(next)?;
+            if at < end {
+                return Ok(Window { start: self.begin(first)?, end });
+            }
+            first = next;
+        }
     }
 }
 
@@ -194,6 +203,23 @@ mod tests {
         assert_eq!(window(&havana, "2023-11-05T04:30:00Z"), bounds("2023-11-05T04:00:00Z", "2023-11-06T05:00:00Z"));
         let paulo = Calendar::days().in_zone("America/Sao_Paulo").expect("a zone");
         assert_eq!(window(&paulo, "2018-11-04T03:00:00Z"), bounds("2018-11-04T03:00:00Z", "2018-11-05T02:00:00Z"));
+    }
+
+    /// Once such records had a window that did not contain them.
+    #[test]
+    fn days_that_are_skipped_or_begin_twice_leave_nothing_out() {
+        // Samoa had no 30th of December 2011; a day that begins at 0:30 went on for half an hour of the 31st.
+        let apia = Calendar::days().in_zone("Pacific/Apia").expect("a zone").starting_at(0, 30);
+        let last = bounds("2011-12-29T10:30:00Z", "2011-12-30T10:30:00Z");
+        assert_eq!(window(&apia, "2011-12-30T09:59:59Z"), last);
+        assert_eq!(window(&apia, "2011-12-30T10:29:59Z"), last);
+        assert_eq!(window(&apia, "2011-12-30T10:30:00Z"), bounds("2011-12-30T10:30:00Z", "2011-12-31T10:30:00Z"));
+        // In St John's clocks went back from one minute past midnight to one past eleven.
+        let johns = Calendar::days().in_zone("America/St_Johns").expect("a zone");
+        let long = bounds("2010-11-07T02:30:00Z", "2010-11-08T03:30:00Z");
+        assert_eq!(window(&johns, "2010-11-07T02:29:59Z"), bounds("2010-11-06T02:30:00Z", "2010-11-07T02:30:00Z"));
+        assert_eq!(window(&johns, "2010-11-07T02:30:30Z"), long);
+        assert_eq!(window(&johns, "2010-11-07T03:00:00Z"), long);
     }
 
     #[test]
