@@ -158,24 +158,48 @@ impl Outside {
     }
 }
 
-/// The results, the failed records, and what windows over both together give. Those over both give what they would without calls only if
-/// each has kept its time and the watermark that it was behind.
+/// What windows behind calls give: what they would without calls, but only if each record has kept its time and the watermark that it was
+/// behind.
 #[derive(Clone)]
-struct Outlets {
-    results: Collected<Item>,
-    failed: Collected<Failed<Item>>,
+struct Behind {
     windows: Collected<(u64, Window, (u64, i128))>,
     late: Collected<Item>,
 }
 
+impl Behind {
+    fn new() -> Self {
+        Behind { windows: Collected::new(), late: Collected::new() }
+    }
+
+    fn connect(&self, case: &Case, items: Stream<Item>) {
+        let sum = Sum::of(|item: &Item| i128::from(item.value));
+        let windowed = items.key_by(|item| item.key).window(sliding(case.shape)).aggregate_with_late((Count, sum));
+        windowed.0.sink(self.windows.sink());
+        windowed.1.sink(self.late.sink());
+    }
+
+    fn compare(&self, case: &Case) -> Result<(), TestCaseError> {
+        let (windows, late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
+        let naive = |items: &Vec<Item>| format!("{:?}", (items.len(), total(items)));
+        let expected = windows.iter().map(|((key, window), items)| ((*key, *window), naive(items))).collect();
+        let wrong = differences(&by_window(self.windows.take()), &expected);
+        prop_assert!(wrong.is_empty(), "{:#?}", wrong);
+        prop_assert_eq!(sorted(values(self.late.take())), late);
+        Ok(())
+    }
+}
+
+/// The results, the failed records, and windows over both together.
+#[derive(Clone)]
+struct Outlets {
+    results: Collected<Item>,
+    failed: Collected<Failed<Item>>,
+    behind: Behind,
+}
+
 impl Outlets {
     fn new() -> Self {
-        Outlets {
-            results: Collected::new(),
-            failed: Collected::new(),
-            windows: Collected::new(),
-            late: Collected::new(),
-        }
+        Outlets { results: Collected::new(), failed: Collected::new(), behind: Behind::new() }
     }
 
     fn connect(
@@ -189,11 +213,7 @@ impl Outlets {
         let results = results.inspect(strikes(faults));
         results.clone().sink(self.results.sink());
         failed.clone().sink(self.failed.sink());
-        let both = results.union([failed.map(|failed| failed.record)]);
-        let sum = Sum::of(|item: &Item| i128::from(item.value));
-        let windowed = both.key_by(|item| item.key).window(sliding(case.shape)).aggregate_with_late((Count, sum));
-        windowed.0.sink(self.windows.sink());
-        windowed.1.sink(self.late.sink());
+        self.behind.connect(case, results.union([failed.map(|failed| failed.record)]));
     }
 
     fn compare(&self, case: &Case, way: &Way) -> Result<(), TestCaseError> {
@@ -217,14 +237,7 @@ impl Outlets {
         }
         let failed = failed.into_iter().map(|record| record.value.record).collect();
         prop_assert_eq!(sorted(failed), sorted(lost));
-
-        let (windows, late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
-        let naive = |items: &Vec<Item>| format!("{:?}", (items.len(), total(items)));
-        let expected = windows.iter().map(|((key, window), items)| ((*key, *window), naive(items))).collect();
-        let wrong = differences(&by_window(self.windows.take()), &expected);
-        prop_assert!(wrong.is_empty(), "{:#?}", wrong);
-        prop_assert_eq!(sorted(values(self.late.take())), late);
-        Ok(())
+        self.behind.compare(case)
     }
 }
 
@@ -921,22 +934,17 @@ impl Asking {
 /// What lookups find, and what windows behind them see.
 struct FoundOutlets {
     left: Collected<(Item, Option<u64>)>,
-    windows: Collected<(u64, Window, (u64, i128))>,
-    late: Collected<Item>,
+    behind: Behind,
 }
 
 impl FoundOutlets {
     fn new() -> Self {
-        FoundOutlets { left: Collected::new(), windows: Collected::new(), late: Collected::new() }
+        FoundOutlets { left: Collected::new(), behind: Behind::new() }
     }
 
-    fn attach(&self, case: &Case, found: Stream<(Item, Option<u64>)>) {
+    fn connect(&self, case: &Case, found: Stream<(Item, Option<u64>)>) {
         found.clone().sink(self.left.sink());
-        let sum = Sum::of(|item: &Item| i128::from(item.value));
-        let keyed = found.map(|(item, _)| item).key_by(|item| item.key);
-        let (results, late) = keyed.window(sliding(case.shape)).aggregate_with_late((Count, sum));
-        results.sink(self.windows.sink());
-        late.sink(self.late.sink());
+        self.behind.connect(case, found.map(|(item, _)| item));
     }
 
     fn compare(&self, case: &Case, ordered: bool) -> Result<(), TestCaseError> {
@@ -947,13 +955,7 @@ impl FoundOutlets {
         }
         let all = case.splits.iter().flatten().map(|item| (*item, Table::has(item.key)));
         prop_assert_eq!(sorted(values(found)), sorted(all.collect()));
-        let (expected, expected_late) = oracle::window(&judge(&case.splits, case.delay), case.shape);
-        let naive = |items: &Vec<Item>| format!("{:?}", (items.len(), total(items)));
-        let expected = expected.iter().map(|((key, window), items)| ((*key, *window), naive(items))).collect();
-        let wrong = differences(&by_window(self.windows.take()), &expected);
-        prop_assert!(wrong.is_empty(), "{:#?}", wrong);
-        prop_assert_eq!(sorted(values(self.late.take())), expected_late);
-        Ok(())
+        self.behind.compare(case)
     }
 }
 
@@ -975,7 +977,7 @@ proptest! {
                 job.source(source, watermarks(case.delay))
             };
             let job = new_job(setup, &dir);
-            found.attach(&case, items(&job).look_up(asking.lookup(&table, &way)).left());
+            found.connect(&case, items(&job).look_up(asking.lookup(&table, &way)).left());
             run(job).expect("finishes");
 
             let most = table.most.load(Ordering::SeqCst);
@@ -1016,7 +1018,7 @@ proptest! {
             let (first, then) = if before { (faults, [].as_slice()) } else { ([].as_slice(), faults) };
             let (first, then) = (strikes(first), strikes(then));
             let asked = items.inspect(first).look_up(asking.lookup(&Arc::default(), &way)).left();
-            found.attach(&case, asked.inspect(move |(item, _)| then(item)));
+            found.connect(&case, asked.inspect(move |(item, _)| then(item)));
         })?;
         found.compare(&case, way.ordered)?;
     }

@@ -160,8 +160,11 @@ fn in_all_modes(
 ) -> Result<(), TestCaseError> {
     let steps = acts.iter().map(|act| step(act, inputs));
     let ends = inputs.iter().map(|input| input.end());
-    kit.try_in_all_modes(steps.chain(ends).chain(expected))
-        .map_err(|failure| TestCaseError::fail(failure.to_string()))
+    passes(kit, steps.chain(ends).chain(expected))
+}
+
+fn passes(kit: &Kit<'_>, steps: impl IntoIterator<Item = Step>) -> Result<(), TestCaseError> {
+    kit.try_in_all_modes(steps).map_err(|failure| TestCaseError::fail(failure.to_string()))
 }
 
 /// A record, and the watermark of its split when it is given.
@@ -564,7 +567,7 @@ proptest! {
         steps.extend([sums.expect(expected), late.expect(too_late)]);
         // After a start a split is not idle until it has been quiet for as long again.
         let restarted = [Mode::Restarted, Mode::Rescaled, Mode::Crashed, Mode::LittleMemory];
-        kit.except(restarted).try_in_all_modes(steps).map_err(|failure| TestCaseError::fail(failure.to_string()))?;
+        passes(&kit.except(restarted), steps)?;
     }
 
     /// How many results there are of a window depends on what is read together: so there is one split, and no batch.

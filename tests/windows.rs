@@ -170,7 +170,6 @@ proptest! {
 proptest! {
     #![proptest_config(config(cases(200)))]
 
-    /// What counts in some windows of its slice only, with an aggregate that can be inverted and one that cannot.
     /// In zones whose clocks were put forward or back, at midnight as well, by half an hour or by a day.
     #[test]
     fn windows_of_a_calendar_are_as_the_oracle_says(calendar in calendar_case(), setups in setups()) {
@@ -182,6 +181,7 @@ proptest! {
         })?;
     }
 
+    /// What counts in some windows of its slice only, with an aggregate that can be inverted and one that cannot.
     #[test]
     fn many_late_records_are_as_the_oracle_says(case in late_case(4, 150), setups in setups()) {
         check(&case, &setups, number, (Count, Sum::of(|item: &Item| item.value)), |items| {

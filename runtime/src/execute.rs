@@ -150,9 +150,8 @@ pub(crate) fn begin(job: &Blueprint, held: &mut Held, restart: u32) -> Result<Be
         Arc::new(Shared::new(graph.nodes.len(), settings.workers, first_epoch, probe, rest, split_names, sender));
     let operators = operator_infos(&graph, &names, restored.as_deref(), &shape.schemas);
     let expected = graph.nodes.iter().filter(|node| takes_part(&node.body)).count() * settings.workers;
-    let is_source = |node: &usize| matches!(graph.nodes[*node].body, Body::Source(_));
-    shared.wait_for_sources((0..graph.nodes.len()).filter(is_source));
-    let sources = (0..graph.nodes.len()).filter(is_source).count();
+    shared.wait_for_sources(graph.sources());
+    let sources = graph.sources().count();
     warn_about_replay(&job.name, &graph, &names, restored.as_deref(), held.store.is_some());
 
     let epoch = restored.as_ref().map(|manifest| manifest.epoch);
@@ -235,8 +234,7 @@ fn splits(graph: &Graph, names: &[String]) -> Result<HashMap<usize, Vec<String>>
 
 /// What keeps track of whether all is processed.
 fn rest(graph: &Graph, clock: &Clock) -> Rest {
-    let is_source = |node: &usize| matches!(graph.nodes[*node].body, Body::Source(_));
-    let stands_behind = |node: &usize| takes_part(&graph.nodes[*node].body) && !is_source(node);
+    let stands_behind = |node: &usize| matches!(graph.nodes[*node].body, Body::Keyed(_) | Body::Sink(_));
     let nodes = 0..graph.nodes.len();
     let upstream = nodes.clone().filter(stands_behind).map(|node| (node, graph.sources_of(node)));
     let asks = |node: &usize| match &graph.nodes[*node].body {
@@ -244,8 +242,7 @@ fn rest(graph: &Graph, clock: &Clock) -> Rest {
         Body::Keyed(keyed) => keyed.uses_clock(),
         _ => false,
     };
-    let sources = nodes.clone().filter(is_source).collect();
-    Rest::new(sources, upstream.collect(), nodes.clone().filter(asks).collect(), clock)
+    Rest::new(graph.sources().collect(), upstream.collect(), nodes.filter(asks).collect(), clock)
 }
 
 /// The splits of every source, numbered over the whole job.

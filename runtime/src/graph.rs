@@ -118,11 +118,15 @@ impl Graph {
         upstream
     }
 
+    /// All sources.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = usize> {
+        (0..self.nodes.len()).filter(|node| matches!(self.nodes[*node].body, Body::Source(_)))
+    }
+
     /// The sources from which `node` gets records, directly or through others.
     pub(crate) fn sources_of(&self, node: usize) -> Vec<usize> {
         let upstream = self.upstream(node);
-        let is_source = |node: &usize| matches!(self.nodes[*node].body, Body::Source(_));
-        (0..=node).filter(|node| upstream[*node] && is_source(node)).collect()
+        self.sources().take_while(|source| *source <= node).filter(|source| upstream[*source]).collect()
     }
 
     /// Name and kind of a source that cannot be read a second time.
@@ -194,7 +198,7 @@ impl Graph {
                     .hint("state is found by name in checkpoints; give each its own with `.name(\"…\")`"));
             }
         }
-        if !self.nodes.iter().any(|node| matches!(node.body, Body::Source(_))) {
+        if self.sources().next().is_none() {
             return Err(Error::config("the job has no source").hint("begin with `job.source(…)`"));
         }
         if !self.nodes.iter().any(|node| matches!(node.body, Body::Sink(_))) {
