@@ -297,7 +297,8 @@ impl Idling {
                 self.clock += seconds;
                 for (splits, idle_after) in self.splits.iter_mut().zip(&self.idle_after) {
                     let Some(span) = idle_after else { continue };
-                    splits.iter_mut().for_each(|known| known.idle |= known.quiet + span <= self.clock);
+                    let open = splits.iter_mut().filter(|known| !known.ended);
+                    open.for_each(|known| known.idle |= known.quiet + span <= self.clock);
                 }
             }
             // As if what is idle had something then.
