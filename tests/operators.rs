@@ -19,6 +19,8 @@ use proptest::test_runner::FileFailurePersistence;
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
+        // Unless told otherwise there are 1,024, however many the cases are.
+        max_global_rejects: cases.max(1_024),
         max_shrink_time: 60_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
         ..ProptestConfig::default()
