@@ -495,7 +495,9 @@ mod on_the_command_line {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::common::{Delays, LATE_HEADER, LIMIT, WINDOWS_HEADER, first_departures, pause, rows as rows_of_parts};
+    use crate::common::{
+        Delays, LATE_HEADER, LIMIT, WINDOWS_HEADER, copy_program, first_departures, pause, rows as rows_of_parts,
+    };
 
     /// The example, killed twice and started again with other numbers of workers each time.
     fn killed(dir: &Path) -> Delays {
@@ -538,9 +540,10 @@ mod on_the_command_line {
         let late = rows_of_parts(&job.late(), LATE_HEADER);
         assert_eq!(rows_of_parts(&dir.path().join("same/this/late"), LATE_HEADER), late);
 
-        let changed = dir.path().join("changed");
-        fs::write(&changed, format!("#!/bin/sh\nexec {example} \"$@\" --size 2h\n")).expect("written");
-        fs::set_permissions(&changed, fs::Permissions::from_mode(0o755)).expect("may be run");
+        let (written, changed) = (dir.path().join("written"), dir.path().join("changed"));
+        fs::write(&written, format!("#!/bin/sh\nexec {example} \"$@\" --size 2h\n")).expect("written");
+        fs::set_permissions(&written, fs::Permissions::from_mode(0o755)).expect("may be run");
+        copy_program(&written, &changed);
         let ended = job.with(&format!("{} {} --limit 3", into("other"), changed.display())).start().end(LIMIT);
         assert_eq!(ended.status.code(), Some(1), "{ended}");
         for says in ["only here:", "only there:", "\n  - 2013-01-01T", "\n  + 2013-01-01T", "the two programs differ"] {

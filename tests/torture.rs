@@ -196,7 +196,7 @@ impl Story {
     /// A copy of the example, so that nobody replaces it meanwhile.
     fn program(&self) -> PathBuf {
         let program = self.dir.path().join("flight_delays");
-        fs::copy(common::example(), &program).expect("a copy of the example");
+        common::copy_program(common::example(), &program);
         program
     }
 }

@@ -355,6 +355,14 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Copies a program that is to be run. Another process writes the copy: a program cannot be started while it is open
+/// for writing, and what this process has open is also open in every child of another thread until that child has
+/// become its own program ("Text file busy").
+pub fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-p").args([from, to]).status().expect("cp starts");
+    assert!(status.success(), "cp {} {}: {status}", from.display(), to.display());
+}
+
 /// A number from the environment, such as `MILLSTREAM_TORTURE_COUNT`.
 pub fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
