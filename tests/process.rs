@@ -614,22 +614,6 @@ proptest! {
     }
 }
 
-/// With one split in order, and nothing to read after each record, timers come between the records: after the one that moves event time on.
-#[test]
-fn timers_are_called_between_records() {
-    let job = Job::new("between");
-    let sums = Collected::new();
-    let records = one_split(&[(0, 1), (10, 2), (49, 3), (50, 4), (120, 5)]);
-    job.source(Script::new(vec![records]).pace(Pace::Slow(1)), watermarks(0))
-        .key_by(|item| text(item.key))
-        .process(Sums)
-        .filter(|(timer, _)| *timer)
-        .sink(sums.sink());
-    run(job).expect("finishes");
-    let sums = sums.take().into_iter().map(|record| (record.at.micros(), record.value.1));
-    assert_eq!(sums.collect::<Vec<_>>(), [(50, (4, 10)), (100, (1, 5))]);
-}
-
 /// Sets timers for what is long over.
 #[derive(Clone)]
 struct Past;
