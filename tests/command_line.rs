@@ -17,7 +17,7 @@ use millstream::state::store::CheckpointStore;
 const RECORDS: usize = 30_000;
 
 /// Slow enough to be interrupted, with a checkpoint every now and then.
-const SLOWLY: &str = "--rate 25000 --checkpoint-interval 30ms --retain 4";
+const SLOWLY: &str = "--rate 10000 --checkpoint-interval 30ms --retain 4";
 
 /// One job in a directory of its own.
 struct Fixture {
@@ -474,7 +474,7 @@ fn when_a_record_is_bad_then_it_is_named_and_the_job_goes_on_after_its_repair() 
     let bad = common::first_departures(RECORDS).replace("2013-01-20T", "20 January, ");
     let line = 1 + bad.lines().position(|line| line.contains("20 January")).expect("a bad line");
     fs::write(&fixture.input, bad).expect("written");
-    let ended = fixture.job.with("--rate 100000 --checkpoint-interval 20ms").run().failed();
+    let ended = fixture.job.with("--rate 20000 --checkpoint-interval 20ms").run().failed();
     ended.says(&["operator `departures`", &format!("departures.csv:{line}: "), "20 January"]);
     fs::write(&fixture.input, common::first_departures(RECORDS)).expect("written");
     fixture.goes_on("");

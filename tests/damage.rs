@@ -68,7 +68,7 @@ fn damage_is_named_before_anything_comes_out_and_the_checkpoint_before_restores(
     // A run that was killed half way, with a few checkpoints.
     let sound = dir.path().join("sound");
     let delays = Delays::new(std::slice::from_ref(&input), &sound)
-        .with("--rate 6000 --checkpoint-interval 60ms --retain 4 --workers 2");
+        .with("--rate 3000 --checkpoint-interval 60ms --retain 4 --workers 2");
     let running = delays.start_until(|| delays.checkpoints().epochs().expect("lists").len() == 4);
     pause(Duration::from_millis(100));
     running.kill();

@@ -873,7 +873,7 @@ fn the_example_survives_a_kill() {
         command.args(options.split_whitespace()).stdin(Stdio::null()).stderr(Stdio::piped());
         command.spawn().expect("the example starts")
     };
-    let mut first = run("--workers 2 --rate 100000 --checkpoint-interval 20ms");
+    let mut first = run("--workers 2 --rate 40000 --checkpoint-interval 20ms");
     let (output, store) = (dir.path().join("q5/results"), CheckpointStore::new(dir.path().join("q5/checkpoints")));
     until("results and a checkpoint after them", || {
         !common::parts(&output).is_empty() && store.epochs().expect("a list of checkpoints").last() > Some(&5)

@@ -504,7 +504,7 @@ mod on_the_command_line {
         let path = dir.join("departures.csv");
         fs::write(&path, first_departures(30_000)).expect("written");
         let job = Delays::new(&[path], &dir.join("out"));
-        let slowly = "--rate 25000 --checkpoint-interval 30ms --retain 1000";
+        let slowly = "--rate 10000 --checkpoint-interval 30ms --retain 1000";
         for workers in [2, 3] {
             let before = job.newest_epoch().unwrap_or(0);
             let running = job.with(slowly).with(&format!("--workers {workers}"));

@@ -254,7 +254,7 @@ impl Drop for Running {
 /// A savepoint of a job that ran on for a while and was killed: the job's place, and where the savepoint was moved to.
 fn taken_and_moved(dir: &Path) -> (Place, PathBuf, u64) {
     let place = Place(dir.join("first"));
-    let running = place.start("--rate 8000 --workers 2 --retain 2");
+    let running = place.start("--rate 2000 --workers 2 --retain 2");
     until("two checkpoints", || place.epochs().last() >= Some(&2));
     let made = dir.join("made");
     let said = place.succeeds(&format!("savepoint {}", made.display()));
@@ -315,7 +315,7 @@ fn a_savepoint_goes_on_elsewhere_as_if_nothing_had_happened() {
 fn a_checkpoint_goes_on_elsewhere_like_a_savepoint() {
     let dir = temp();
     let place = Place(dir.path().join("first"));
-    let running = place.start("--rate 8000 --workers 2");
+    let running = place.start("--rate 2000 --workers 2");
     until("two checkpoints", || place.epochs().last() >= Some(&2));
     running.signal("INT");
     until("it stops", || place.log().contains("stopped"));
@@ -382,7 +382,7 @@ fn a_changed_program_goes_on_when_it_is_told_what_became_of_what() {
     elsewhere.refuses(&format!("--version unnamed {from}"), &["knows no operator `fold-1`", ".name("]);
     assert!(elsewhere.epochs().is_empty());
     // Killed on the way, it needs none of that any more.
-    let running = elsewhere.start(&format!("{version} {from} {all} --workers 4 --rate 8000 --retain 5"));
+    let running = elsewhere.start(&format!("{version} {from} {all} --workers 4 --rate 2000 --retain 5"));
     until("more checkpoints", || elsewhere.epochs().last() > Some(&(epoch + 1)));
     running.kill();
     elsewhere.succeeds(&format!("{version} --workers 2"));
@@ -418,7 +418,7 @@ fn a_changed_program_goes_on_when_it_is_told_what_became_of_what() {
 fn a_changed_program_goes_on_from_a_checkpoint_too() {
     let dir = temp();
     let place = Place(dir.path().join("out"));
-    let running = place.start("--rate 8000 --workers 2");
+    let running = place.start("--rate 2000 --workers 2");
     until("two checkpoints", || place.epochs().last() >= Some(&2));
     running.signal("INT");
     until("it stops", || place.log().contains("stopped"));
@@ -436,7 +436,7 @@ fn a_changed_program_goes_on_from_a_checkpoint_too() {
 fn a_signal_takes_one_into_the_checkpoint_directory() {
     let dir = temp();
     let place = Place(dir.path().join("out"));
-    let running = place.start("--rate 8000 --workers 2 --checkpoint-interval 1h");
+    let running = place.start("--rate 2000 --workers 2 --checkpoint-interval 1h");
     until("it runs", || {
         place.0.join("checkpoints").exists() && fs::read_dir(place.0.join("checkpoints")).is_ok_and(|d| d.count() > 1)
     });
@@ -465,7 +465,7 @@ fn what_cannot_be_is_said_and_the_job_goes_on() {
     let place = Place(dir.path().join("out"));
     let new = dir.path().join("new");
     place.refuses(&format!("savepoint {}", new.display()), &["no job answers"]);
-    let running = place.start("--rate 8000 --workers 2");
+    let running = place.start("--rate 2000 --workers 2");
     until("a checkpoint", || !place.epochs().is_empty());
     let inside = place.0.join("checkpoints/epoch-0000000999");
     let a_file = dir.path().join("file");
