@@ -52,7 +52,7 @@ fn the_rate_that_is_found_is_one_that_the_job_can_sustain() {
     // Trials as short as these cannot tell a rate from one that is a few percent too high; on a machine that has other things to
     // do, the job can really do less.
     assert!(sustained <= 1.2 * LIMIT, "{sustained} events/s of {LIMIT}");
-    assert!(sustained > LIMIT / 4.0, "{sustained} events/s of {LIMIT}");
+    assert!(sustained > LIMIT / 10.0, "{sustained} events/s of {LIMIT}");
     for (rate, figures) in &found {
         let latency = &figures["latencies"][0];
         assert_eq!(latency["kind"], "record");
