@@ -1,12 +1,15 @@
 //! The search for the sustainable rate, as `bench --find-rate` does it, on a job of which is known what it can do. In a file of its
 //! own, so that no other test takes the processor from it.
 
-use std::time::{Duration, Instant};
+mod patience;
+
+use std::time::Duration;
 
 use millstream::bench::{BenchArgs, Load};
 use millstream::prelude::*;
+use patience::sleep;
 
-/// How long the job takes for each record: so one worker can do 5,000 a second.
+/// How long the job waits for each record: so one worker can do 5,000 a second. It would not get that from a busy processor.
 const COST: Duration = Duration::from_micros(200);
 const LIMIT: f64 = 5_000.0;
 
@@ -15,12 +18,7 @@ fn the_rate_that_is_found_is_one_that_the_job_can_sustain() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut job = Job::new("limited").workers(1).batch_size(16);
     job.source(Generator::forever(|i| i), Watermarks::none(|_| EventTime::EPOCH))
-        .inspect(|_| {
-            let start = Instant::now();
-            while start.elapsed() < COST {
-                std::hint::spin_loop();
-            }
-        })
+        .inspect(|_| sleep(COST))
         .name("slow")
         .sink(for_each(|_: Record<u64>| ()));
     let args = BenchArgs {
@@ -52,7 +50,7 @@ fn the_rate_that_is_found_is_one_that_the_job_can_sustain() {
     // Trials as short as these cannot tell a rate from one that is a few percent too high; on a machine that has other things to
     // do, the job can really do less.
     assert!(sustained <= 1.2 * LIMIT, "{sustained} events/s of {LIMIT}");
-    assert!(sustained > LIMIT / 10.0, "{sustained} events/s of {LIMIT}");
+    assert!(sustained > LIMIT / 4.0, "{sustained} events/s of {LIMIT}");
     for (rate, figures) in &found {
         let latency = &figures["latencies"][0];
         assert_eq!(latency["kind"], "record");

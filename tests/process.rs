@@ -7,6 +7,8 @@
 mod oracle;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use millstream::prelude::*;
 use oracle::trial::*;
@@ -544,7 +546,7 @@ fn another_time_counts_from_the_next_record_on() {
         };
         let handle = job(1_000_000).start().expect("starts");
         while handle.status().watermark() < EventTime::from_micros(1_000) {
-            std::thread::park_timeout(std::time::Duration::from_micros(100));
+            std::thread::park_timeout(Duration::from_micros(100));
         }
         handle.stop(StopMode::WithCheckpoint);
         oracle::finish(handle).expect("stops");
@@ -612,6 +614,32 @@ proptest! {
         let all = timers.iter().fold((0, 0i64), |all, (_, (n, sum))| (all.0 + n, all.1.wrapping_add(*sum)));
         prop_assert_eq!(all, (items().count() as u64, items().fold(0i64, |sum, item| sum.wrapping_add(item.value))));
     }
+}
+
+/// With one split in order, timers come between the records: after the one that moves event time on. The last record is not there to be
+/// read before the timer has been called.
+#[test]
+fn timers_are_called_between_records() {
+    let ((sender, source), (out, results)) = (channel(10), mpsc::channel());
+    let job = Job::new("between");
+    job.source(source, watermarks(0))
+        .key_by(|item: &Item| text(item.key))
+        .process(Sums)
+        .filter(|(timer, _)| *timer)
+        .sink(for_each(move |record: Record<(bool, (u64, i64))>| {
+            out.send((record.at.micros(), record.value.1)).expect("the test waits");
+        }));
+    let handle = job.start().expect("starts");
+    let next = || results.recv_timeout(Duration::from_secs(20)).expect("a timer is called");
+    let mut records = one_split(&[(0, 1), (10, 2), (49, 3), (50, 4), (120, 5)]);
+    let last = records.pop().expect("five records");
+    records.into_iter().for_each(|item| sender.send(item).expect("the job reads"));
+    assert_eq!(next(), (50, (4, 10)));
+    sender.send(last).expect("the job reads");
+    assert_eq!(next(), (100, (1, 5)));
+    drop(sender);
+    oracle::finish(handle).expect("finishes");
+    assert!(results.try_recv().is_err(), "no other timer has anything to sum up");
 }
 
 /// Sets timers for what is long over.
@@ -709,7 +737,7 @@ fn entries_after_a_while<O: Data>(attach: impl Fn(KeyedStream<u64, Item>) -> Str
     attach(job.source(source, watermarks(0)).key_by(|item| item.key)).sink(Collected::new().sink());
     let handle = job.start().expect("starts");
     while handle.status().watermark() < EventTime::from_millis(3_000) {
-        std::thread::park_timeout(std::time::Duration::from_micros(100));
+        std::thread::park_timeout(Duration::from_micros(100));
     }
     handle.stop(StopMode::WithCheckpoint);
     oracle::finish(handle).expect("stops");

@@ -18,6 +18,9 @@ use common::{Delays, LATE_HEADER, WINDOWS_HEADER, setting, strace_works};
 use millstream::state::checkpoint::Health;
 use patience::Random;
 
+/// For some seconds, with all checkpoints kept: traced, and with a disk that others use, one may take half a second.
+const SLOWLY: &str = "--rate 3000 --checkpoint-interval 100ms --retain 100";
+
 fn input(dir: &Path, records: usize) -> PathBuf {
     let path = dir.join("departures.csv");
     fs::write(&path, common::first_departures(records)).expect("writes");
@@ -83,9 +86,7 @@ fn everything_is_on_disk_before_a_manifest_names_it() {
     let dir = tempfile::tempdir().expect("a directory");
     // A path as the kernel has it.
     let dir = dir.path().canonicalize().expect("a path");
-    // Traced, and with a disk that others use, a checkpoint may take half a second.
-    let delays = Delays::new(&[input(&dir, 12_000)], &dir.join("new/out"))
-        .with("--rate 3000 --checkpoint-interval 100ms --retain 100 --workers 2");
+    let delays = Delays::new(&[input(&dir, 12_000)], &dir.join("new/out")).with(SLOWLY).with("--workers 2");
     let calls = traced(&delays, &dir);
     let store = delays.checkpoints();
     // When each file and directory was synced, when manifests got their names, and when output did.
@@ -158,7 +159,7 @@ fn a_savepoint_is_on_disk_before_a_start_from_it_counts_as_a_checkpoint() {
     let dir = dir.path().canonicalize().expect("a path");
     let input = input(&dir, 12_000);
     let first = Delays::new(std::slice::from_ref(&input), &dir.join("first"));
-    first.with("--rate 6000 --checkpoint-interval 100ms --retain 100").run().succeeded();
+    first.with(SLOWLY).run().succeeded();
     let epoch = first.checkpoints().epochs().expect("lists")[2];
     let savepoint = first.checkpoints().epoch_dir(epoch);
 

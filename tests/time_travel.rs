@@ -203,8 +203,7 @@ fn state_is_read_while_the_job_runs_and_deletes_checkpoints() {
     let store = process.job.checkpoints();
     let running = process.job.with("--rate 6000 --checkpoint-interval 20ms --retain 1");
     let mut running = running.start_until(|| process.job.newest_epoch() >= Some(3));
-    let mut scans = 0;
-    while scans < 20 {
+    for scans in 0..20 {
         assert!(running.ended().is_none(), "it ended after {scans} scans");
         let entries: u64 =
             process.prints("state count").iter().map(|row| row["entries"].as_u64().expect("a number")).sum();
@@ -212,7 +211,6 @@ fn state_is_read_while_the_job_runs_and_deletes_checkpoints() {
         for row in process.prints("state scan") {
             assert!(row["start"].as_str() < row["end"].as_str() && row["key"].is_string(), "{row}");
         }
-        scans += 1;
     }
     running.signal("INT");
     running.end(common::LIMIT).succeeded();
